@@ -1,0 +1,179 @@
+//! A place in a server's tree, by name: what is there is asked for each time.
+
+use circuit_proto::element::Status;
+use circuit_proto::element::process::Cmd;
+use circuit_proto::path::PathError;
+use circuit_proto::request::{Listed, Op, ServerEntry};
+use circuit_proto::{ElementKind, Path};
+
+use crate::client::Client;
+use crate::element::Element;
+use crate::element::process::Proc;
+use crate::element::server::Server;
+use crate::error::Error;
+
+/// An anchor: a path, and the client through which it is reached. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    client: Client,
+    path: Path,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Where it is.
+    pub anchor: Anchor,
+    /// What it holds, if anything.
+    pub kind: Option<ElementKind>,
+    /// What is known of a server, at a child of the root.
+    pub server: Option<ServerEntry>,
+}
+
+impl Anchor {
+    pub(crate) fn new(client: Client, path: Path) -> Anchor {
+        Anchor { client, path }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The client through which it is reached.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The anchor below this one, of one name or several with slashes between them.
+    ///
+    /// ```no_run
+    /// # fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::PathError> {
+    /// let deeper = anchor.walk("this/is/charlie")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn walk(&self, names: &str) -> Result<Anchor, PathError> {
+        Ok(Anchor {
+            client: self.client.clone(),
+            path: self.path.join(names)?,
+        })
+    }
+
+    /// The children of the anchor, sorted by name. Below the root: the live servers.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// for child in anchor.view().await? {
+    ///     println!("{}", child.anchor.path());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn view(&self) -> Result<Vec<Entry>, Error> {
+        self.entries(false).await
+    }
+
+    /// All anchors below this one, sorted, parents before their children. One request per server;
+    /// of the root it lists the servers, whose anchors are each server's to list.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// for server in client.servers().await? {
+    ///     for below in client.server(server.id).list().await? {
+    ///         println!("{}", below.anchor.path());
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn list(&self) -> Result<Vec<Entry>, Error> {
+        self.entries(true).await
+    }
+
+    /// What the anchor holds; `None` if it is empty.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::Element;
+    /// match anchor.get().await? {
+    ///     Some(Element::Process(process)) => println!("{:?}", process.wait().await?.exit),
+    ///     Some(Element::Server(server)) => println!("{}", server.peek().await?.name),
+    ///     None => println!("nothing there"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn get(&self) -> Result<Option<Element>, Error> {
+        Ok(self.peek().await?.map(|status| match status.kind() {
+            ElementKind::Server => Element::Server(Server::new(self.clone())),
+            ElementKind::Process => Element::Process(Proc::new(self.clone())),
+        }))
+    }
+
+    /// The status of what the anchor holds; `None` if it is empty.
+    pub async fn peek(&self) -> Result<Option<Status>, Error> {
+        self.call(&Op::Peek).await
+    }
+
+    /// Executes a command as a process element here.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element,
+    /// [`Exec`](crate::Code::Exec) with the operating system's reason; then nothing was made.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::Cmd;
+    /// let cmd = Cmd { args: vec!["/".into()], ..Cmd::new("/bin/ls") };
+    /// let process = anchor.make_proc(cmd).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_proc(&self, cmd: Cmd) -> Result<Proc, Error> {
+        self.call::<()>(&Op::MakeProcess(cmd)).await?;
+        Ok(Proc::new(self.clone()))
+    }
+
+    /// A handle to the process that the anchor is known to hold.
+    pub fn proc(&self) -> Proc {
+        Proc::new(self.clone())
+    }
+
+    /// A handle to the server whose anchor this is.
+    pub fn as_server(&self) -> Server {
+        Server::new(self.clone())
+    }
+
+    /// Removes the element. A process goes on running, forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSuchElement`](crate::Code::NoSuchElement) if the anchor is empty,
+    /// [`Refused`](crate::Code::Refused) at a server's own anchor.
+    pub async fn scrub(&self) -> Result<(), Error> {
+        self.call(&Op::Scrub).await
+    }
+
+    pub(crate) async fn call<T: serde::de::DeserializeOwned>(&self, op: &Op) -> Result<T, Error> {
+        self.client.call(&self.path, op).await
+    }
+
+    async fn entries(&self, recursive: bool) -> Result<Vec<Entry>, Error> {
+        let listed = self.client.list(&self.path, recursive).await?;
+        let entry = |listed| match listed {
+            Listed::Server(server) => Ok(Entry {
+                anchor: self.client.server(server.id),
+                kind: Some(ElementKind::Server),
+                server: Some(server),
+            }),
+            Listed::Anchor { path, kind } => Ok(Entry {
+                anchor: self.walk(&path)?,
+                kind,
+                server: None,
+            }),
+        };
+        listed.into_iter().map(entry).collect()
+    }
+}

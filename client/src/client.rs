@@ -1,0 +1,318 @@
+//! A connection to a circuit, through one of its servers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use circuit_proto::handshake::{Close, Identity, Role};
+use circuit_proto::request::{Listed, Op, Reply, Request, ServerEntry};
+use circuit_proto::{Key, Path, ServerId, Url, codec};
+use serde::de::DeserializeOwned;
+
+use crate::anchor::Anchor;
+use crate::discover::{self, DiscoverError};
+use crate::error::{DialError, Error};
+use crate::runtime_dir::RuntimeDir;
+use crate::transport::dial::{Accepted, DIAL_TIMEOUT, Dialler, resolve};
+use crate::transport::endpoint::{self, close};
+use crate::transport::stream::{RecvHalf, SendHalf};
+use crate::transport::tls::{Certificate, Pin};
+
+/// The deadline of operations that do not block by nature. DESIGN.md, section 9.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long [`Client::discover`] listens for an answer: several askings, the last of them with
+/// time for its answers.
+const DISCOVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection to a circuit. Clones share it; it closes with the last of them and of the handles
+/// that came from it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    accepted: Accepted,
+    // The connection's packets pass through it.
+    _endpoint: quinn::Endpoint,
+}
+
+/// Why no server of a circuit was found, or none let us in.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverDialError {
+    /// Nobody answered.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    /// Somebody answered, and then did not let us in.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+impl Client {
+    /// Dials the server of this URL, with the circuit's key if it has one.
+    ///
+    /// A loopback URL dialled without a key uses the user's local key, as the servers there do.
+    ///
+    /// # Errors
+    ///
+    /// [`DialError`] says whether nobody answered, another server did, or it refused us.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use circuit_client::{Client, Key};
+    /// let key = Key::parse(&std::fs::read_to_string(".hmac")?)?;
+    /// let client = Client::dial(&"circuit://10.0.0.1:11022".parse()?, Some(&key)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn dial(url: &Url, key: Option<&Key>) -> Result<Client, DialError> {
+        if key.is_some() || !url.is_loopback() {
+            return Client::dial_exactly(url, key, DIAL_TIMEOUT).await;
+        }
+        let local = RuntimeDir::existing().and_then(|dir| dir.existing_key());
+        let dialled = Client::dial_exactly(url, local.as_ref(), DIAL_TIMEOUT).await;
+        match dialled {
+            // A server on other interfaces too has no local key. Only a pinned URL is dialled
+            // again without one: to an unknown server the key was all that told friend from foe.
+            Err(error)
+                if local.is_some()
+                    && url.server.is_some()
+                    && error.key_mismatch()
+                        == Some(circuit_proto::auth::KeyMismatch::Unexpected) =>
+            {
+                Client::dial_exactly(url, None, DIAL_TIMEOUT).await
+            }
+            other => other,
+        }
+    }
+
+    async fn dial_exactly(
+        url: &Url,
+        key: Option<&Key>,
+        timeout: Duration,
+    ) -> Result<Client, DialError> {
+        let address = resolve(url).await?;
+        let endpoint =
+            endpoint::dialling(address).map_err(|source| DialError::Socket { address, source })?;
+        let (certificate, _) = Certificate::generate().map_err(|e| DialError::Broken {
+            address,
+            reason: e.to_string(),
+        })?;
+        let pin = url.server.map_or(Pin::Anybody, |server| Pin::Id(server.id));
+        let dialler = Dialler {
+            endpoint: &endpoint,
+            certificate: &certificate,
+            key,
+            transport: &Arc::new(endpoint::transport_config()),
+        };
+        let accepted = dialler.dial(address, pin, Role::Client, timeout).await?;
+        let shared = Arc::new(Shared {
+            accepted,
+            _endpoint: endpoint,
+        });
+        Ok(Client {
+            shared,
+            timeout: TIMEOUT,
+        })
+    }
+
+    /// Asks a multicast group for a server of the circuit with this key, and dials it.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = circuit_client::Client::discover("228.8.8.8:7711".parse()?, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn discover(
+        group: SocketAddr,
+        key: Option<&Key>,
+    ) -> Result<Client, DiscoverDialError> {
+        let urls = discover::discover(group, key, DISCOVER_TIMEOUT).await?;
+        let mut last = None;
+        for url in &urls {
+            match Client::dial_exactly(url, key, DIAL_TIMEOUT).await {
+                Ok(client) => return Ok(client),
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) => Err(error.into()),
+            None => Err(DiscoverError::NoAnswer { group }.into()),
+        }
+    }
+
+    /// The same connection with another deadline for operations that do not block by nature
+    /// (5 s unless told).
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client {
+            shared: self.shared.clone(),
+            timeout,
+        }
+    }
+
+    /// The server that was dialled.
+    pub fn dialled(&self) -> &Identity {
+        &self.shared.accepted.identity
+    }
+
+    /// The anchor of this path, which begins with a server's id or name. Costs no round trip, and
+    /// never fails for a path that holds nothing.
+    ///
+    /// ```no_run
+    /// # fn example(client: circuit_client::Client) -> Result<(), circuit_client::PathError> {
+    /// let anchor = client.walk("/X88550014d4c82e4d/this/is/charlie")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn walk(&self, path: &str) -> Result<Anchor, circuit_proto::path::PathError> {
+        Ok(self.anchor(path.parse()?))
+    }
+
+    /// The anchor of a parsed path.
+    pub fn anchor(&self, path: Path) -> Anchor {
+        Anchor::new(self.clone(), path)
+    }
+
+    /// The root, whose children are the servers.
+    pub fn root(&self) -> Anchor {
+        self.anchor(Path::root())
+    }
+
+    /// The anchor of a server.
+    pub fn server(&self, id: ServerId) -> Anchor {
+        self.anchor(Path::of_server(id))
+    }
+
+    /// The live servers of the circuit, by id.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// for server in client.servers().await? {
+    ///     println!("{} {} {}", server.id, server.name, server.url);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn servers(&self) -> Result<Vec<ServerEntry>, Error> {
+        let listed = self.list(&Path::root(), false).await?;
+        let servers = listed.into_iter().filter_map(|entry| match entry {
+            Listed::Server(server) => Some(server),
+            Listed::Anchor { .. } => None,
+        });
+        Ok(servers.collect())
+    }
+
+    /// Closes the connection and sees the farewell off. Dropping the last handle closes too, but
+    /// the server may then learn of it only when the connection times out.
+    pub async fn close(self) {
+        close(&self.shared.accepted.connection, Close::Done);
+        // One turn of the connection's task sends the farewell. Waiting for the endpoint to become
+        // idle would cost 80 ms.
+        tokio::task::yield_now().await;
+    }
+
+    /// A request that is answered by one value, within the deadline.
+    pub(crate) async fn call<T: DeserializeOwned>(&self, path: &Path, op: &Op) -> Result<T, Error> {
+        self.within(self.call_without_deadline(path, op)).await
+    }
+
+    /// A request that is answered by one value, whenever that is.
+    pub(crate) async fn call_without_deadline<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        op: &Op,
+    ) -> Result<T, Error> {
+        let (mut send, mut recv) = self.send_request(path, op).await?;
+        send.finish();
+        let value = self.reply(&mut recv).await?;
+        codec::decode(&value).map_err(|error| Error::Protocol(error.to_string()))
+    }
+
+    /// A request that opens a stream; the server's acceptance comes within the deadline.
+    pub(crate) async fn open(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
+        self.within(async {
+            let (send, mut recv) = self.send_request(path, op).await?;
+            self.reply(&mut recv).await?;
+            Ok((send, recv))
+        })
+        .await
+    }
+
+    /// All that a listing gives.
+    pub(crate) async fn list(&self, path: &Path, recursive: bool) -> Result<Vec<Listed>, Error> {
+        let op = Op::List { recursive };
+        self.within(async {
+            let (mut send, mut recv) = self.send_request(path, &op).await?;
+            send.finish();
+            self.reply(&mut recv).await?;
+            let mut all = Vec::new();
+            loop {
+                let chunk = recv
+                    .whole_chunk()
+                    .await
+                    .map_err(|error| self.failed(error))?;
+                if chunk.is_empty() {
+                    break;
+                }
+                let entries: Vec<Listed> =
+                    codec::decode(&chunk).map_err(|error| Error::Protocol(error.to_string()))?;
+                all.extend(entries);
+            }
+            let end: circuit_proto::request::End =
+                recv.frame().await.map_err(|error| self.failed(error))?;
+            end.map_err(Error::from_reply)?;
+            Ok(all)
+        })
+        .await
+    }
+
+    pub(crate) fn failed(&self, error: crate::transport::stream::StreamError) -> Error {
+        Error::from_stream(error, &self.dialled().url)
+    }
+
+    async fn within<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match tokio::time::timeout(self.timeout, what).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut(self.timeout)),
+        }
+    }
+
+    async fn send_request(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
+        let encoded = codec::encode(op).map_err(|error| {
+            let message = format!("{path}: {error}");
+            Error::Refused(circuit_proto::Error::new(
+                circuit_proto::Code::TooLarge,
+                message,
+            ))
+        })?;
+        let request = Request {
+            path: path.clone(),
+            op: encoded,
+            origin: String::new(),
+            forwarded: false,
+        };
+        let opened = self.shared.accepted.connection.open_bi().await;
+        let (send, recv) = opened.map_err(|lost| self.failed(lost.into()))?;
+        let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
+        send.frame(&request)
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok((send, recv))
+    }
+
+    async fn reply(&self, recv: &mut RecvHalf) -> Result<Bytes, Error> {
+        let reply: Reply = recv.frame().await.map_err(|error| self.failed(error))?;
+        reply.map(Bytes::from).map_err(Error::from_reply)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        close(&self.accepted.connection, Close::Done);
+    }
+}

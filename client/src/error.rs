@@ -1,0 +1,101 @@
+//! What can go wrong for a caller, and who is gone when somebody is.
+
+use std::io;
+use std::time::Duration;
+
+use circuit_proto::path::PathError;
+use circuit_proto::{Code, Url};
+
+pub use crate::transport::dial::DialError;
+use crate::transport::stream::StreamError;
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server that hosts the anchor did not do it; its code and message say why.
+    #[error("{0}")]
+    Refused(circuit_proto::Error),
+    /// The server that hosts the anchor is gone: not in the circuit, or not answering.
+    #[error("{0}")]
+    ServerGone(circuit_proto::Error),
+    /// The server through which we reach the circuit is gone, and with it our connection.
+    /// Whatever was under way may or may not have happened.
+    #[error("lost the connection to {url}: {reason}")]
+    CircuitGone {
+        /// The server that was dialled.
+        url: Url,
+        /// What became of the connection.
+        reason: String,
+    },
+    /// No answer in time. The operation may or may not have happened.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// The text is not a path.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The peer's bytes made no sense.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(String),
+}
+
+impl Error {
+    /// The server's code, where a server answered.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Error::Refused(error) | Error::ServerGone(error) => Some(error.code),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn from_reply(error: circuit_proto::Error) -> Error {
+        match error.code {
+            Code::NoSuchServer | Code::Unreachable => Error::ServerGone(error),
+            _ => Error::Refused(error),
+        }
+    }
+
+    pub(crate) fn from_stream(error: StreamError, url: &Url) -> Error {
+        match error {
+            StreamError::Failed(error) => Error::from_reply(error),
+            StreamError::Abandoned => {
+                Error::Protocol("it abandoned the stream without a reason".to_owned())
+            }
+            StreamError::Lost(lost) => Error::CircuitGone {
+                url: url.clone(),
+                reason: describe_loss(&lost),
+            },
+            StreamError::Protocol(codec) => Error::Protocol(codec.to_string()),
+        }
+    }
+}
+
+/// A lost connection in words.
+pub(crate) fn describe_loss(lost: &quinn::ConnectionError) -> String {
+    match lost {
+        quinn::ConnectionError::TimedOut => "it no longer answers".to_owned(),
+        quinn::ConnectionError::Reset => "it was restarted".to_owned(),
+        quinn::ConnectionError::LocallyClosed => "we closed it".to_owned(),
+        quinn::ConnectionError::ApplicationClosed(closed)
+            if u64::from(closed.error_code) == circuit_proto::handshake::Close::Leaving as u64 =>
+        {
+            "it left the circuit".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// For `AsyncRead` and `AsyncWrite`, whose errors are the standard library's.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.code() {
+            Some(Code::Closed) => io::ErrorKind::BrokenPipe,
+            Some(Code::Busy) => io::ErrorKind::ResourceBusy,
+            _ => match error {
+                Error::CircuitGone { .. } => io::ErrorKind::ConnectionAborted,
+                Error::TimedOut(_) => io::ErrorKind::TimedOut,
+                _ => io::ErrorKind::Other,
+            },
+        };
+        io::Error::new(kind, error)
+    }
+}

@@ -1,0 +1,118 @@
+//! Files that hold a circuit's key.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use circuit_proto::Key;
+use circuit_proto::key::{KeyError, NEW_KEY};
+
+/// Why a key file was not read or written. Each names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file cannot be read.
+    #[error("cannot read the key file {}", .path.display())]
+    Read {
+        /// The file in question.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file cannot be written.
+    #[error("cannot write the key file {}", .path.display())]
+    Write {
+        /// The file in question.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{}: {source}", .path.display())]
+    Key {
+        /// The file in question.
+        path: PathBuf,
+        /// What is wrong with its text.
+        source: KeyError,
+    },
+    /// No randomness for a new key.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// A key from a file, and whether others than its owner can read the file, which is worth a
+/// warning.
+///
+/// ```no_run
+/// let (key, exposed) = circuit_client::key_file::read(".hmac".as_ref())?;
+/// # Ok::<(), circuit_client::key_file::KeyFileError>(())
+/// ```
+pub fn read(path: &Path) -> Result<(Key, bool), KeyFileError> {
+    let failed = |source| KeyFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let text = fs::read_to_string(path).map_err(failed)?;
+    let exposed = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o077 != 0;
+    let key = Key::parse(&text).map_err(|source| KeyFileError::Key {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((key, exposed))
+}
+
+/// A new random key.
+pub fn generate() -> Result<Key, KeyFileError> {
+    let mut bytes = [0; NEW_KEY];
+    getrandom::fill(&mut bytes).map_err(KeyFileError::Random)?;
+    Ok(Key::from_random(bytes))
+}
+
+/// Writes a key to a new file with mode 0600. A file that exists already is left as it is.
+pub fn write_new(path: &Path, key: &Key) -> Result<(), KeyFileError> {
+    let failed = |source| KeyFileError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = create_private(path).map_err(failed)?;
+    writeln!(file, "{}", key.to_text())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)
+}
+
+/// A new file that only its owner can read; fails if there is one.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_file_is_private_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let key = generate().unwrap();
+        write_new(&path, &key).unwrap();
+        assert_eq!(read(&path).unwrap(), (key.clone(), false));
+        assert!(
+            write_new(&path, &key).is_err(),
+            "an existing file is never overwritten"
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(read(&path).unwrap(), (key, true));
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let error = read("/no/such".as_ref()).unwrap_err().to_string();
+        assert_eq!(error, "cannot read the key file /no/such");
+    }
+}

@@ -1,0 +1,195 @@
+//! The data of an element as `AsyncRead` and `AsyncWrite`.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
+
+/// Reads what an element produces, live.
+///
+/// Dropping it leaves the rest to the next reader; [`close`](Self::close) has it discarded.
+///
+/// **Cancellation:** no data is lost by dropping a future of [`chunk`](Self::chunk).
+#[derive(Debug)]
+pub struct Reader {
+    client: Client,
+    send: SendHalf,
+    recv: RecvHalf,
+    rest: Bytes,
+}
+
+impl Reader {
+    pub(crate) fn new(client: Client, send: SendHalf, recv: RecvHalf) -> Reader {
+        Reader {
+            client,
+            send,
+            recv,
+            rest: Bytes::new(),
+        }
+    }
+
+    /// The next bytes, without copying them; `None` at the end.
+    ///
+    /// ```no_run
+    /// # async fn example(mut reader: circuit_client::Reader) -> Result<(), circuit_client::Error> {
+    /// while let Some(bytes) = reader.chunk().await? {
+    ///     println!("{} bytes", bytes.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        if !self.rest.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.rest)));
+        }
+        self.recv
+            .data()
+            .await
+            .map_err(|error| self.client.failed(error))
+    }
+
+    /// Closes for good: what the element produces from now on is discarded, so that it never
+    /// blocks for want of a reader.
+    pub async fn close(self) -> Result<(), Error> {
+        let Reader {
+            client,
+            send,
+            mut recv,
+            ..
+        } = self;
+        send.end(Ok(()))
+            .await
+            .map_err(|error| client.failed(error))?;
+        loop {
+            match recv.data().await {
+                Ok(Some(_)) => (),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(client.failed(error)),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            match ready!(self.recv.poll_data(cx)) {
+                Ok(Some(bytes)) => self.rest = bytes,
+                Ok(None) => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(self.client.failed(error).into())),
+            }
+        }
+        let count = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Writes to an element.
+///
+/// [`finish`](Self::finish), or `shutdown` of `AsyncWriteExt`, ends the data and waits until the
+/// element has all of it. Dropping the writer before is no end: the element knows that more was
+/// to come.
+#[derive(Debug)]
+pub struct Writer {
+    client: Client,
+    send: SendHalf,
+    recv: RecvHalf,
+    ended: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(client: Client, send: SendHalf, recv: RecvHalf) -> Writer {
+        Writer {
+            client,
+            send,
+            recv,
+            ended: false,
+        }
+    }
+
+    /// Sends bytes without copying them; waits while the element takes no more.
+    pub async fn send(&mut self, bytes: Bytes) -> Result<(), Error> {
+        self.send.queue_data(bytes);
+        std::future::poll_fn(|cx| self.poll_drain(cx)).await
+    }
+
+    /// Ends the data, and waits until the element has all of it.
+    pub async fn finish(mut self) -> Result<(), Error> {
+        std::future::poll_fn(|cx| self.poll_finish(cx)).await
+    }
+
+    /// What went wrong on the other side, if something already has: a process that exited, say.
+    /// Otherwise it never resolves.
+    pub async fn failed(&mut self) -> Error {
+        match self.recv.data().await {
+            Err(error) => self.client.failed(error),
+            Ok(_) => std::future::pending().await,
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        match ready!(self.send.poll_drain(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            // The element let go; why is on its way.
+            Err(StreamError::Abandoned) => match ready!(self.recv.poll_data(cx)) {
+                Ok(_) => Poll::Ready(Err(self.client.failed(StreamError::Abandoned))),
+                Err(error) => Poll::Ready(Err(self.client.failed(error))),
+            },
+            Err(error) => Poll::Ready(Err(self.client.failed(error))),
+        }
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if !self.ended {
+            self.ended = true;
+            self.send
+                .queue_end(&Ok(()))
+                .map_err(|error| self.client.failed(error))?;
+        }
+        ready!(self.poll_drain(cx))?;
+        self.send.finish();
+        loop {
+            match ready!(self.recv.poll_data(cx)) {
+                Ok(Some(_)) => (),
+                Ok(None) => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(self.client.failed(error))),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Writer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_drain(cx))?;
+        let count = buf.len().min(circuit_proto::codec::MAX_CHUNK);
+        self.send.queue_data(Bytes::copy_from_slice(&buf[..count]));
+        // What does not go now goes at the next call; `poll_flush` waits for it.
+        match self.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(count)),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx).map_err(io::Error::from)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_finish(cx).map_err(io::Error::from)
+    }
+}

@@ -1,0 +1,10 @@
+//! How two peers of a circuit speak: QUIC over UDP, TLS 1.3 with certificates on both sides, the
+//! handshake, and streams that tell a cut from an end.
+//!
+//! The client's API stands on this, and so does the server, which is why it is public. Programs
+//! that use a circuit have no need of it.
+
+pub mod dial;
+pub mod endpoint;
+pub mod stream;
+pub mod tls;

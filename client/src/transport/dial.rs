@@ -1,0 +1,349 @@
+//! Dialling a server: the QUIC handshake, then ours. Only a `Welcome` means accepted.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_proto::auth::{self, EXPORTER_LABEL, End, Exporter, KeyMismatch};
+use circuit_proto::handshake::{
+    Answer, Close, Hello, HelloBody, Identity, Refused, Role, SPOKEN, check_identity,
+};
+use circuit_proto::{Fingerprint, Key, Url};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ConnectionError, TransportErrorCode};
+
+use super::endpoint::{close, plain};
+use super::stream::{RecvHalf, SendHalf, StreamError};
+use super::tls::{self, Certificate, Pin, Verifier};
+
+/// How long a dial may take. A closed port never says so over UDP, and a lost first packet is
+/// repeated after a second (RFC 9002, section 6.2.2), so twice that and a margin.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The longest `Hello` or its answer, in bytes: the window that a stranger gets.
+const MAX_GREETING: usize = 16 << 10;
+
+/// What a dialler brings along.
+#[derive(Debug, Clone, Copy)]
+pub struct Dialler<'a> {
+    /// The endpoint to dial from.
+    pub endpoint: &'a quinn::Endpoint,
+    /// Its identity.
+    pub certificate: &'a Certificate,
+    /// The circuit's key, if there is one.
+    pub key: Option<&'a Key>,
+    /// The parameters of the connection.
+    pub transport: &'a Arc<quinn::TransportConfig>,
+}
+
+/// A connection that both sides have accepted.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The connection.
+    pub connection: quinn::Connection,
+    /// Who the other side has proved to be.
+    pub fingerprint: Fingerprint,
+    /// Where and under which name it says that it is.
+    pub identity: Identity,
+}
+
+/// Why a dial failed. Each names the address.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The host's name has no address.
+    #[error("cannot find the address of {host}")]
+    Resolve {
+        /// The host in question.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// No UDP socket to dial from.
+    #[error("cannot open a UDP socket towards {address}")]
+    Socket {
+        /// The address in question.
+        address: SocketAddr,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing that speaks the protocol answers.
+    #[error("no answer from {address} within {} s", .after.as_secs_f32())]
+    NoAnswer {
+        /// The address in question.
+        address: SocketAddr,
+        /// How long it was tried.
+        after: Duration,
+    },
+    /// Another server is there.
+    #[error("{address} is {}, not {expected}: restarted? ask it for its new URL", .found.id().in_url())]
+    WrongServer {
+        /// The address in question.
+        address: SocketAddr,
+        /// The id that was expected, as in a URL.
+        expected: String,
+        /// Who is there.
+        found: Fingerprint,
+    },
+    /// The server did not accept us.
+    #[error("{address} refused us: {reason}")]
+    Refused {
+        /// The address in question.
+        address: SocketAddr,
+        /// What it said.
+        reason: Refused,
+    },
+    /// The server could not prove that it holds our key.
+    #[error("{address} did not prove that it holds our key: {reason}")]
+    Unproven {
+        /// The address in question.
+        address: SocketAddr,
+        /// What was wrong with its proof.
+        reason: KeyMismatch,
+    },
+    /// Something else is there, or the connection was lost while it was being made.
+    #[error("{address} does not speak the circuit protocol with us: {reason}")]
+    Broken {
+        /// The address in question.
+        address: SocketAddr,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl DialError {
+    /// The mismatch of keys, if it was one.
+    pub fn key_mismatch(&self) -> Option<KeyMismatch> {
+        match self {
+            DialError::Refused {
+                reason: Refused::Key(mismatch),
+                ..
+            }
+            | DialError::Unproven {
+                reason: mismatch, ..
+            } => Some(*mismatch),
+            _ => None,
+        }
+    }
+}
+
+/// Resolves a URL to an address.
+pub async fn resolve(url: &Url) -> Result<SocketAddr, DialError> {
+    if let Some(address) = url.address() {
+        return Ok(address);
+    }
+    let host = url.host.to_string();
+    let lookup = tokio::net::lookup_host((host.as_str(), url.port)).await;
+    match lookup.map(|mut found| found.next()) {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => {
+            let source = io::Error::new(io::ErrorKind::NotFound, "the resolver knows no address");
+            Err(DialError::Resolve { host, source })
+        }
+        Err(source) => Err(DialError::Resolve { host, source }),
+    }
+}
+
+impl Dialler<'_> {
+    /// Dials an address whose owner must satisfy the pin, in this role. Fails within `timeout`.
+    ///
+    /// **Cancellation:** a dropped dial closes the connection.
+    pub async fn dial(
+        &self,
+        address: SocketAddr,
+        pin: Pin,
+        role: Role,
+        timeout: Duration,
+    ) -> Result<Accepted, DialError> {
+        let no_answer = || DialError::NoAnswer {
+            address,
+            after: timeout,
+        };
+        tokio::time::timeout(timeout, self.attempt(address, pin, role, timeout))
+            .await
+            .unwrap_or_else(|_| Err(no_answer()))
+    }
+
+    async fn attempt(
+        &self,
+        address: SocketAddr,
+        pin: Pin,
+        role: Role,
+        timeout: Duration,
+    ) -> Result<Accepted, DialError> {
+        let broken = |reason: String| DialError::Broken { address, reason };
+        let verifier = Verifier::new(pin);
+        let crypto = tls::dialler(self.certificate, verifier.clone())
+            .map_err(|error| broken(error.to_string()))?;
+        let crypto =
+            QuicClientConfig::try_from(crypto).map_err(|error| broken(error.to_string()))?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.transport.clone());
+        let connecting = self
+            .endpoint
+            .connect_with(config, self.reachable(address), "circuit")
+            .map_err(|error| broken(error.to_string()))?;
+        let connection = connecting
+            .await
+            .map_err(|error| match verifier.stranger() {
+                Some(found) => DialError::WrongServer {
+                    address,
+                    expected: expected(pin),
+                    found,
+                },
+                None => lost(address, error, timeout),
+            })?;
+        // TLS has proved that there is one; only a defect could lose it.
+        let fingerprint = tls::peer_fingerprint(&connection)
+            .ok_or_else(|| broken("it showed no certificate".into()))?;
+        let greeted = self
+            .greet(&connection, address, fingerprint, role, timeout)
+            .await;
+        let identity = greeted.inspect_err(|_| close(&connection, Close::Done))?;
+        Ok(Accepted {
+            connection,
+            fingerprint,
+            identity,
+        })
+    }
+
+    /// `Hello`, and what comes back.
+    async fn greet(
+        &self,
+        connection: &quinn::Connection,
+        address: SocketAddr,
+        fingerprint: Fingerprint,
+        role: Role,
+        timeout: Duration,
+    ) -> Result<Identity, DialError> {
+        let failed = |error: StreamError| stream_lost(address, error, connection, timeout);
+        let broken = |reason: &str| DialError::Broken {
+            address,
+            reason: reason.to_owned(),
+        };
+        let exporter = exporter(connection).ok_or_else(|| broken("no TLS exporter"))?;
+        let proof = self
+            .key
+            .map(|key| auth::prove(key, End::Dialler, &exporter));
+        let hello = Hello {
+            versions: SPOKEN,
+            body: HelloBody { role, proof },
+        };
+        let (send, recv) = connection
+            .open_bi()
+            .await
+            .map_err(|e| lost(address, e, timeout))?;
+        let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
+        let hello = hello.encode().map_err(|error| failed(error.into()))?;
+        send.raw_frame(hello.into()).await.map_err(failed)?;
+        send.finish();
+        let answer = recv.raw_frame(MAX_GREETING).await.map_err(failed)?;
+        let answer = circuit_proto::codec::decode(&answer).map_err(|_| broken("a bad answer"))?;
+        let welcome = match answer {
+            Answer::Welcome(welcome) => welcome,
+            Answer::Refused(reason) => return Err(DialError::Refused { address, reason }),
+        };
+        auth::check(self.key, End::Acceptor, &exporter, welcome.proof.as_ref())
+            .map_err(|reason| DialError::Unproven { address, reason })?;
+        check_identity(&welcome.identity, fingerprint)
+            .map_err(|_| broken("its URL does not name its key"))?;
+        Ok(welcome.identity)
+    }
+
+    /// The address as the endpoint's socket wants it: IPv4 in IPv6 clothes on a dual-stack one.
+    fn reachable(&self, address: SocketAddr) -> SocketAddr {
+        let v6 = self.endpoint.local_addr().is_ok_and(|own| own.is_ipv6());
+        match address {
+            SocketAddr::V4(v4) if v6 => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+            other => other,
+        }
+    }
+}
+
+/// The bytes that only the two ends of this connection know.
+pub fn exporter(connection: &quinn::Connection) -> Option<Exporter> {
+    let mut exporter = Exporter::default();
+    connection
+        .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
+        .ok()?;
+    Some(exporter)
+}
+
+fn expected(pin: Pin) -> String {
+    match pin {
+        Pin::Anybody => "anybody".to_owned(),
+        Pin::Id(id) => id.in_url(),
+        Pin::Fingerprint(fingerprint) => fingerprint.id().in_url(),
+    }
+}
+
+fn lost(address: SocketAddr, error: ConnectionError, after: Duration) -> DialError {
+    match &error {
+        ConnectionError::TimedOut => DialError::NoAnswer { address, after },
+        ConnectionError::ApplicationClosed(closed) => match refusal(u64::from(closed.error_code)) {
+            Some(reason) => DialError::Refused { address, reason },
+            None => DialError::Broken {
+                address,
+                reason: error.to_string(),
+            },
+        },
+        ConnectionError::ConnectionClosed(closed)
+            if closed.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            DialError::Refused {
+                address,
+                reason: Refused::Busy,
+            }
+        }
+        _ => DialError::Broken {
+            address,
+            reason: error.to_string(),
+        },
+    }
+}
+
+/// The refusal that a close code stands for: it may overtake the answer.
+fn refusal(code: u64) -> Option<Refused> {
+    [
+        Refused::Key(KeyMismatch::Missing),
+        Refused::Key(KeyMismatch::Wrong),
+        Refused::Key(KeyMismatch::Unexpected),
+        Refused::Identity,
+        Refused::Myself,
+        Refused::Busy,
+        Refused::Malformed,
+        Refused::Leaving,
+    ]
+    .into_iter()
+    .find(|refused| refused.close() as u64 == code)
+}
+
+fn stream_lost(
+    address: SocketAddr,
+    error: StreamError,
+    connection: &quinn::Connection,
+    after: Duration,
+) -> DialError {
+    match (error, connection.close_reason()) {
+        (StreamError::Lost(error), _) | (_, Some(error)) => lost(address, error, after),
+        (error, None) => DialError::Broken {
+            address,
+            reason: error.to_string(),
+        },
+    }
+}
+
+impl fmt::Display for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = plain(self.connection.remote_address());
+        write!(
+            f,
+            "{} ({}) at {address}",
+            self.fingerprint.id(),
+            self.identity.name
+        )
+    }
+}

@@ -1,0 +1,378 @@
+//! Streams that tell a cut from an end.
+//!
+//! A QUIC stream ends the same way whether its sender finished or its sender's task was dropped:
+//! a dropped `quinn::SendStream` *finishes*. These wrappers reset on drop, and put an explicit
+//! `End` behind the data, so that a truncated stream is always an error.
+//!
+//! Everything is a length-prefixed item: frames (at most 1 MiB) and chunks (at most 64 KiB), see
+//! [`circuit_proto::request`].
+//!
+//! **Cancellation:** every method may be dropped and called again; what was read stays buffered,
+//! what was queued stays queued. Dropping a half abandons its direction.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use circuit_proto::codec::{self, CodecError, HEADER, MAX_CHUNK, MAX_FRAME};
+use circuit_proto::request::End;
+use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The code of a reset or a stop: whoever used the stream went away.
+const ABANDONED: VarInt = VarInt::from_u32(1);
+
+/// Why a stream gave nothing more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The other side said in order that it failed.
+    #[error("{0}")]
+    Failed(circuit_proto::Error),
+    /// The other side went away in the middle, or let go of the stream.
+    #[error("the other side abandoned the stream")]
+    Abandoned,
+    /// The connection is lost.
+    #[error("the connection is lost: {0}")]
+    Lost(#[from] ConnectionError),
+    /// The other side broke the protocol.
+    #[error(transparent)]
+    Protocol(#[from] CodecError),
+}
+
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> StreamError {
+        match error {
+            WriteError::ConnectionLost(lost) => StreamError::Lost(lost),
+            WriteError::Stopped(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {
+                StreamError::Abandoned
+            }
+        }
+    }
+}
+
+impl From<ReadError> for StreamError {
+    fn from(error: ReadError) -> StreamError {
+        match error {
+            ReadError::ConnectionLost(lost) => StreamError::Lost(lost),
+            ReadError::Reset(_)
+            | ReadError::ClosedStream
+            | ReadError::IllegalOrderedRead
+            | ReadError::ZeroRttRejected => StreamError::Abandoned,
+        }
+    }
+}
+
+/// The sending half of a stream. Dropped before [`finish`](Self::finish), it resets.
+#[derive(Debug)]
+pub struct SendHalf {
+    inner: quinn::SendStream,
+    queued: VecDeque<Bytes>,
+    finished: bool,
+}
+
+impl SendHalf {
+    /// Wraps a stream that nothing was written to.
+    pub fn new(inner: quinn::SendStream) -> SendHalf {
+        SendHalf {
+            inner,
+            queued: VecDeque::new(),
+            finished: false,
+        }
+    }
+
+    /// Sends a value in a frame of its own.
+    pub async fn frame<T: Serialize>(&mut self, value: &T) -> Result<(), StreamError> {
+        self.queued.push_back(codec::frame(value)?.into());
+        self.drain().await
+    }
+
+    /// Sends bytes in a frame of their own: at most [`MAX_FRAME`].
+    pub async fn raw_frame(&mut self, body: Bytes) -> Result<(), StreamError> {
+        if body.len() > MAX_FRAME {
+            return Err(CodecError::TooLarge(body.len()).into());
+        }
+        self.queue(body);
+        self.drain().await
+    }
+
+    /// Sends data, in as many chunks as it takes.
+    pub async fn data(&mut self, data: Bytes) -> Result<(), StreamError> {
+        self.queue_data(data);
+        self.drain().await
+    }
+
+    /// Ends the direction: says how, and finishes.
+    pub async fn end(mut self, how: End) -> Result<(), StreamError> {
+        self.send_end(&how).await?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Says how the direction ended, without finishing: frames may follow.
+    pub async fn send_end(&mut self, how: &End) -> Result<(), StreamError> {
+        self.queue_end(how)?;
+        self.drain().await
+    }
+
+    /// Ends the stream in order. What was sent is delivered still.
+    pub fn finish(&mut self) {
+        self.finished = true;
+        // Fails only on a stream that was reset or finished before, and then says nothing new.
+        let _ = self.inner.finish();
+    }
+
+    /// Resolves when the other side lets go of the stream, or the connection is lost.
+    pub fn abandoned(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.inner.stopped();
+        async move {
+            match stopped.await {
+                // All was received in order: nobody lets go of anything.
+                Ok(None) => std::future::pending().await,
+                Ok(Some(_)) | Err(_) => (),
+            }
+        }
+    }
+
+    /// Puts data into the queue, in chunks, for [`poll_drain`](Self::poll_drain) to send.
+    pub fn queue_data(&mut self, mut data: Bytes) {
+        while !data.is_empty() {
+            let chunk = data.split_to(data.len().min(MAX_CHUNK));
+            self.queue(chunk);
+        }
+    }
+
+    /// Puts the end of the data into the queue.
+    pub fn queue_end(&mut self, how: &End) -> Result<(), StreamError> {
+        self.queued.push_back(Bytes::from_static(&[0; HEADER]));
+        self.queued.push_back(codec::frame(how)?.into());
+        Ok(())
+    }
+
+    fn queue(&mut self, body: Bytes) {
+        // The length fits: frames and chunks are bounded far below 4 GiB.
+        self.queued
+            .push_back(Bytes::copy_from_slice(&(body.len() as u32).to_be_bytes()));
+        self.queued.push_back(body);
+    }
+
+    /// Sends what is queued, as far as the other side takes it.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        while !self.queued.is_empty() {
+            let written = {
+                let write = self.inner.write_chunks(self.queued.make_contiguous());
+                ready!(pin!(write).poll(cx))?
+            };
+            self.queued.drain(..written.chunks);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    async fn drain(&mut self) -> Result<(), StreamError> {
+        poll_fn(|cx| self.poll_drain(cx)).await
+    }
+}
+
+impl Drop for SendHalf {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.inner.reset(ABANDONED);
+        }
+    }
+}
+
+/// The receiving half of a stream. Dropped before its end, it asks the other side to stop.
+#[derive(Debug)]
+pub struct RecvHalf {
+    inner: quinn::RecvStream,
+    pieces: VecDeque<Bytes>,
+    buffered: usize,
+    data: Data,
+}
+
+/// How far the data of a direction has been read.
+#[derive(Debug)]
+enum Data {
+    /// A chunk's header comes next.
+    Header,
+    /// So many bytes of the chunk are left.
+    Chunk(usize),
+    /// The `End` comes next.
+    End,
+    /// It has been read.
+    Ended,
+}
+
+/// How many packets' worth of data are taken from QUIC at once. Chosen: 32 packets of 1,500 bytes
+/// are about a chunk.
+const PIECES: usize = 32;
+
+impl RecvHalf {
+    /// Wraps a stream that nothing was read from.
+    pub fn new(inner: quinn::RecvStream) -> RecvHalf {
+        RecvHalf {
+            inner,
+            pieces: VecDeque::new(),
+            buffered: 0,
+            data: Data::Header,
+        }
+    }
+
+    /// Receives a value in a frame of its own.
+    pub async fn frame<T: DeserializeOwned>(&mut self) -> Result<T, StreamError> {
+        Ok(codec::decode(&self.raw_frame(MAX_FRAME).await?)?)
+    }
+
+    /// Receives a frame's bytes: at most `limit` of them.
+    pub async fn raw_frame(&mut self, limit: usize) -> Result<Bytes, StreamError> {
+        poll_fn(|cx| self.poll_item(cx, limit)).await
+    }
+
+    /// Receives a whole chunk; an empty one is the end of the data, after which the `End` is the
+    /// next frame. For those who pass chunks on unread.
+    pub async fn whole_chunk(&mut self) -> Result<Bytes, StreamError> {
+        self.raw_frame(MAX_CHUNK).await
+    }
+
+    /// Whether the direction has finished: `false` if there is more.
+    pub async fn at_finish(&mut self) -> Result<bool, StreamError> {
+        poll_fn(|cx| {
+            if self.buffered > 0 {
+                return Poll::Ready(Ok(false));
+            }
+            Poll::Ready(Ok(!ready!(self.poll_more(cx))?))
+        })
+        .await
+    }
+
+    /// Receives data as it comes; `None` after its orderly end.
+    pub async fn data(&mut self) -> Result<Option<Bytes>, StreamError> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// [`data`](Self::data) for those who poll.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        loop {
+            match self.data {
+                Data::Header => {
+                    ready!(self.poll_fill(cx, HEADER))?;
+                    match self.take_header() {
+                        0 => self.data = Data::End,
+                        n if n <= MAX_CHUNK => self.data = Data::Chunk(n),
+                        n => return Poll::Ready(Err(CodecError::TooLarge(n).into())),
+                    }
+                }
+                Data::Chunk(left) => {
+                    ready!(self.poll_fill(cx, 1))?;
+                    let piece = self.take_piece(left);
+                    self.data = match left - piece.len() {
+                        0 => Data::Header,
+                        left => Data::Chunk(left),
+                    };
+                    return Poll::Ready(Ok(Some(piece)));
+                }
+                Data::End => {
+                    let body = ready!(self.poll_item(cx, MAX_FRAME))?;
+                    self.data = Data::Ended;
+                    codec::decode::<End>(&body)?.map_err(StreamError::Failed)?;
+                }
+                Data::Ended => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    /// A header and the bytes that it announces.
+    fn poll_item(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Result<Bytes, StreamError>> {
+        ready!(self.poll_fill(cx, HEADER))?;
+        let length = self.peek_header();
+        if length > limit {
+            return Poll::Ready(Err(CodecError::TooLarge(length).into()));
+        }
+        ready!(self.poll_fill(cx, HEADER + length))?;
+        self.take_header();
+        Poll::Ready(Ok(self.take_exactly(length)))
+    }
+
+    /// Reads until so many bytes are buffered.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<(), StreamError>> {
+        while self.buffered < wanted {
+            if !ready!(self.poll_more(cx))? {
+                return Poll::Ready(Err(StreamError::Abandoned));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Buffers what has arrived; `false` if the stream has finished.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        let mut pieces: [Bytes; PIECES] = Default::default();
+        let read = {
+            let read = self.inner.read_chunks(&mut pieces);
+            ready!(pin!(read).poll(cx))?
+        };
+        let Some(count) = read else {
+            return Poll::Ready(Ok(false));
+        };
+        for piece in pieces.into_iter().take(count) {
+            self.buffered += piece.len();
+            self.pieces.push_back(piece);
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    fn peek_header(&self) -> usize {
+        let mut bytes = self.pieces.iter().flat_map(|piece| piece.iter()).copied();
+        let header = [(); HEADER].map(|()| bytes.next().unwrap_or_default());
+        u32::from_be_bytes(header) as usize
+    }
+
+    fn take_header(&mut self) -> usize {
+        let length = self.peek_header();
+        self.take_exactly(HEADER);
+        length
+    }
+
+    /// The next bytes in one piece: at least one, at most `most`, without copying.
+    fn take_piece(&mut self, most: usize) -> Bytes {
+        let Some(front) = self.pieces.front_mut() else {
+            return Bytes::new();
+        };
+        let piece = front.split_to(front.len().min(most));
+        if front.is_empty() {
+            self.pieces.pop_front();
+        }
+        self.buffered -= piece.len();
+        piece
+    }
+
+    /// The next `length` bytes, which must be buffered; copied only if they came in several pieces.
+    fn take_exactly(&mut self, length: usize) -> Bytes {
+        let first = self.take_piece(length);
+        if first.len() == length {
+            return first;
+        }
+        let mut whole = BytesMut::with_capacity(length);
+        whole.extend_from_slice(&first);
+        while whole.len() < length {
+            let mut piece = self.take_piece(length - whole.len());
+            if piece.is_empty() {
+                break;
+            }
+            whole.extend_from_slice(piece.copy_to_bytes(piece.len()).as_ref());
+        }
+        whole.freeze()
+    }
+}
+
+impl Drop for RecvHalf {
+    fn drop(&mut self) {
+        // Without effect on a stream that has been read to its finish.
+        let _ = self.inner.stop(ABANDONED);
+    }
+}

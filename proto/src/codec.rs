@@ -1,0 +1,165 @@
+//! The encoding of everything that is not a stream's data: serde types in bincode, in frames with
+//! a length before them.
+//!
+//! This is the one file that names bincode, so that it can be replaced.
+//!
+//! **Invariant:** decoding is total. Hostile bytes give an error, and never an allocation larger
+//! than a small multiple of their own length.
+
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The longest body of a frame, in bytes.
+pub const MAX_FRAME: usize = 1 << 20;
+
+/// The longest chunk of a stream's data, in bytes.
+pub const MAX_CHUNK: usize = 64 << 10;
+
+/// The length of the header before a frame or a chunk: its body's length, big-endian.
+pub const HEADER: usize = 4;
+
+/// Why bytes are not what they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The body is longer than [`MAX_FRAME`].
+    #[error("a message of {0} bytes: at most 1 MiB fits a frame")]
+    TooLarge(usize),
+    /// The bytes do not decode, or some are left over.
+    #[error("a malformed message")]
+    Malformed,
+}
+
+/// The body of a frame.
+///
+/// Fails if it would be longer than [`MAX_FRAME`].
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    // Our own types always serialize; what can fail is a type that serde cannot size, and there
+    // is none among them.
+    let body = bincode::serde::encode_to_vec(value, bincode::config::standard())
+        .map_err(|_| CodecError::Malformed)?;
+    if body.len() > MAX_FRAME {
+        return Err(CodecError::TooLarge(body.len()));
+    }
+    Ok(body)
+}
+
+/// Reads a whole body: bytes that are left over are refused.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
+    // bincode allocates a string or byte buffer of the length that the bytes claim, up to the
+    // limit of its configuration, which is a constant of the type: so the tightest is chosen.
+    match body.len() {
+        0..=1024 => decode_within::<T, 1024>(body),
+        0..=16_384 => decode_within::<T, 16_384>(body),
+        0..=131_072 => decode_within::<T, 131_072>(body),
+        0..=MAX_FRAME => decode_within::<T, MAX_FRAME>(body),
+        n => Err(CodecError::TooLarge(n)),
+    }
+}
+
+fn decode_within<T: DeserializeOwned, const N: usize>(body: &[u8]) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<N>();
+    match bincode::serde::decode_from_slice(body, config) {
+        Ok((value, read)) if read == body.len() => Ok(value),
+        _ => Err(CodecError::Malformed),
+    }
+}
+
+/// The number of the variant that an encoded enum begins with, so that one which this version
+/// does not know can be told from bytes that are wrong.
+pub fn variant(body: &[u8]) -> Result<u32, CodecError> {
+    let config = bincode::config::standard().with_limit::<16>();
+    match bincode::serde::decode_from_slice::<u32, _>(body, config) {
+        Ok((tag, _)) => Ok(tag),
+        Err(_) => Err(CodecError::Malformed),
+    }
+}
+
+/// The frame of a value: header and body.
+pub fn frame<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let body = encode(value)?;
+    let mut frame = Vec::with_capacity(HEADER + body.len());
+    // The length fits: `encode` bounds it.
+    frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+/// For `#[serde(deserialize_with)]` on vectors: grows with the elements that really come, where
+/// serde's own reserves up to 1 MiB for the length that the bytes claim.
+pub fn growing<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Growing<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Growing<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a sequence")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                all.push(element);
+            }
+            Ok(all)
+        }
+    }
+
+    deserializer.deserialize_seq(Growing(std::marker::PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::handshake::{Answer, Hello};
+    use crate::request::{Op, Reply, Request};
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut body = encode(&7u32).unwrap();
+        assert_eq!(decode::<u32>(&body), Ok(7));
+        body.push(0);
+        assert_eq!(decode::<u32>(&body), Err(CodecError::Malformed));
+    }
+
+    #[test]
+    fn a_claimed_length_is_not_allocated() {
+        // A byte string and a sequence that claim half a gigabyte, in six bytes.
+        let mut body = vec![252];
+        body.extend_from_slice(&0x2000_0000u32.to_le_bytes());
+        body.push(1);
+        assert_eq!(decode::<String>(&body), Err(CodecError::Malformed));
+
+        #[derive(Debug, Deserialize)]
+        struct Many {
+            #[serde(deserialize_with = "growing")]
+            _all: Vec<[u64; 16]>,
+        }
+        assert!(decode::<Many>(&body).is_err());
+    }
+
+    #[test]
+    fn large_bodies_are_refused_at_both_ends() {
+        let large = vec![0u8; MAX_FRAME + 1];
+        assert!(matches!(encode(&large), Err(CodecError::TooLarge(_))));
+        assert!(matches!(decode::<Vec<u8>>(&large), Err(CodecError::TooLarge(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_is_total(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<Request>(&body);
+            let _ = decode::<Reply>(&body);
+            let _ = Hello::decode(&body);
+            let _ = decode::<Answer>(&body);
+            let _ = Op::decode(&body);
+            let _ = variant(&body);
+        }
+    }
+}

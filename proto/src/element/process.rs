@@ -1,0 +1,178 @@
+//! A process: the command that makes one, and its status.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::growing;
+
+/// The command that a process element executes.
+///
+/// ```
+/// use circuit_proto::element::process::Cmd;
+/// let cmd = Cmd { args: vec!["/".into()], ..Cmd::new("/bin/ls") };
+/// assert_eq!(cmd.dir, None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Cmd {
+    /// The whole environment, as `NAME=value`; `None` inherits the server's.
+    pub env: Option<Vec<String>>,
+    /// The working directory; `None` is the server's own.
+    pub dir: Option<String>,
+    /// The program. Without a slash it is looked up in `PATH`.
+    pub path: String,
+    /// The arguments after the program's name.
+    #[serde(deserialize_with = "growing")]
+    pub args: Vec<String>,
+    /// Forget the element by itself, once the process has exited and readers that were attached
+    /// have had their end.
+    pub scrub: bool,
+    /// Where stdout goes.
+    pub stdout: Sink,
+    /// Where stderr goes.
+    pub stderr: Sink,
+    /// Run on a terminal of this size, in a session of its own: stdin and stdout are then the
+    /// terminal, and stderr is empty.
+    pub terminal: Option<TerminalSize>,
+}
+
+impl Cmd {
+    /// A command without arguments; everything else as the server has it.
+    pub fn new(path: impl Into<String>) -> Cmd {
+        Cmd {
+            env: None,
+            dir: None,
+            path: path.into(),
+            args: Vec::new(),
+            scrub: false,
+            stdout: Sink::Pipe,
+            stderr: Sink::Pipe,
+            terminal: None,
+        }
+    }
+}
+
+/// Where a process's output goes: `"pipe"`, `"discard"`, or a file's path.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Sink {
+    /// Held for a reader: 32 KiB of it, then the process blocks, as at any pipe.
+    #[default]
+    Pipe,
+    /// Nowhere.
+    Discard,
+    /// Appended to this file on the server's host, which is made if it is not there. A relative
+    /// path is one in the process's working directory.
+    File(String),
+}
+
+impl From<String> for Sink {
+    fn from(text: String) -> Sink {
+        match text.as_str() {
+            "" | "pipe" => Sink::Pipe,
+            "discard" => Sink::Discard,
+            _ => Sink::File(text),
+        }
+    }
+}
+
+impl From<Sink> for String {
+    fn from(sink: Sink) -> String {
+        match sink {
+            Sink::Pipe => "pipe".into(),
+            Sink::Discard => "discard".into(),
+            Sink::File(path) => path,
+        }
+    }
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TerminalSize {
+    /// Its height.
+    pub rows: u16,
+    /// Its width.
+    pub columns: u16,
+}
+
+/// What `peek` and `wait` tell of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Status {
+    /// What is executed.
+    pub cmd: Cmd,
+    /// `None` while it runs and after success, else `exit status 1`, `signal: terminated`.
+    pub exit: Option<String>,
+    /// What it is doing.
+    pub phase: Phase,
+    /// The exit status, once it has exited by itself.
+    pub code: Option<i32>,
+    /// The name of the signal that ended it: `SIGTERM`.
+    pub signal: Option<String>,
+    /// The number of that signal, on the server's system.
+    pub signal_number: Option<i32>,
+    /// The process id on the server's host.
+    pub pid: u32,
+    /// When it was started: RFC 3339, UTC.
+    pub started: String,
+    /// When it exited: RFC 3339, UTC.
+    pub ended: Option<String>,
+    /// On which of its outputs the process blocks, as nobody reads it.
+    pub blocked: Option<String>,
+    /// Its stdin.
+    pub stdin: Input,
+    /// Its stdout.
+    pub stdout: Output,
+    /// Its stderr.
+    pub stderr: Output,
+}
+
+/// What a process is doing, in the reference's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It has not exited.
+    Running,
+    /// It exited by itself.
+    Exited,
+    /// A signal stopped it; it may continue.
+    Stopped,
+    /// A signal ended it.
+    Signaled,
+    /// It runs again after it was stopped.
+    Continued,
+    /// The system did not say.
+    Unknown,
+}
+
+impl Phase {
+    /// Whether the process has ended, by itself or by a signal.
+    pub fn is_final(self) -> bool {
+        match self {
+            Phase::Exited | Phase::Signaled | Phase::Unknown => true,
+            Phase::Running | Phase::Stopped | Phase::Continued => false,
+        }
+    }
+}
+
+/// The state of a process's stdin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Input {
+    /// Whether it can still be written to.
+    pub open: bool,
+    /// Whether a writer is attached.
+    pub writer: bool,
+}
+
+/// The state of a process's stdout or stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Output {
+    /// Whether all of it has been read, or it goes elsewhere.
+    pub ended: bool,
+    /// Whether a reader is attached.
+    pub reader: bool,
+    /// How many bytes are held for a reader.
+    pub held: u64,
+}

@@ -1,0 +1,36 @@
+//! A server, as its own anchor's element.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::growing;
+use crate::{ServerId, Url};
+
+/// What `peek` tells of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Status {
+    /// Its URL.
+    pub addr: Url,
+    /// When it was started, and so joined: RFC 3339, UTC.
+    pub joined: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The version of its binary.
+    pub version: String,
+    /// Whether the circuit has a key.
+    pub key: bool,
+    /// How many servers it knows to be alive, itself included.
+    pub servers: u64,
+    /// The ids of its neighbours.
+    #[serde(deserialize_with = "growing")]
+    pub links: Vec<ServerId>,
+    /// The ids of the servers that are suspected to have died.
+    #[serde(deserialize_with = "growing")]
+    pub suspected: Vec<ServerId>,
+    /// Whether it has lost all its links, and so cannot know who is alive.
+    pub isolated: bool,
+    /// How many clients are connected.
+    pub clients: u64,
+    /// How many of its anchors hold an element.
+    pub elements: u64,
+}

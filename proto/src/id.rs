@@ -1,0 +1,110 @@
+//! Who a server is: the hash of its public key, and the 64 bits of it that people see.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A server's id: the first eight bytes, big-endian, of its [`Fingerprint`].
+///
+/// Written `X` and 16 hexadecimal digits in paths, `Q` and the same digits in URLs.
+///
+/// ```
+/// let id: circuit_proto::ServerId = "X88550014d4c82e4d".parse().unwrap();
+/// assert_eq!(id.to_string(), "X88550014d4c82e4d");
+/// assert_eq!(id.in_url(), "Q88550014d4c82e4d");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServerId(pub u64);
+
+impl ServerId {
+    /// The id as a URL shows it: `Q` and 16 hexadecimal digits.
+    pub fn in_url(self) -> String {
+        format!("Q{:016x}", self.0)
+    }
+
+    /// Reads what [`in_url`](Self::in_url) writes.
+    pub fn from_url_part(text: &str) -> Option<ServerId> {
+        Self::parse_after('Q', text)
+    }
+
+    fn parse_after(letter: char, text: &str) -> Option<ServerId> {
+        let digits = text.strip_prefix(letter)?;
+        if digits.len() != 16 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        u64::from_str_radix(digits, 16).ok().map(ServerId)
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "X{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not `X` and 16 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a server id (X and 16 hexadecimal digits): {0}")]
+pub struct NotAnId(pub String);
+
+impl FromStr for ServerId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        Self::parse_after('X', text).ok_or_else(|| NotAnId(text.to_owned()))
+    }
+}
+
+/// SHA-256 of a server's public key (the certificate's SubjectPublicKeyInfo in DER).
+///
+/// Records and pins inside the fabric keep the whole hash: 64 bits can be collided with effort,
+/// 256 cannot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of a SubjectPublicKeyInfo in DER.
+    pub fn of_public_key(spki: &[u8]) -> Fingerprint {
+        Fingerprint(Sha256::digest(spki).into())
+    }
+
+    /// The 64 bits that people see.
+    pub fn id(&self) -> ServerId {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        ServerId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_is_the_head_of_the_hash() {
+        // SHA-256 of the empty string begins e3b0c44298fc1c14 (FIPS 180-4 examples).
+        let id = Fingerprint::of_public_key(b"").id();
+        assert_eq!(id.to_string(), "Xe3b0c44298fc1c14");
+        assert_eq!(id.in_url(), "Qe3b0c44298fc1c14");
+    }
+
+    #[test]
+    fn refuses_what_is_not_an_id() {
+        for text in ["", "X", "X123", "Q88550014d4c82e4d", "X88550014d4c82e4dd", "X+8550014d4c82e4d"] {
+            assert!(text.parse::<ServerId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Requests, one bidirectional stream each.
+//!
+//! The caller sends a framed [`Request`]; the answer begins with a framed [`Reply`]. For stream
+//! operations chunks follow in one or both directions: a length of at most
+//! [`MAX_CHUNK`](crate::codec::MAX_CHUNK), then that many bytes; a chunk of length 0 and a framed
+//! [`End`] end a direction. A direction that finishes without its `End` was cut.
+//!
+//! What each operation sends besides:
+//!
+//! | operation | caller | server |
+//! | --- | --- | --- |
+//! | [`List`](Op::List) | | chunks, each an encoded `Vec<`[`Listed`]`>` |
+//! | [`Peek`](Op::Peek) | | value: `Option<`[`Status`](crate::element::Status)`>` |
+//! | [`Stdin`](Op::Stdin) | the data | `End` once the process's stdin has all of it |
+//! | [`Stdout`](Op::Stdout), [`Stderr`](Op::Stderr) | an `End` closes for good: the rest is discarded | the data |
+//! | [`Wait`](Op::Wait) | | value: [`process::Status`](crate::element::process::Status) |
+//! | [`Stacks`](Op::Stacks) | | text |
+//! | all others | | value: `()` |
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError};
+use crate::element::ElementKind;
+use crate::element::process::Cmd;
+use crate::{Error, Path, ServerId, Url};
+
+/// What a caller asks of an anchor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The anchor. Its first name says which server executes the operation.
+    pub path: Path,
+    /// The encoded [`Op`], opaque to a server that only forwards it.
+    pub op: Vec<u8>,
+    /// Who asks, for the log: set by the forwarding server, empty from a client.
+    pub origin: String,
+    /// Whether a server forwards it: it is never forwarded again.
+    pub forwarded: bool,
+}
+
+/// The answer to a request: an encoded value, or why not.
+pub type Reply = Result<Vec<u8>, Error>;
+
+/// How a direction of a stream ended.
+pub type End = Result<(), Error>;
+
+/// What can be asked of an anchor.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// List the anchors below.
+    List {
+        /// All of them, or the children only.
+        recursive: bool,
+    },
+    /// The element's status.
+    Peek,
+    /// Remove the element.
+    Scrub,
+    /// Make a process.
+    MakeProcess(Cmd),
+    /// Write to the process's stdin.
+    Stdin,
+    /// Read the process's stdout.
+    Stdout,
+    /// Read the process's stderr.
+    Stderr,
+    /// Wait for the process to exit.
+    Wait,
+    /// Send the process a signal.
+    Signal {
+        /// Its name, with or without `SIG`, in any case, or its number, as the server's system
+        /// has it.
+        signal: String,
+        /// To the process's whole group.
+        group: bool,
+    },
+    /// Change the size of the process's terminal.
+    Resize {
+        /// The new size.
+        size: crate::element::process::TerminalSize,
+    },
+    /// Merge the server's circuit with another.
+    Join {
+        /// A server of the other circuit.
+        url: Url,
+    },
+    /// Leave the circuit and exit.
+    Suicide,
+    /// What the server's threads and operations are doing, as text.
+    Stacks,
+}
+
+/// The number of [`Op`]s that this version knows.
+const OPS: u32 = 13;
+
+/// Why an operation could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    /// It is of a later version.
+    #[error("operation {0} is not known to this version")]
+    Unsupported(u32),
+    /// It is none.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+impl Op {
+    /// The operation's name in logs and tables: that of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::List { .. } => "ls",
+            Op::Peek => "peek",
+            Op::Scrub => "scrub",
+            Op::MakeProcess(_) => "mkproc",
+            Op::Stdin => "stdin",
+            Op::Stdout => "stdout",
+            Op::Stderr => "stderr",
+            Op::Wait => "wait",
+            Op::Signal { .. } => "signal",
+            Op::Resize { .. } => "resize",
+            Op::Join { .. } => "join",
+            Op::Suicide => "suicide",
+            Op::Stacks => "stk",
+        }
+    }
+
+    /// Reads an encoded operation; one that this version does not know is told from a malformed
+    /// one.
+    pub fn decode(bytes: &[u8]) -> Result<Op, OpError> {
+        let tag = codec::variant(bytes)?;
+        if tag >= OPS {
+            return Err(OpError::Unsupported(tag));
+        }
+        Ok(codec::decode(bytes)?)
+    }
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listed {
+    /// A server: a child of the root.
+    Server(ServerEntry),
+    /// An anchor of a server.
+    Anchor {
+        /// Its names below the listed anchor, with slashes between them.
+        path: String,
+        /// What it holds.
+        kind: Option<ElementKind>,
+    },
+}
+
+/// A live server, as a listing of the root shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerEntry {
+    /// Its id.
+    pub id: ServerId,
+    /// Its name, for people.
+    pub name: String,
+    /// Where it is.
+    pub url: Url,
+    /// Whether its neighbours suspect that it has died.
+    pub suspected: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_of_a_later_version_is_told_from_a_malformed_one() {
+        let last = codec::encode(&Op::Stacks).unwrap();
+        assert_eq!(codec::variant(&last), Ok(OPS - 1), "OPS counts the variants");
+        assert_eq!(Op::decode(&last), Ok(Op::Stacks));
+        assert_eq!(Op::decode(&[OPS as u8, 1, 2, 3]), Err(OpError::Unsupported(OPS)));
+        assert_eq!(Op::decode(&[0]), Err(OpError::Codec(CodecError::Malformed)));
+        assert_eq!(Op::decode(&[]), Err(OpError::Codec(CodecError::Malformed)));
+    }
+}

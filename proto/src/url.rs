@@ -1,0 +1,254 @@
+//! A server's URL: where it is, and who it must prove to be.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ServerId;
+
+/// `circuit://HOST:PORT/PID/Qid`, or `circuit://HOST:PORT` when the id is not known.
+///
+/// ```
+/// use circuit_proto::Url;
+/// let url: Url = "circuit://10.0.0.1:11022/78517/Q56e7a2a0d47a7b5d".parse().unwrap();
+/// assert_eq!(url.port, 11022);
+/// assert_eq!(url.server.unwrap().pid, 78517);
+/// assert_eq!(url.to_string(), "circuit://10.0.0.1:11022/78517/Q56e7a2a0d47a7b5d");
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Url {
+    /// The host's address or name.
+    pub host: Host,
+    /// The UDP port, never 0.
+    pub port: u16,
+    /// Which server is meant; `None` accepts whoever answers.
+    pub server: Option<Server>,
+}
+
+/// The part of a URL that says which server is meant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// Its process id, for people.
+    pub pid: u32,
+    /// The id that it must prove in the TLS handshake.
+    pub id: ServerId,
+}
+
+/// A host by address or by name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// An IPv4 or IPv6 address.
+    Ip(IpAddr),
+    /// A name for the resolver.
+    Name(String),
+}
+
+/// Why a text is not a URL. Each says what was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// The scheme is missing or another.
+    #[error("not a circuit URL (circuit://HOST:PORT/PID/Qid): {0}")]
+    Scheme(String),
+    /// The host is empty or has characters that no host has.
+    #[error("no valid host in the URL: {0}")]
+    Host(String),
+    /// The port is missing, 0 or not a number.
+    #[error("no valid port in the URL: {0}")]
+    Port(String),
+    /// What follows the port is not `/PID/Qid`.
+    #[error("the URL must end in /PID/Q and 16 hexadecimal digits, or in the port: {0}")]
+    Server(String),
+}
+
+impl Url {
+    /// A URL of an address, without a pinned id.
+    pub fn unpinned(address: SocketAddr) -> Url {
+        Url { host: Host::Ip(address.ip()), port: address.port(), server: None }
+    }
+
+    /// The socket address, if the host is an address and not a name.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.host {
+            Host::Ip(ip) => Some(SocketAddr::new(*ip, self.port)),
+            Host::Name(_) => None,
+        }
+    }
+
+    /// `HOST:PORT`, as people write addresses.
+    pub fn authority(&self) -> String {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]:{}", self.port),
+            host => format!("{host}:{}", self.port),
+        }
+    }
+
+    /// Whether the host is a loopback address, or the name `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::Ip(ip) => ip.is_loopback(),
+            Host::Name(name) => name.eq_ignore_ascii_case("localhost"),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Ip(ip) => ip.fmt(f),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "circuit://{}", self.authority())?;
+        match self.server {
+            Some(Server { pid, id }) => write!(f, "/{pid}/{}", id.in_url()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Url, UrlError> {
+        let text = text.trim();
+        let whole = || text.to_owned();
+        let rest = text.strip_prefix("circuit://").ok_or_else(|| UrlError::Scheme(whole()))?;
+        let (authority, tail) = match rest.split_once('/') {
+            Some((authority, tail)) => (authority, tail),
+            None => (rest, ""),
+        };
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| UrlError::Port(whole()))?;
+        let port = parse_port(port).ok_or_else(|| UrlError::Port(whole()))?;
+        let host = parse_host(host).ok_or_else(|| UrlError::Host(whole()))?;
+        let server = match tail {
+            "" => None,
+            tail => Some(parse_server(tail).ok_or_else(|| UrlError::Server(whole()))?),
+        };
+        Ok(Url { host, port, server })
+    }
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|port| *port != 0)
+}
+
+fn parse_host(text: &str) -> Option<Host> {
+    if let Some(inner) = text.strip_prefix('[') {
+        return inner.strip_suffix(']')?.parse().ok().map(|ip| Host::Ip(IpAddr::V6(ip)));
+    }
+    if let Ok(ip) = text.parse() {
+        // An IPv6 address without brackets leaves the port ambiguous.
+        return match ip {
+            IpAddr::V4(_) => Some(Host::Ip(ip)),
+            IpAddr::V6(_) => None,
+        };
+    }
+    // RFC 1123, section 2.1, and the underscore that people use all the same.
+    let fits = !text.is_empty()
+        && text.len() <= 253
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+        // What is all digits and dots was meant as an address, and is not one.
+        && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    fits.then(|| Host::Name(text.to_owned()))
+}
+
+fn parse_server(tail: &str) -> Option<Server> {
+    let (pid, id) = tail.split_once('/')?;
+    if !pid.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some(Server { pid: pid.parse().ok()?, id: ServerId::from_url_part(id)? })
+}
+
+impl TryFrom<String> for Url {
+    type Error = UrlError;
+
+    fn try_from(text: String) -> Result<Url, UrlError> {
+        text.parse()
+    }
+}
+
+impl From<Url> for String {
+    fn from(url: Url) -> String {
+        url.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_and_writes() {
+        for text in [
+            "circuit://10.0.0.1:11022/78517/Q56e7a2a0d47a7b5d",
+            "circuit://10.0.0.1:11022",
+            "circuit://[fd00::1]:7/1/Q0000000000000001",
+            "circuit://host-1.example:65535",
+        ] {
+            assert_eq!(text.parse::<Url>().unwrap().to_string(), text);
+        }
+        assert_eq!(" circuit://a:1/ \n".parse::<Url>().unwrap().to_string(), "circuit://a:1");
+    }
+
+    #[test]
+    fn refuses() {
+        let check = |text: &str, part: &str| {
+            let error = text.parse::<Url>().unwrap_err().to_string();
+            assert!(error.contains(part) && error.ends_with(text), "{text}: {error}");
+        };
+        check("http://10.0.0.1:1", "not a circuit URL");
+        check("10.0.0.1:11022", "not a circuit URL");
+        check("circuit://10.0.0.1", "port");
+        check("circuit://10.0.0.1:0", "port");
+        check("circuit://10.0.0.1:99999", "port");
+        check("circuit://10.0.0.1:+1", "port");
+        check("circuit://:1", "host");
+        check("circuit://10.0.0:1", "host");
+        check("circuit://fd00::1:1", "host");
+        check("circuit://a b:1", "host");
+        check("circuit://a:1/2", "must end in");
+        check("circuit://a:1/2/X56e7a2a0d47a7b5d", "must end in");
+        check("circuit://a:1/2/Q56e7a2a0d47a7b5d/", "must end in");
+        check("circuit://a:1/x/Q56e7a2a0d47a7b5d", "must end in");
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_is_total(text in "\\PC{0,60}") {
+            let _ = text.parse::<Url>();
+            let _ = format!("circuit://{text}").parse::<Url>();
+        }
+
+        #[test]
+        fn what_is_written_is_read(ip in any::<IpAddr>(), port in 1u16.., pid in any::<u32>(), id in any::<u64>(), pinned in any::<bool>()) {
+            let server = pinned.then_some(Server { pid, id: ServerId(id) });
+            let url = Url { host: Host::Ip(ip), port, server };
+            prop_assert_eq!(url.to_string().parse::<Url>().unwrap(), url);
+        }
+    }
+}
