@@ -16,7 +16,7 @@ use crate::error::{DialError, Error};
 use crate::runtime_dir::RuntimeDir;
 use crate::transport::dial::{Accepted, DIAL_TIMEOUT, Dialler, resolve};
 use crate::transport::endpoint::{self, close};
-use crate::transport::stream::{RecvHalf, SendHalf};
+use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 
 /// The deadline of operations that do not block by nature. DESIGN.md, section 9.
@@ -218,7 +218,8 @@ impl Client {
 
     /// A request that is answered by one value, within the deadline.
     pub(crate) async fn call<T: DeserializeOwned>(&self, path: &Path, op: &Op) -> Result<T, Error> {
-        self.within(self.call_without_deadline(path, op)).await
+        self.within(path, self.call_without_deadline(path, op))
+            .await
     }
 
     /// A request that is answered by one value, whenever that is.
@@ -229,15 +230,15 @@ impl Client {
     ) -> Result<T, Error> {
         let (mut send, mut recv) = self.send_request(path, op).await?;
         send.finish();
-        let value = self.reply(&mut recv).await?;
-        codec::decode(&value).map_err(|error| Error::Protocol(error.to_string()))
+        let value = self.reply(path, &mut recv).await?;
+        codec::decode(&value).map_err(|error| Error::protocol(path, error))
     }
 
     /// A request that opens a stream; the server's acceptance comes within the deadline.
     pub(crate) async fn open(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
-        self.within(async {
+        self.within(path, async {
             let (send, mut recv) = self.send_request(path, op).await?;
-            self.reply(&mut recv).await?;
+            self.reply(path, &mut recv).await?;
             Ok((send, recv))
         })
         .await
@@ -246,49 +247,58 @@ impl Client {
     /// All that a listing gives.
     pub(crate) async fn list(&self, path: &Path, recursive: bool) -> Result<Vec<Listed>, Error> {
         let op = Op::List { recursive };
-        self.within(async {
+        self.within(path, async {
             let (mut send, mut recv) = self.send_request(path, &op).await?;
             send.finish();
-            self.reply(&mut recv).await?;
+            self.reply(path, &mut recv).await?;
             let mut all = Vec::new();
             loop {
                 let chunk = recv
                     .whole_chunk()
                     .await
-                    .map_err(|error| self.failed(error))?;
+                    .map_err(|error| self.failed(path, error))?;
                 if chunk.is_empty() {
                     break;
                 }
                 let entries: Vec<Listed> =
-                    codec::decode(&chunk).map_err(|error| Error::Protocol(error.to_string()))?;
+                    codec::decode(&chunk).map_err(|error| Error::protocol(path, error))?;
                 all.extend(entries);
             }
-            let end: circuit_proto::request::End =
-                recv.frame().await.map_err(|error| self.failed(error))?;
-            end.map_err(Error::from_reply)?;
+            let end: circuit_proto::request::End = recv
+                .frame()
+                .await
+                .map_err(|error| self.failed(path, error))?;
+            end.map_err(|error| Error::from_reply(path, error))?;
             Ok(all)
         })
         .await
     }
 
-    pub(crate) fn failed(&self, error: crate::transport::stream::StreamError) -> Error {
-        Error::from_stream(error, &self.dialled().url)
+    pub(crate) fn failed(&self, path: &Path, error: StreamError) -> Error {
+        Error::from_stream(path, error, &self.dialled().url)
     }
 
-    async fn within<T>(&self, what: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn within<T>(
+        &self,
+        path: &Path,
+        what: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         match tokio::time::timeout(self.timeout, what).await {
             Ok(result) => result,
-            Err(_) => Err(Error::TimedOut(self.timeout)),
+            Err(_) => Err(Error::TimedOut {
+                path: path.clone(),
+                after: self.timeout,
+            }),
         }
     }
 
     async fn send_request(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
         let encoded = codec::encode(op).map_err(|error| {
-            let message = format!("{path}: {error}");
-            Error::Refused(circuit_proto::Error::new(
-                circuit_proto::Code::TooLarge,
-                message,
-            ))
+            let error = circuit_proto::Error::new(circuit_proto::Code::TooLarge, error.to_string());
+            Error::Refused {
+                path: path.clone(),
+                error,
+            }
         })?;
         let request = Request {
             path: path.clone(),
@@ -297,17 +307,22 @@ impl Client {
             forwarded: false,
         };
         let opened = self.shared.accepted.connection.open_bi().await;
-        let (send, recv) = opened.map_err(|lost| self.failed(lost.into()))?;
+        let (send, recv) = opened.map_err(|lost| self.failed(path, lost.into()))?;
         let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
         send.frame(&request)
             .await
-            .map_err(|error| self.failed(error))?;
+            .map_err(|error| self.failed(path, error))?;
         Ok((send, recv))
     }
 
-    async fn reply(&self, recv: &mut RecvHalf) -> Result<Bytes, Error> {
-        let reply: Reply = recv.frame().await.map_err(|error| self.failed(error))?;
-        reply.map(Bytes::from).map_err(Error::from_reply)
+    async fn reply(&self, path: &Path, recv: &mut RecvHalf) -> Result<Bytes, Error> {
+        let reply: Reply = recv
+            .frame()
+            .await
+            .map_err(|error| self.failed(path, error))?;
+        reply
+            .map(Bytes::from)
+            .map_err(|error| Error::from_reply(path, error))
     }
 }
 

@@ -1,16 +1,207 @@
-//! placeholder
-use circuit_proto::{Key, Url};
+//! Finding a server by asking a multicast group.
+//!
+//! [`Client::discover`](crate::Client::discover) and the command line call [`discover`]; what the
+//! packets say is in [`circuit_proto::discovery`]. Nothing here dials.
+
+pub mod group;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use circuit_proto::auth::KeyMismatch;
+use circuit_proto::discovery::packet::{MAX_PACKET, Nonce};
+use circuit_proto::discovery::{Query, Reply};
+use circuit_proto::{Key, Url};
+use tokio::time::{Instant, timeout_at};
+
+use self::group::{Interface, Sender};
+
+/// How long after the first answer others are still taken in. Chosen: all come within a
+/// millisecond, and a command should not wait for what it rarely needs.
+const GRACE: Duration = Duration::from_millis(2);
+
+/// How many servers that have not our key are counted. Chosen: who reads the number needs no
+/// larger one.
+const STRANGERS_MAX: usize = 64;
+
+/// Why no server was found.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
-    #[error("no answer from {group}")]
-    NoAnswer { group: SocketAddr },
+    /// Nobody answered.
+    #[error("no server answered on the multicast group {group}")]
+    NoAnswer {
+        /// The group that was asked.
+        group: SocketAddr,
+    },
+    /// Those who answered have not our key.
+    #[error("no server of ours on the multicast group {group}: {reason} ({count} answered so)")]
+    OtherKey {
+        /// The group that was asked.
+        group: SocketAddr,
+        /// How many answered so, by their addresses.
+        count: usize,
+        /// What is wrong with our key, as most of them have it.
+        reason: KeyMismatch,
+    },
+    /// The group could not be asked.
+    #[error("cannot ask the multicast group {group}")]
+    Socket {
+        /// The group.
+        group: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
 }
+
+/// Asks the group on every interface, the loopback one included, and returns who answered: at
+/// least one server, all of which hold the key (or, without one, have none), first come first.
+///
+/// Returns as soon as one answered. Fails after `timeout`: it asks at 0, 150, 500 and 1,200 ms,
+/// then every second, so three seconds find everybody who is there.
+///
+/// **Cancellation:** may be dropped at any moment.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// let group = "228.8.8.8:7711".parse()?;
+/// let urls = circuit_client::discover::discover(group, None, Duration::from_secs(3)).await?;
+/// println!("{}", urls[0]);
+/// # Ok(())
+/// # }
+/// ```
 pub async fn discover(
     group: SocketAddr,
-    _key: Option<&Key>,
-    _t: Duration,
+    key: Option<&Key>,
+    timeout: Duration,
 ) -> Result<Vec<Url>, DiscoverError> {
-    Err(DiscoverError::NoAnswer { group })
+    discover_on(&|_| true, group, key, timeout).await
+}
+
+/// The same as [`discover`] on some interfaces only.
+pub async fn discover_on(
+    interfaces: &(dyn Fn(&Interface) -> bool + Sync),
+    group: SocketAddr,
+    key: Option<&Key>,
+    timeout: Duration,
+) -> Result<Vec<Url>, DiscoverError> {
+    let failed = |source| DiscoverError::Socket { group, source };
+    let mut nonce: Nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(|error| failed(io::Error::other(error.to_string())))?;
+    let sender = Sender::open(group).map_err(failed)?;
+    let mut asking = Asking {
+        group,
+        query: Query::new(nonce, key),
+        sender,
+        sent: Err(io::ErrorKind::NetworkDown.into()),
+        strangers: BTreeMap::new(),
+    };
+    let begin = Instant::now();
+    let end = begin + timeout;
+    for attempt in 0..=u8::MAX {
+        asking.ask(interfaces, attempt).await;
+        let next = (begin + Query::at(attempt.saturating_add(1))).min(end);
+        let urls = asking.listen(next).await;
+        if !urls.is_empty() {
+            return Ok(urls);
+        }
+        if next == end {
+            break;
+        }
+    }
+    Err(asking.failure())
+}
+
+/// One call of [`discover`].
+struct Asking<'a> {
+    group: SocketAddr,
+    query: Query<'a>,
+    sender: Sender,
+    /// Whether a packet was ever sent, else why not.
+    sent: io::Result<()>,
+    /// Who answered and has not our key.
+    strangers: BTreeMap<SocketAddr, KeyMismatch>,
+}
+
+impl Asking<'_> {
+    /// Sends the query on every interface. One that cannot be sent on is no failure while there
+    /// are others; they are looked up each time, since one may have come up.
+    async fn ask(&mut self, wanted: &(dyn Fn(&Interface) -> bool + Sync), attempt: u8) {
+        let interfaces = match Interface::list() {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                self.sent = self.sent.as_ref().map_or(Err(error), |()| Ok(()));
+                return;
+            }
+        };
+        let packet = self.query.packet(attempt);
+        let reaches = |new: &&Interface| wanted(new) && new.address_of(self.group).is_some();
+        for interface in interfaces.iter().filter(reaches) {
+            let sent = self.sender.multicast(interface, &packet).await;
+            if sent.is_ok() || self.sent.is_err() {
+                self.sent = sent;
+            }
+        }
+    }
+
+    /// Waits for an answer until a moment, then takes in what else comes shortly.
+    async fn listen(&mut self, until: Instant) -> Vec<Url> {
+        let mut urls = Vec::new();
+        let mut until = until;
+        let mut buffer = [0; MAX_PACKET];
+        // Whoever floods the socket must not keep us: `timeout_at` alone looks at packets first.
+        while Instant::now() < until {
+            let (length, from) = match timeout_at(until, self.sender.recv(&mut buffer)).await {
+                Ok(Ok(received)) => received,
+                // The socket reports what became of a packet that was sent.
+                Ok(Err(_)) => continue,
+                Err(_) => break,
+            };
+            match self.query.check(&buffer[..length]) {
+                Some(Reply::Answer(identity)) => {
+                    if urls.is_empty() {
+                        until = until.min(Instant::now() + GRACE);
+                    }
+                    if !urls.contains(&identity.url) {
+                        urls.push(identity.url);
+                    }
+                }
+                Some(Reply::Stranger(reason)) if self.strangers.len() < STRANGERS_MAX => {
+                    self.strangers.insert(from, reason);
+                }
+                Some(Reply::Stranger(_)) | None => {}
+            }
+        }
+        urls
+    }
+
+    fn failure(self) -> DiscoverError {
+        let group = self.group;
+        let count = |reason| {
+            self.strangers
+                .values()
+                .filter(|other| **other == reason)
+                .count()
+        };
+        // Several circuits may share the group: what most of them say.
+        let most = self
+            .strangers
+            .values()
+            .copied()
+            .max_by_key(|reason| count(*reason));
+        match (most, self.sent) {
+            (Some(reason), _) => {
+                let count = count(reason);
+                DiscoverError::OtherKey {
+                    group,
+                    count,
+                    reason,
+                }
+            }
+            (None, Err(source)) => DiscoverError::Socket { group, source },
+            (None, Ok(())) => DiscoverError::NoAnswer { group },
+        }
+    }
 }

@@ -22,11 +22,12 @@ fn not_a(
     found: Option<circuit_proto::element::Status>,
 ) -> crate::Error {
     use circuit_proto::{Code, Error};
-    crate::Error::Refused(match found {
-        None => Error::new(Code::NoSuchElement, format!("{path}: nothing there")),
-        Some(other) => Error::new(
-            Code::WrongKind,
-            format!("{path}: a {}, not a {kind}", other.kind()),
-        ),
-    })
+    let error = match found {
+        None => Error::new(Code::NoSuchElement, "nothing there"),
+        Some(other) => Error::new(Code::WrongKind, format!("a {}, not a {kind}", other.kind())),
+    };
+    crate::Error::Refused {
+        path: path.clone(),
+        error,
+    }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use circuit_proto::path::PathError;
-use circuit_proto::{Code, Url};
+use circuit_proto::{Code, Path, Url};
 
 pub use crate::transport::dial::DialError;
 use crate::transport::stream::StreamError;
@@ -13,11 +13,21 @@ use crate::transport::stream::StreamError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server that hosts the anchor did not do it; its code and message say why.
-    #[error("{0}")]
-    Refused(circuit_proto::Error),
+    #[error("{path}: {error}")]
+    Refused {
+        /// The anchor.
+        path: Path,
+        /// What the server said.
+        error: circuit_proto::Error,
+    },
     /// The server that hosts the anchor is gone: not in the circuit, or not answering.
-    #[error("{0}")]
-    ServerGone(circuit_proto::Error),
+    #[error("{path}: {error}")]
+    ServerGone {
+        /// The anchor.
+        path: Path,
+        /// What the server that forwards for us said.
+        error: circuit_proto::Error,
+    },
     /// The server through which we reach the circuit is gone, and with it our connection.
     /// Whatever was under way may or may not have happened.
     #[error("lost the connection to {url}: {reason}")]
@@ -28,43 +38,61 @@ pub enum Error {
         reason: String,
     },
     /// No answer in time. The operation may or may not have happened.
-    #[error("no answer within {} s", .0.as_secs_f32())]
-    TimedOut(Duration),
+    #[error("{path}: no answer within {} s", .after.as_secs_f32())]
+    TimedOut {
+        /// The anchor.
+        path: Path,
+        /// The deadline.
+        after: Duration,
+    },
     /// The text is not a path.
     #[error(transparent)]
     Path(#[from] PathError),
     /// The peer's bytes made no sense.
-    #[error("the server broke the protocol: {0}")]
-    Protocol(String),
+    #[error("{path}: the server broke the protocol: {reason}")]
+    Protocol {
+        /// The anchor.
+        path: Path,
+        /// How.
+        reason: String,
+    },
 }
 
 impl Error {
     /// The server's code, where a server answered.
     pub fn code(&self) -> Option<Code> {
         match self {
-            Error::Refused(error) | Error::ServerGone(error) => Some(error.code),
+            Error::Refused { error, .. } | Error::ServerGone { error, .. } => Some(error.code),
             _ => None,
         }
     }
 
-    pub(crate) fn from_reply(error: circuit_proto::Error) -> Error {
+    pub(crate) fn from_reply(path: &Path, error: circuit_proto::Error) -> Error {
+        let path = path.clone();
         match error.code {
-            Code::NoSuchServer | Code::Unreachable => Error::ServerGone(error),
-            _ => Error::Refused(error),
+            Code::NoSuchServer | Code::Unreachable => Error::ServerGone { path, error },
+            _ => Error::Refused { path, error },
         }
     }
 
-    pub(crate) fn from_stream(error: StreamError, url: &Url) -> Error {
+    pub(crate) fn protocol(path: &Path, reason: impl ToString) -> Error {
+        Error::Protocol {
+            path: path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn from_stream(path: &Path, error: StreamError, url: &Url) -> Error {
         match error {
-            StreamError::Failed(error) => Error::from_reply(error),
+            StreamError::Failed(error) => Error::from_reply(path, error),
             StreamError::Abandoned => {
-                Error::Protocol("it abandoned the stream without a reason".to_owned())
+                Error::protocol(path, "it abandoned the stream without a reason")
             }
             StreamError::Lost(lost) => Error::CircuitGone {
                 url: url.clone(),
                 reason: describe_loss(&lost),
             },
-            StreamError::Protocol(codec) => Error::Protocol(codec.to_string()),
+            StreamError::Protocol(codec) => Error::protocol(path, codec),
         }
     }
 }
@@ -92,7 +120,7 @@ impl From<Error> for io::Error {
             Some(Code::Busy) => io::ErrorKind::ResourceBusy,
             _ => match error {
                 Error::CircuitGone { .. } => io::ErrorKind::ConnectionAborted,
-                Error::TimedOut(_) => io::ErrorKind::TimedOut,
+                Error::TimedOut { .. } => io::ErrorKind::TimedOut,
                 _ => io::ErrorKind::Other,
             },
         };

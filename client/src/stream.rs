@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use circuit_proto::Path;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client::Client;
@@ -19,15 +20,17 @@ use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 #[derive(Debug)]
 pub struct Reader {
     client: Client,
+    path: Path,
     send: SendHalf,
     recv: RecvHalf,
     rest: Bytes,
 }
 
 impl Reader {
-    pub(crate) fn new(client: Client, send: SendHalf, recv: RecvHalf) -> Reader {
+    pub(crate) fn new(client: Client, path: Path, send: SendHalf, recv: RecvHalf) -> Reader {
         Reader {
             client,
+            path,
             send,
             recv,
             rest: Bytes::new(),
@@ -51,7 +54,7 @@ impl Reader {
         self.recv
             .data()
             .await
-            .map_err(|error| self.client.failed(error))
+            .map_err(|error| self.client.failed(&self.path, error))
     }
 
     /// Closes for good: what the element produces from now on is discarded, so that it never
@@ -59,18 +62,19 @@ impl Reader {
     pub async fn close(self) -> Result<(), Error> {
         let Reader {
             client,
+            path,
             send,
             mut recv,
             ..
         } = self;
         send.end(Ok(()))
             .await
-            .map_err(|error| client.failed(error))?;
+            .map_err(|error| client.failed(&path, error))?;
         loop {
             match recv.data().await {
                 Ok(Some(_)) => (),
                 Ok(None) => return Ok(()),
-                Err(error) => return Err(client.failed(error)),
+                Err(error) => return Err(client.failed(&path, error)),
             }
         }
     }
@@ -86,7 +90,9 @@ impl AsyncRead for Reader {
             match ready!(self.recv.poll_data(cx)) {
                 Ok(Some(bytes)) => self.rest = bytes,
                 Ok(None) => return Poll::Ready(Ok(())),
-                Err(error) => return Poll::Ready(Err(self.client.failed(error).into())),
+                Err(error) => {
+                    return Poll::Ready(Err(self.client.failed(&self.path, error).into()));
+                }
             }
         }
         let count = self.rest.len().min(buf.remaining());
@@ -103,15 +109,17 @@ impl AsyncRead for Reader {
 #[derive(Debug)]
 pub struct Writer {
     client: Client,
+    path: Path,
     send: SendHalf,
     recv: RecvHalf,
     ended: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(client: Client, send: SendHalf, recv: RecvHalf) -> Writer {
+    pub(crate) fn new(client: Client, path: Path, send: SendHalf, recv: RecvHalf) -> Writer {
         Writer {
             client,
+            path,
             send,
             recv,
             ended: false,
@@ -133,7 +141,7 @@ impl Writer {
     /// Otherwise it never resolves.
     pub async fn failed(&mut self) -> Error {
         match self.recv.data().await {
-            Err(error) => self.client.failed(error),
+            Err(error) => self.client.failed(&self.path, error),
             Ok(_) => std::future::pending().await,
         }
     }
@@ -143,10 +151,10 @@ impl Writer {
             Ok(()) => Poll::Ready(Ok(())),
             // The element let go; why is on its way.
             Err(StreamError::Abandoned) => match ready!(self.recv.poll_data(cx)) {
-                Ok(_) => Poll::Ready(Err(self.client.failed(StreamError::Abandoned))),
-                Err(error) => Poll::Ready(Err(self.client.failed(error))),
+                Ok(_) => Poll::Ready(Err(self.client.failed(&self.path, StreamError::Abandoned))),
+                Err(error) => Poll::Ready(Err(self.client.failed(&self.path, error))),
             },
-            Err(error) => Poll::Ready(Err(self.client.failed(error))),
+            Err(error) => Poll::Ready(Err(self.client.failed(&self.path, error))),
         }
     }
 
@@ -155,7 +163,7 @@ impl Writer {
             self.ended = true;
             self.send
                 .queue_end(&Ok(()))
-                .map_err(|error| self.client.failed(error))?;
+                .map_err(|error| self.client.failed(&self.path, error))?;
         }
         ready!(self.poll_drain(cx))?;
         self.send.finish();
@@ -163,7 +171,7 @@ impl Writer {
             match ready!(self.recv.poll_data(cx)) {
                 Ok(Some(_)) => (),
                 Ok(None) => return Poll::Ready(Ok(())),
-                Err(error) => return Poll::Ready(Err(self.client.failed(error))),
+                Err(error) => return Poll::Ready(Err(self.client.failed(&self.path, error))),
             }
         }
     }

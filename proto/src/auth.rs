@@ -38,12 +38,19 @@ impl std::fmt::Debug for Proof {
 
 /// The proof for one end of one connection.
 pub fn prove(key: &Key, end: End, exporter: &Exporter) -> Proof {
-    Proof(mac(key, &[b"circuit/1 proof", &[end as u8], exporter]).finalize().into_bytes().into())
+    Proof(
+        mac(key, &[b"circuit/1 proof", &[end as u8], exporter])
+            .finalize()
+            .into_bytes()
+            .into(),
+    )
 }
 
 /// Whether the proof is that of this end of this connection, compared in constant time.
 pub fn verify(key: &Key, end: End, exporter: &Exporter, proof: &Proof) -> bool {
-    mac(key, &[b"circuit/1 proof", &[end as u8], exporter]).verify_slice(&proof.0).is_ok()
+    mac(key, &[b"circuit/1 proof", &[end as u8], exporter])
+        .verify_slice(&proof.0)
+        .is_ok()
 }
 
 /// Why a proof was not accepted; the text is for people, from the view of the one who proves.
@@ -115,16 +122,23 @@ mod tests {
     fn a_proof_holds_for_its_key_end_and_connection_only() {
         let proof = prove(&key(1), End::Dialler, &[9; 32]);
         assert!(verify(&key(1), End::Dialler, &[9; 32], &proof));
-        assert!(!verify(&key(2), End::Dialler, &[9; 32], &proof), "another key");
+        assert!(
+            !verify(&key(2), End::Dialler, &[9; 32], &proof),
+            "another key"
+        );
         assert!(!verify(&key(1), End::Acceptor, &[9; 32], &proof), "an echo");
-        assert!(!verify(&key(1), End::Dialler, &[8; 32], &proof), "a replay on another connection");
+        assert!(
+            !verify(&key(1), End::Dialler, &[8; 32], &proof),
+            "a replay on another connection"
+        );
     }
 
     #[test]
     fn says_which_mismatch_it_was() {
         let exporter = [3; 32];
         let proof = prove(&key(1), End::Dialler, &exporter);
-        let check = |key: Option<&Key>, proof: Option<&Proof>| check(key, End::Dialler, &exporter, proof);
+        let check =
+            |key: Option<&Key>, proof: Option<&Proof>| check(key, End::Dialler, &exporter, proof);
         assert_eq!(check(None, None), Ok(()));
         assert_eq!(check(Some(&key(1)), Some(&proof)), Ok(()));
         assert_eq!(check(Some(&key(2)), Some(&proof)), Err(KeyMismatch::Wrong));
@@ -143,7 +157,9 @@ mod tests {
     #[test]
     fn the_proof_is_hmac_sha_256_of_the_decoded_key() {
         let key = Key::parse("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
-        let whole = mac(&key, &[b"circuit/1 proof", &[1], &[0; 32]]).finalize().into_bytes();
+        let whole = mac(&key, &[b"circuit/1 proof", &[1], &[0; 32]])
+            .finalize()
+            .into_bytes();
         let hex: String = whole.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, EXPECTED);
     }

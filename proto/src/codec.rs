@@ -148,7 +148,10 @@ mod tests {
     fn large_bodies_are_refused_at_both_ends() {
         let large = vec![0u8; MAX_FRAME + 1];
         assert!(matches!(encode(&large), Err(CodecError::TooLarge(_))));
-        assert!(matches!(decode::<Vec<u8>>(&large), Err(CodecError::TooLarge(_))));
+        assert!(matches!(
+            decode::<Vec<u8>>(&large),
+            Err(CodecError::TooLarge(_))
+        ));
     }
 
     proptest! {

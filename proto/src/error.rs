@@ -51,7 +51,10 @@ pub struct Error {
 impl Error {
     /// An error of this kind with this message.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
-        Error { code, message: message.into() }
+        Error {
+            code,
+            message: message.into(),
+        }
     }
 }
 

@@ -35,7 +35,10 @@ pub struct Versions {
 }
 
 /// The versions that this build speaks.
-pub const SPOKEN: Versions = Versions { lowest: VERSION, highest: VERSION };
+pub const SPOKEN: Versions = Versions {
+    lowest: VERSION,
+    highest: VERSION,
+};
 
 impl Versions {
     /// The highest version that both speak.
@@ -208,7 +211,13 @@ mod tests {
     use super::*;
 
     fn hello(lowest: u16, highest: u16) -> Hello {
-        Hello { versions: Versions { lowest, highest }, body: HelloBody { role: Role::Client, proof: None } }
+        Hello {
+            versions: Versions { lowest, highest },
+            body: HelloBody {
+                role: Role::Client,
+                proof: None,
+            },
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 /// A server's id: the first eight bytes, big-endian, of its [`Fingerprint`].
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 /// assert_eq!(id.to_string(), "X88550014d4c82e4d");
 /// assert_eq!(id.in_url(), "Q88550014d4c82e4d");
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId(pub u64);
 
 impl ServerId {
@@ -47,6 +47,27 @@ impl fmt::Display for ServerId {
 impl fmt::Debug for ServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// As text where people read it, as a number on the wire.
+impl Serialize for ServerId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(self),
+            false => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ServerId, D::Error> {
+        match deserializer.is_human_readable() {
+            true => String::deserialize(deserializer)?
+                .parse()
+                .map_err(serde::de::Error::custom),
+            false => u64::deserialize(deserializer).map(ServerId),
+        }
     }
 }
 
@@ -103,7 +124,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_an_id() {
-        for text in ["", "X", "X123", "Q88550014d4c82e4d", "X88550014d4c82e4dd", "X+8550014d4c82e4d"] {
+        for text in [
+            "",
+            "X",
+            "X123",
+            "Q88550014d4c82e4d",
+            "X88550014d4c82e4dd",
+            "X+8550014d4c82e4d",
+        ] {
             assert!(text.parse::<ServerId>().is_err(), "{text}");
         }
     }

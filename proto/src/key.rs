@@ -57,7 +57,9 @@ impl Key {
         if text.is_empty() {
             return Err(KeyError::NotBase64);
         }
-        let bytes = GeneralPurpose::new(&STANDARD, config).decode(text).map_err(|_| KeyError::NotBase64)?;
+        let bytes = GeneralPurpose::new(&STANDARD, config)
+            .decode(text)
+            .map_err(|_| KeyError::NotBase64)?;
         match bytes.len() {
             n if n < MIN_KEY => Err(KeyError::Short(n * 8)),
             n if n > MAX_KEY => Err(KeyError::Long),
@@ -92,7 +94,10 @@ mod tests {
     fn refuses() {
         assert_eq!(Key::parse(""), Err(KeyError::NotBase64));
         assert_eq!(Key::parse("not base64!"), Err(KeyError::NotBase64));
-        assert_eq!(Key::parse("AAAAAAAAAAAAAAAAAAAA"), Err(KeyError::Short(120)));
+        assert_eq!(
+            Key::parse("AAAAAAAAAAAAAAAAAAAA"),
+            Err(KeyError::Short(120))
+        );
         assert!(Key::parse("AAAAAAAAAAAAAAAAAAAAAA").is_ok());
         assert!(Key::parse("AAAAAAAAAAAAAAAAAAAAAA==\n").is_ok());
         assert_eq!(Key::parse(&"AAAA".repeat(1366)), Err(KeyError::Long));

@@ -15,6 +15,7 @@ pub mod error;
 pub mod handshake;
 pub mod id;
 pub mod key;
+pub mod membership;
 pub mod path;
 pub mod request;
 pub mod url;

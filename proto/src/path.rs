@@ -75,7 +75,9 @@ impl Path {
 
     /// The anchor of a server.
     pub fn of_server(id: ServerId) -> Path {
-        Path { names: vec![id.to_string()] }
+        Path {
+            names: vec![id.to_string()],
+        }
     }
 
     /// Whether this is the root.
@@ -119,7 +121,10 @@ impl Path {
 pub fn check_name(name: &str, path: &str) -> Result<(), PathError> {
     let shown = || printable(path);
     if matches!(name, "." | ".." | "...") {
-        return Err(PathError::Reserved { name: name.to_owned(), path: shown() });
+        return Err(PathError::Reserved {
+            name: name.to_owned(),
+            path: shown(),
+        });
     }
     if name.chars().any(char::is_control) {
         return Err(PathError::Control(shown()));
@@ -132,7 +137,17 @@ pub fn check_name(name: &str, path: &str) -> Result<(), PathError> {
 
 /// The text with control characters escaped, and shortened: errors are one line.
 fn printable(text: &str) -> String {
-    let mut shown: String = text.chars().take(200).flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect();
+    let mut shown: String = text
+        .chars()
+        .take(200)
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect();
     if text.chars().nth(200).is_some() {
         shown.push('…');
     }
@@ -212,10 +227,20 @@ impl FromStr for Pattern {
         let trimmed = text.trim_end_matches('/');
         match trimmed.strip_suffix("/...") {
             Some(base) if text.starts_with('/') => {
-                let base = if base.is_empty() { Path::root() } else { base.parse()? };
-                Ok(Pattern { base, recursive: true })
+                let base = if base.is_empty() {
+                    Path::root()
+                } else {
+                    base.parse()?
+                };
+                Ok(Pattern {
+                    base,
+                    recursive: true,
+                })
             }
-            _ => Ok(Pattern { base: text.parse()?, recursive: false }),
+            _ => Ok(Pattern {
+                base: text.parse()?,
+                recursive: false,
+            }),
         }
     }
 }
@@ -228,7 +253,9 @@ mod tests {
 
     #[test]
     fn reads_and_writes() {
-        let check = |text: &str, expected: &str| assert_eq!(text.parse::<Path>().unwrap().to_string(), expected);
+        let check = |text: &str, expected: &str| {
+            assert_eq!(text.parse::<Path>().unwrap().to_string(), expected)
+        };
         check("/", "/");
         check("/X88550014d4c82e4d", "/X88550014d4c82e4d");
         check("/host/a b/ü", "/host/a b/ü");
@@ -237,22 +264,37 @@ mod tests {
 
     #[test]
     fn refuses() {
-        let check = |text: &str, expected: &str| assert_eq!(text.parse::<Path>().unwrap_err().to_string(), expected);
+        let check = |text: &str, expected: &str| {
+            assert_eq!(text.parse::<Path>().unwrap_err().to_string(), expected)
+        };
         check("", "a path begins with /: ");
         check("X1/a", "a path begins with /: X1/a");
         check("/a/../b", "an anchor cannot be named ..: /a/../b");
         check("/a/.../b", "an anchor cannot be named ...: /a/.../b");
-        check("/a/b\nc", "a name in the path holds a control character: /a/b\\nc");
-        assert!(matches!(format!("/{}", "a".repeat(256)).parse::<Path>(), Err(PathError::LongName(_))));
+        check(
+            "/a/b\nc",
+            "a name in the path holds a control character: /a/b\\nc",
+        );
+        assert!(matches!(
+            format!("/{}", "a".repeat(256)).parse::<Path>(),
+            Err(PathError::LongName(_))
+        ));
         assert!("/a".repeat(64).parse::<Path>().is_ok());
-        assert!(matches!("/a".repeat(65).parse::<Path>(), Err(PathError::Deep(_))));
+        assert!(matches!(
+            "/a".repeat(65).parse::<Path>(),
+            Err(PathError::Deep(_))
+        ));
     }
 
     #[test]
     fn patterns() {
         let check = |text: &str, base: &str, recursive: bool| {
             let pattern: Pattern = text.parse().unwrap();
-            assert_eq!((pattern.base.to_string().as_str(), pattern.recursive), (base, recursive), "{text}");
+            assert_eq!(
+                (pattern.base.to_string().as_str(), pattern.recursive),
+                (base, recursive),
+                "{text}"
+            );
         };
         check("/", "/", false);
         check("/...", "/", true);

@@ -170,9 +170,16 @@ mod tests {
     #[test]
     fn an_operation_of_a_later_version_is_told_from_a_malformed_one() {
         let last = codec::encode(&Op::Stacks).unwrap();
-        assert_eq!(codec::variant(&last), Ok(OPS - 1), "OPS counts the variants");
+        assert_eq!(
+            codec::variant(&last),
+            Ok(OPS - 1),
+            "OPS counts the variants"
+        );
         assert_eq!(Op::decode(&last), Ok(Op::Stacks));
-        assert_eq!(Op::decode(&[OPS as u8, 1, 2, 3]), Err(OpError::Unsupported(OPS)));
+        assert_eq!(
+            Op::decode(&[OPS as u8, 1, 2, 3]),
+            Err(OpError::Unsupported(OPS))
+        );
         assert_eq!(Op::decode(&[0]), Err(OpError::Codec(CodecError::Malformed)));
         assert_eq!(Op::decode(&[]), Err(OpError::Codec(CodecError::Malformed)));
     }

@@ -66,7 +66,11 @@ pub enum UrlError {
 impl Url {
     /// A URL of an address, without a pinned id.
     pub fn unpinned(address: SocketAddr) -> Url {
-        Url { host: Host::Ip(address.ip()), port: address.port(), server: None }
+        Url {
+            host: Host::Ip(address.ip()),
+            port: address.port(),
+            server: None,
+        }
     }
 
     /// The socket address, if the host is an address and not a name.
@@ -131,12 +135,16 @@ impl FromStr for Url {
     fn from_str(text: &str) -> Result<Url, UrlError> {
         let text = text.trim();
         let whole = || text.to_owned();
-        let rest = text.strip_prefix("circuit://").ok_or_else(|| UrlError::Scheme(whole()))?;
+        let rest = text
+            .strip_prefix("circuit://")
+            .ok_or_else(|| UrlError::Scheme(whole()))?;
         let (authority, tail) = match rest.split_once('/') {
             Some((authority, tail)) => (authority, tail),
             None => (rest, ""),
         };
-        let (host, port) = authority.rsplit_once(':').ok_or_else(|| UrlError::Port(whole()))?;
+        let (host, port) = authority
+            .rsplit_once(':')
+            .ok_or_else(|| UrlError::Port(whole()))?;
         let port = parse_port(port).ok_or_else(|| UrlError::Port(whole()))?;
         let host = parse_host(host).ok_or_else(|| UrlError::Host(whole()))?;
         let server = match tail {
@@ -156,7 +164,11 @@ fn parse_port(text: &str) -> Option<u16> {
 
 fn parse_host(text: &str) -> Option<Host> {
     if let Some(inner) = text.strip_prefix('[') {
-        return inner.strip_suffix(']')?.parse().ok().map(|ip| Host::Ip(IpAddr::V6(ip)));
+        return inner
+            .strip_suffix(']')?
+            .parse()
+            .ok()
+            .map(|ip| Host::Ip(IpAddr::V6(ip)));
     }
     if let Ok(ip) = text.parse() {
         // An IPv6 address without brackets leaves the port ambiguous.
@@ -179,7 +191,10 @@ fn parse_server(tail: &str) -> Option<Server> {
     if !pid.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    Some(Server { pid: pid.parse().ok()?, id: ServerId::from_url_part(id)? })
+    Some(Server {
+        pid: pid.parse().ok()?,
+        id: ServerId::from_url_part(id)?,
+    })
 }
 
 impl TryFrom<String> for Url {
@@ -212,14 +227,20 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Url>().unwrap().to_string(), text);
         }
-        assert_eq!(" circuit://a:1/ \n".parse::<Url>().unwrap().to_string(), "circuit://a:1");
+        assert_eq!(
+            " circuit://a:1/ \n".parse::<Url>().unwrap().to_string(),
+            "circuit://a:1"
+        );
     }
 
     #[test]
     fn refuses() {
         let check = |text: &str, part: &str| {
             let error = text.parse::<Url>().unwrap_err().to_string();
-            assert!(error.contains(part) && error.ends_with(text), "{text}: {error}");
+            assert!(
+                error.contains(part) && error.ends_with(text),
+                "{text}: {error}"
+            );
         };
         check("http://10.0.0.1:1", "not a circuit URL");
         check("10.0.0.1:11022", "not a circuit URL");

@@ -95,7 +95,7 @@ impl Proc {
     pub async fn stdin(&self) -> Result<Writer, Error> {
         let client = self.anchor.client();
         let (send, recv) = client.open(self.path(), &Op::Stdin).await?;
-        Ok(Writer::new(client.clone(), send, recv))
+        Ok(Writer::new(client.clone(), self.path().clone(), send, recv))
     }
 
     /// Becomes the one reader of the process's stdout, from where the last one stopped.
@@ -134,6 +134,6 @@ impl Proc {
     async fn read(&self, op: &Op) -> Result<Reader, Error> {
         let client = self.anchor.client();
         let (send, recv) = client.open(self.path(), op).await?;
-        Ok(Reader::new(client.clone(), send, recv))
+        Ok(Reader::new(client.clone(), self.path().clone(), send, recv))
     }
 }

@@ -57,6 +57,6 @@ impl Server {
     pub async fn stacks(&self) -> Result<Reader, Error> {
         let client = self.anchor.client();
         let (send, recv) = client.open(self.path(), &Op::Stacks).await?;
-        Ok(Reader::new(client.clone(), send, recv))
+        Ok(Reader::new(client.clone(), self.path().clone(), send, recv))
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use circuit_proto::handshake::Close;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 
 /// How often a quiet connection says that it is there. DESIGN.md, section 5.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -70,6 +71,21 @@ pub fn dialling(target: SocketAddr) -> io::Result<quinn::Endpoint> {
     };
     let runtime = Arc::new(quinn::TokioRuntime);
     quinn::Endpoint::new(EndpointConfig::default(), None, socket(any)?, runtime)
+}
+
+/// The configuration of an endpoint whose stateless resets and connection ids come from a secret,
+/// so that a restart with the same secret tells the peers of the life before (RFC 9000, section
+/// 10.3), and stray packets are told from those of connections.
+pub fn persistent(secret: &[u8; 32]) -> EndpointConfig {
+    let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    let [a, b, c, d, e, f, g, h, ..] = *secret;
+    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
+    // Packets that are not QUIC's are told apart by this bit, so it is not to be greased
+    // (RFC 9287).
+    config.grease_quic_bit(false);
+    config
 }
 
 /// Closes a connection with a code that says why.

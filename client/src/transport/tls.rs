@@ -12,9 +12,11 @@ use std::sync::{Arc, OnceLock};
 
 use circuit_proto::handshake::ALPN;
 use circuit_proto::{Fingerprint, ServerId};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
+use rustls::crypto::ring as provider_of_ring;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::NoServerSessionStorage;
@@ -74,6 +76,47 @@ impl Certificate {
     /// The hash of the public key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+
+    /// Signs a message outside of connections. [`Signed::signer`] checks it.
+    pub fn sign(&self, message: &[u8]) -> Option<Signed> {
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(self.key.secret_der()).ok()?;
+        let public = pair.public_key().as_ref().try_into().ok()?;
+        Some(Signed {
+            public,
+            signature: pair.sign(message).as_ref().try_into().ok()?,
+        })
+    }
+}
+
+/// A public key and its signature of a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed {
+    /// The signer's Ed25519 public key.
+    pub public: [u8; 32],
+    /// The signature (RFC 8032).
+    pub signature: [u8; 64],
+}
+
+/// What stands before an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+impl Signed {
+    /// Who says that they signed: proven only by [`signer`](Self::signer).
+    pub fn claimed(&self) -> Fingerprint {
+        let mut spki = [0; 44];
+        spki[..12].copy_from_slice(&SPKI_PREFIX);
+        spki[12..].copy_from_slice(&self.public);
+        Fingerprint::of_public_key(&spki)
+    }
+
+    /// Who signed the message; `None` if the signature is another message's.
+    pub fn signer(&self, message: &[u8]) -> Option<Fingerprint> {
+        let key = UnparsedPublicKey::new(&ED25519, &self.public);
+        key.verify(message, &self.signature).ok()?;
+        Some(self.claimed())
     }
 }
 
@@ -298,10 +341,10 @@ impl ClientCertVerifier for Verifier {
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     let make = || {
-        let mut provider = ring::default_provider();
+        let mut provider = provider_of_ring::default_provider();
         provider.cipher_suites = vec![
-            ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            provider_of_ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            provider_of_ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ];
         Arc::new(provider)
     };
@@ -322,6 +365,14 @@ mod tests {
         let (other, _) = Certificate::generate().unwrap();
         assert_ne!(other.fingerprint(), certificate.fingerprint());
         assert!(!format!("{certificate:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn a_signature_names_its_signer() {
+        let (certificate, _) = Certificate::generate().unwrap();
+        let signed = certificate.sign(b"message").unwrap();
+        assert_eq!(signed.signer(b"message"), Some(certificate.fingerprint()));
+        assert_eq!(signed.signer(b"another"), None);
     }
 
     #[test]

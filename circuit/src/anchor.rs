@@ -1,0 +1,308 @@
+//! A server's tree of anchors: which paths hold an element.
+//!
+//! There are no nodes: the tree is an ordered map from paths to elements, in which the anchors that
+//! only lead to others are implied. So an anchor exists exactly while it holds an element or leads
+//! to one, walking never fails, and a subtree is a range of the map.
+//!
+//! The tree knows nothing of membership, nor of what its elements are.
+//!
+//! **Invariant:** of many concurrent makers at one path one wins; a maker that fails leaves
+//! nothing behind.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The names of an anchor below its server's own.
+pub type Names = Vec<String>;
+
+/// A tree whose elements are of type `E`.
+#[derive(Debug)]
+pub struct Tree<E> {
+    slots: Mutex<BTreeMap<Names, Slot<E>>>,
+}
+
+#[derive(Debug)]
+enum Slot<E> {
+    /// Somebody is making an element here.
+    Reserved,
+    Held(E),
+}
+
+/// The anchor holds an element already, or somebody is making one there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("occupied")]
+pub struct Occupied;
+
+/// A place that is kept for a maker. Dropped, it is free again.
+#[derive(Debug)]
+pub struct Reservation<E> {
+    tree: Arc<Tree<E>>,
+    names: Names,
+    done: bool,
+}
+
+impl<E: Clone> Tree<E> {
+    /// An empty tree.
+    pub fn new() -> Arc<Tree<E>> {
+        Arc::new(Tree {
+            slots: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Keeps the place for a maker, if it is free.
+    pub fn reserve(self: &Arc<Self>, names: &[String]) -> Result<Reservation<E>, Occupied> {
+        let mut slots = self.lock();
+        if slots.contains_key(names) {
+            return Err(Occupied);
+        }
+        slots.insert(names.to_vec(), Slot::Reserved);
+        Ok(Reservation {
+            tree: self.clone(),
+            names: names.to_vec(),
+            done: false,
+        })
+    }
+
+    /// The element at these names.
+    pub fn get(&self, names: &[String]) -> Option<E> {
+        match self.lock().get(names)? {
+            Slot::Held(element) => Some(element.clone()),
+            Slot::Reserved => None,
+        }
+    }
+
+    /// Removes the element at these names, if it is there and `wanted`.
+    pub fn remove_if(&self, names: &[String], wanted: impl FnOnce(&E) -> bool) -> Option<E> {
+        let mut slots = self.lock();
+        match slots.get(names) {
+            Some(Slot::Held(element)) if wanted(element) => (),
+            _ => return None,
+        }
+        match slots.remove(names) {
+            Some(Slot::Held(element)) => Some(element),
+            _ => None,
+        }
+    }
+
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// The children of an anchor, sorted, each with what it holds.
+    ///
+    /// Costs a look-up per child, however much is below them.
+    pub fn children(&self, base: &[String]) -> Vec<(String, Option<E>)> {
+        let slots = self.lock();
+        let mut children = Vec::new();
+        let mut from = Excluded(base.to_vec());
+        while let Some((found, _)) = slots.range((from, Unbounded)).next() {
+            let Some(name) = child_of(base, found) else {
+                break;
+            };
+            let mut path = base.to_vec();
+            path.push(name.to_owned());
+            let held = match slots.get(&path) {
+                Some(Slot::Held(element)) => Some(element.clone()),
+                Some(Slot::Reserved) | None => None,
+            };
+            if held.is_some() || leads_to_element(&slots, &path) {
+                children.push((name.to_owned(), held));
+            }
+            // No name holds a control character, so this is behind the child and all below it,
+            // and before the next child.
+            if let Some(last) = path.last_mut() {
+                last.push('\0');
+            }
+            from = Included(path);
+        }
+        children
+    }
+
+    /// All anchors below one, sorted, parents first: the names below it, and what each holds.
+    pub fn subtree(&self, base: &[String]) -> Vec<(Names, Option<E>)> {
+        let slots = self.lock();
+        let mut all: Vec<(Names, Option<E>)> = Vec::new();
+        for (found, slot) in slots.range((Excluded(base.to_vec()), Unbounded)) {
+            let Some(below) = found.strip_prefix(base) else {
+                break;
+            };
+            let Slot::Held(element) = slot else { continue };
+            // The anchors on the way that the one before did not share.
+            let known = all.last().map_or(0, |(last, _)| common(last, below));
+            for depth in known + 1..below.len() {
+                all.push((below[..depth].to_vec(), None));
+            }
+            all.push((below.to_vec(), Some(element.clone())));
+        }
+        all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Names, Slot<E>>> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn child_of<'a>(base: &[String], names: &'a [String]) -> Option<&'a str> {
+    names.strip_prefix(base)?.first().map(String::as_str)
+}
+
+fn leads_to_element<E>(slots: &BTreeMap<Names, Slot<E>>, path: &[String]) -> bool {
+    slots
+        .range((Excluded(path.to_vec()), Unbounded))
+        .take_while(|(names, _)| names.starts_with(path))
+        .any(|(_, slot)| matches!(slot, Slot::Held(_)))
+}
+
+fn common(a: &[String], b: &[String]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+impl<E> Reservation<E> {
+    /// Puts the element in its place.
+    pub fn commit(mut self, element: E) {
+        self.done = true;
+        let mut slots = self
+            .tree
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        slots.insert(std::mem::take(&mut self.names), Slot::Held(element));
+    }
+}
+
+impl<E> Drop for Reservation<E> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut slots = self
+                .tree
+                .slots
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            slots.remove(&self.names);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(path: &str) -> Names {
+        path.split('/')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn tree(paths: &[&str]) -> Arc<Tree<u32>> {
+        let tree = Tree::new();
+        for (n, path) in paths.iter().enumerate() {
+            tree.reserve(&names(path)).unwrap().commit(n as u32);
+        }
+        tree
+    }
+
+    fn show(listed: Vec<(Names, Option<u32>)>) -> Vec<String> {
+        let line = |(names, held): (Names, Option<u32>)| match held {
+            Some(n) => format!("{}={n}", names.join("/")),
+            None => names.join("/"),
+        };
+        listed.into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn lists_with_the_anchors_on_the_way() {
+        let tree = tree(&["a/b/c", "a/b", "x", "a/d/e/f", "a b/c"]);
+        assert_eq!(
+            show(tree.subtree(&[])),
+            [
+                "a",
+                "a/b=1",
+                "a/b/c=0",
+                "a/d",
+                "a/d/e",
+                "a/d/e/f=3",
+                "a b",
+                "a b/c=4",
+                "x=2"
+            ]
+        );
+        assert_eq!(show(tree.subtree(&names("a/b"))), ["c=0"]);
+        assert!(tree.subtree(&names("nowhere")).is_empty());
+        let children: Vec<_> = tree.children(&[]);
+        assert_eq!(
+            children,
+            [
+                ("a".into(), None),
+                ("a b".into(), None),
+                ("x".into(), Some(2))
+            ]
+        );
+        assert_eq!(
+            tree.children(&names("a")),
+            [("b".into(), Some(1)), ("d".into(), None)]
+        );
+    }
+
+    #[test]
+    fn one_maker_wins_and_a_failed_one_leaves_nothing() {
+        let tree = Tree::new();
+        let reservation = tree.reserve(&names("a/b")).unwrap();
+        assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied);
+        assert_eq!(tree.get(&names("a/b")), None::<u32>);
+        assert!(
+            tree.children(&[]).is_empty(),
+            "nothing is there before it is made"
+        );
+        drop(reservation);
+        assert!(tree.is_empty());
+        tree.reserve(&names("a/b")).unwrap().commit(1);
+        assert_eq!(tree.get(&names("a/b")), Some(1));
+        assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied);
+    }
+
+    #[test]
+    fn an_anchor_vanishes_with_what_it_led_to() {
+        let tree = tree(&["a/b/c"]);
+        assert_eq!(tree.remove_if(&names("a/b"), |_| true), None);
+        assert_eq!(tree.remove_if(&names("a/b/c"), |_| false), None);
+        assert_eq!(tree.remove_if(&names("a/b/c"), |_| true), Some(0));
+        assert!(tree.children(&[]).is_empty());
+    }
+
+    proptest! {
+        /// Against the obvious computation: every prefix of every element's path, once, in order.
+        #[test]
+        fn listings_are_what_the_paths_say(paths in proptest::collection::btree_set(proptest::collection::vec("[ab ]{1,2}", 1..5), 0..20)) {
+            let tree = Tree::new();
+            let mut expected: BTreeMap<Names, Option<u32>> = BTreeMap::new();
+            for (n, path) in paths.iter().enumerate() {
+                tree.reserve(path).unwrap().commit(n as u32);
+                for depth in 1..path.len() {
+                    expected.entry(path[..depth].to_vec()).or_insert(None);
+                }
+                expected.insert(path.clone(), Some(n as u32));
+            }
+            let all: Vec<_> = expected.clone().into_iter().collect();
+            prop_assert_eq!(tree.subtree(&[]), all);
+            for base in expected.keys().chain([&Vec::new()]) {
+                let children: Vec<_> = expected
+                    .iter()
+                    .filter(|(path, _)| path.len() == base.len() + 1 && path.starts_with(base))
+                    .map(|(path, held)| (path.last().unwrap().clone(), *held))
+                    .collect();
+                prop_assert_eq!(tree.children(base), children);
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A process element: a child of this server, its three streams, and its end.
+//!
+//! A process is waited for through its pidfd, so that it is reaped by exactly one place, and
+//! signalling it can never hit another process that got its number.
+//!
+//! **Invariant:** every child is reaped. **Invariant:** nothing that a caller does or omits blocks
+//! the server; a child blocks only at its own full pipe.
+//!
+//! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
+
+mod input;
+mod output;
+pub mod signals;
+mod spawn;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
+use circuit_proto::{Code, Error};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+pub use input::{Input, Writing};
+pub use output::{Output, Reading};
+pub use spawn::{SpawnError, raise_open_files_limit};
+
+/// A process element.
+#[derive(Debug)]
+pub struct Process {
+    cmd: Cmd,
+    pid: Pid,
+    started: SystemTime,
+    /// Taken while the child is reaped or signalled, so that the one never overtakes the other.
+    life: Mutex<Life>,
+    life_changes: watch::Sender<Watched>,
+    stdin: Arc<Input>,
+    stdout: Arc<Output>,
+    stderr: Arc<Output>,
+    terminal: Option<Arc<OwnedFd>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    phase: Phase,
+    code: Option<i32>,
+    signal: Option<i32>,
+    ended: Option<SystemTime>,
+}
+
+/// What waiters watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    Running,
+    Ended,
+    Scrubbed,
+}
+
+impl Process {
+    /// Executes the command. Fails with the operating system's reason, and then nothing is left.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn spawn(cmd: Cmd) -> Result<Arc<Process>, SpawnError> {
+        let spawned = spawn::spawn(&cmd)?;
+        let process = Arc::new(Process {
+            pid: spawned.pid,
+            started: SystemTime::now(),
+            life: Mutex::new(Life {
+                phase: Phase::Running,
+                code: None,
+                signal: None,
+                ended: None,
+            }),
+            life_changes: watch::Sender::new(Watched::Running),
+            stdin: Input::new(spawned.stdin),
+            stdout: Output::new(spawned.stdout),
+            stderr: Output::new(spawned.stderr),
+            terminal: spawned.terminal,
+            cmd,
+        });
+        tokio::spawn(process.clone().reap(spawned.pidfd));
+        Ok(process)
+    }
+
+    /// Its status now.
+    pub fn status(&self) -> Status {
+        let life = self.refreshed_life();
+        let signal = life.signal.map(signals::name);
+        let exit = match (life.code, life.signal) {
+            (Some(0), _) | (None, None) if life.phase != Phase::Unknown => None,
+            (Some(code), _) => Some(format!("exit status {code}")),
+            (None, Some(signal)) => Some(format!("signal: {}", signals::description(signal))),
+            (None, None) => Some("unknown".to_owned()),
+        };
+        let (stdout, stderr) = (self.stdout.status(), self.stderr.status());
+        let blocked = match life.phase.is_final() {
+            true => None,
+            false if self.stdout.blocks() => Some("stdout".to_owned()),
+            false if self.stderr.blocks() => Some("stderr".to_owned()),
+            false => None,
+        };
+        Status {
+            cmd: self.cmd.clone(),
+            exit,
+            phase: life.phase,
+            code: life.code,
+            signal,
+            signal_number: life.signal,
+            pid: self.pid.as_raw_nonzero().get().unsigned_abs(),
+            started: rfc3339(self.started),
+            ended: life.ended.map(rfc3339),
+            blocked,
+            stdin: self.stdin.status(),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Waits until the process has exited. Fails with `Aborted` when the element is scrubbed.
+    pub async fn wait(&self) -> Result<Status, Error> {
+        let mut watched = self.life_changes.subscribe();
+        // The sender lives in `self`, so the watch cannot end before it tells.
+        let end = watched
+            .wait_for(|now| *now != Watched::Running)
+            .await
+            .map(|now| *now);
+        match end {
+            Ok(Watched::Scrubbed) => Err(Error::new(Code::Aborted, "the element was scrubbed")),
+            _ => Ok(self.status()),
+        }
+    }
+
+    /// Resolves when the element is scrubbed.
+    pub async fn scrubbed(&self) {
+        let mut watched = self.life_changes.subscribe();
+        let _ = watched.wait_for(|now| *now == Watched::Scrubbed).await;
+    }
+
+    /// Sends the process a signal; with `group`, its whole group.
+    pub fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+        let signal = signals::parse(signal).ok_or_else(|| {
+            let message =
+                format!("no such signal: {signal:?} (a name such as TERM, or its number)");
+            Error::new(Code::InvalidArgument, message)
+        })?;
+        let life = self.life();
+        if life.phase.is_final() {
+            return Err(Error::new(Code::Closed, "the process has exited"));
+        }
+        // The lock is held: the child is not reaped meanwhile, so its number is still its own.
+        let sent = match group {
+            true => rustix::process::kill_process_group(self.pid, signal),
+            false => rustix::process::kill_process(self.pid, signal),
+        };
+        sent.map_err(|errno| {
+            Error::new(Code::Refused, format!("cannot signal the process: {errno}"))
+        })
+    }
+
+    /// Changes the size of the terminal that the process runs on.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
+        let Some(terminal) = &self.terminal else {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                "the process runs on no terminal",
+            ));
+        };
+        spawn::set_size(terminal.as_fd(), size).map_err(|errno| {
+            Error::new(
+                Code::Internal,
+                format!("cannot resize the terminal: {errno}"),
+            )
+        })
+    }
+
+    /// Becomes the writer of stdin.
+    pub fn stdin(&self) -> Result<Writing, Error> {
+        self.stdin.attach()
+    }
+
+    /// Becomes the reader of stdout.
+    pub fn stdout(&self) -> Result<Reading, Error> {
+        self.stdout.attach()
+    }
+
+    /// Becomes the reader of stderr.
+    pub fn stderr(&self) -> Result<Reading, Error> {
+        self.stderr.attach()
+    }
+
+    /// The element was removed: everybody who waits on it is told, and the process, if it runs on,
+    /// has its output drained.
+    pub fn scrub(&self) {
+        self.life_changes.send_replace(Watched::Scrubbed);
+        self.stdin.abandon();
+        self.stdout.discard();
+        self.stderr.discard();
+    }
+
+    /// Whether the element is to forget itself when [`done`](Self::done) resolves.
+    pub fn forgets_itself(&self) -> bool {
+        self.cmd.scrub
+    }
+
+    /// Resolves once the process has exited and the readers that were attached then are gone, or
+    /// the element is scrubbed.
+    pub async fn done(&self) {
+        if self.wait().await.is_ok() {
+            self.stdout.unread().await;
+            self.stderr.unread().await;
+        }
+    }
+
+    /// Reaps the child when it exits.
+    async fn reap(self: Arc<Self>, pidfd: AsyncFd<OwnedFd>) {
+        loop {
+            // A pidfd becomes readable when the process exits, and errs only when the runtime ends.
+            let Ok(mut ready) = pidfd.readable().await else {
+                return;
+            };
+            let wait = WaitId::PidFd(pidfd.get_ref().as_fd());
+            let mut life = self.life();
+            match rustix::process::waitid(wait, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Ok(Some(status)) => {
+                    *life = Life::ended(&status);
+                    break;
+                }
+                Ok(None) | Err(rustix::io::Errno::INTR) => ready.clear_ready(),
+                // Somebody else reaped it, which nobody here does.
+                Err(_) => {
+                    life.phase = Phase::Unknown;
+                    life.ended = Some(SystemTime::now());
+                    break;
+                }
+            }
+        }
+        self.stdin.abandon();
+        self.stdout.settle();
+        self.stderr.settle();
+        self.life_changes.send_if_modified(|now| {
+            let first = *now == Watched::Running;
+            if first {
+                *now = Watched::Ended;
+            }
+            first
+        });
+    }
+
+    /// The state of the process, with what the kernel has to say of stops and continuations.
+    fn refreshed_life(&self) -> Life {
+        let mut life = self.life();
+        if !life.phase.is_final() {
+            let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+            while let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(self.pid), options) {
+                match status {
+                    status if status.stopped() => life.phase = Phase::Stopped,
+                    status if status.continued() => life.phase = Phase::Continued,
+                    _ => break,
+                }
+            }
+        }
+        *life
+    }
+
+    fn life(&self) -> std::sync::MutexGuard<'_, Life> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    fn ended(status: &WaitIdStatus) -> Life {
+        let ended = Some(SystemTime::now());
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Life {
+                phase: Phase::Exited,
+                code: Some(code),
+                signal: None,
+                ended,
+            },
+            (None, Some(signal)) => Life {
+                phase: Phase::Signaled,
+                code: None,
+                signal: Some(signal),
+                ended,
+            },
+            (None, None) => Life {
+                phase: Phase::Unknown,
+                code: None,
+                signal: None,
+                ended,
+            },
+        }
+    }
+}
+
+/// A time as people and programs read it: RFC 3339, UTC, milliseconds.
+pub fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}

@@ -1,0 +1,143 @@
+//! A process's stdin: one writer at a time, and an explicit end.
+//!
+//! **Invariant:** only a writer's orderly end closes the process's stdin, never its disappearance.
+//!
+//! **Cancellation:** a dropped [`Writing`] gives its place back; a piece of data that was being
+//! written may have been written in part, as at any pipe.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use circuit_proto::element::process::Input as InputStatus;
+use circuit_proto::{Code, Error};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+/// A process's stdin.
+#[derive(Debug)]
+pub struct Input {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    sink: Option<Sink>,
+    attached: bool,
+}
+
+/// Where the data goes.
+#[derive(Debug, Clone)]
+pub enum Sink {
+    /// A pipe: closing it is the end.
+    Pipe(Arc<AsyncFd<OwnedFd>>),
+    /// A terminal: its end-of-file character is the end.
+    Terminal(Arc<AsyncFd<OwnedFd>>),
+}
+
+/// What a terminal in its usual mode takes for the end of its input: Ctrl-D.
+const END_OF_TRANSMISSION: &[u8] = &[4];
+
+/// The one writer's hold on an input.
+#[derive(Debug)]
+pub struct Writing {
+    input: Arc<Input>,
+}
+
+impl Input {
+    /// The input that goes into this end.
+    pub fn new(sink: Sink) -> Arc<Input> {
+        Arc::new(Input {
+            state: Mutex::new(State {
+                sink: Some(sink),
+                attached: false,
+            }),
+        })
+    }
+
+    /// What `peek` tells.
+    pub fn status(&self) -> InputStatus {
+        let state = self.lock();
+        InputStatus {
+            open: state.sink.is_some(),
+            writer: state.attached,
+        }
+    }
+
+    /// Becomes the writer. Fails with `Busy` while there is another.
+    pub fn attach(self: &Arc<Self>) -> Result<Writing, Error> {
+        let mut state = self.lock();
+        if state.attached {
+            return Err(Error::new(Code::Busy, "somebody else is writing to it"));
+        }
+        state.attached = true;
+        Ok(Writing {
+            input: self.clone(),
+        })
+    }
+
+    /// The process has exited, or is forgotten: whoever writes now fails.
+    pub fn abandon(&self) {
+        self.lock().sink = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writing {
+    /// Writes all of the data; waits while the process does not read. Fails with `Closed` when the
+    /// process has gone or its stdin was closed.
+    pub async fn write(&mut self, mut data: &[u8]) -> Result<(), Error> {
+        while !data.is_empty() {
+            let Some(sink) = self.input.lock().sink.clone() else {
+                return Err(closed());
+            };
+            let fd = sink.fd();
+            let Ok(mut ready) = fd.writable().await else {
+                return Err(closed());
+            };
+            match rustix::io::write(fd.get_ref().as_fd(), data) {
+                Ok(count) => data = &data[count..],
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => (),
+                // EPIPE from a pipe, EIO from a terminal: nobody reads any more.
+                Err(_) => {
+                    self.input.lock().sink = None;
+                    return Err(closed());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the process's stdin in order.
+    pub async fn end(mut self) -> Result<(), Error> {
+        let terminal = matches!(self.input.lock().sink, Some(Sink::Terminal(_)));
+        if terminal {
+            // Ending without data always succeeds.
+            let _ = self.write(END_OF_TRANSMISSION).await;
+        }
+        self.input.lock().sink = None;
+        Ok(())
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.input.lock().attached = false;
+    }
+}
+
+impl Sink {
+    fn fd(&self) -> &AsyncFd<OwnedFd> {
+        match self {
+            Sink::Pipe(fd) | Sink::Terminal(fd) => fd,
+        }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Code::Closed, "the process does not read its stdin any more")
+}

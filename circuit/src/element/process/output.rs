@@ -1,0 +1,236 @@
+//! A process's stdout or stderr: a pipe with one reader at a time.
+//!
+//! What is held for a reader who comes late is held by the kernel's pipe itself, cut to 32 KiB: no
+//! byte is copied and no task runs until somebody reads. A chunk that was read but not handed on
+//! stays here for the next reader.
+//!
+//! **Invariant:** every byte is handed to a reader once, in order, unless the output was discarded.
+//!
+//! **Cancellation:** a dropped [`Reading`] gives its place and its unfinished chunk back.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use circuit_proto::codec::MAX_CHUNK;
+use circuit_proto::element::process::Output as OutputStatus;
+use circuit_proto::{Code, Error};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+/// How much is held for a reader who comes late. DESIGN.md, section 9, process.
+pub(super) const HELD: usize = 32 << 10;
+
+/// What one write puts into a pipe in one piece (POSIX's `PIPE_BUF` on Linux): a pipe with less
+/// room than this makes its writer wait.
+const PIPE_BUF: u64 = 4096;
+
+/// One of a process's outputs.
+#[derive(Debug)]
+pub struct Output {
+    state: Mutex<State>,
+    /// Whether a reader is attached, for those who wait for it to go.
+    attached: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The reading end; `None` once it has ended, or if the output goes elsewhere.
+    source: Option<Arc<AsyncFd<OwnedFd>>>,
+    /// A chunk that was read and not yet handed on.
+    pending: Bytes,
+    attached: bool,
+    /// Nobody will read any more.
+    discarded: bool,
+}
+
+/// The one reader's hold on an output.
+#[derive(Debug)]
+pub struct Reading {
+    output: Arc<Output>,
+}
+
+impl Output {
+    /// The output that comes out of this end; `None` for one that goes elsewhere.
+    pub fn new(source: Option<AsyncFd<OwnedFd>>) -> Arc<Output> {
+        let state = State {
+            source: source.map(Arc::new),
+            pending: Bytes::new(),
+            attached: false,
+            discarded: false,
+        };
+        Arc::new(Output {
+            state: Mutex::new(state),
+            attached: watch::Sender::new(false),
+        })
+    }
+
+    /// What `peek` tells.
+    pub fn status(&self) -> OutputStatus {
+        let state = self.lock();
+        OutputStatus {
+            ended: state.source.is_none() && state.pending.is_empty(),
+            reader: state.attached,
+            held: state.pending.len() as u64 + state.in_pipe(),
+        }
+    }
+
+    /// Whether a process that writes now has to wait, as nobody reads.
+    pub fn blocks(&self) -> bool {
+        let state = self.lock();
+        !state.attached && !state.discarded && state.in_pipe() + PIPE_BUF > HELD as u64
+    }
+
+    /// Becomes the reader. Fails with `Busy` while there is another.
+    pub fn attach(self: &Arc<Self>) -> Result<Reading, Error> {
+        let mut state = self.lock();
+        if state.attached {
+            return Err(Error::new(Code::Busy, "somebody else is reading it"));
+        }
+        state.attached = true;
+        self.attached.send_replace(true);
+        Ok(Reading {
+            output: self.clone(),
+        })
+    }
+
+    /// Resolves when no reader is attached.
+    pub async fn unread(&self) {
+        // The sender lives in `self`, so the watch cannot end before it tells.
+        let _ = self
+            .attached
+            .subscribe()
+            .wait_for(|attached| !attached)
+            .await;
+    }
+
+    /// Nobody will read any more: what comes is drained, so that the process never waits.
+    pub fn discard(self: &Arc<Self>) {
+        let source = {
+            let mut state = self.lock();
+            state.pending = Bytes::new();
+            state.discarded = true;
+            state.source.take()
+        };
+        if let Some(source) = source {
+            tokio::spawn(drain(source));
+        }
+    }
+
+    /// The process has exited: what it left is taken over, and the pipe closed if nobody else
+    /// writes to it, so that an exited process costs no descriptors.
+    pub fn settle(&self) {
+        let mut state = self.lock();
+        if state.attached || !state.pending.is_empty() {
+            return;
+        }
+        let Some(source) = &state.source else { return };
+        let mut left = Vec::new();
+        loop {
+            match read(source) {
+                Ok(bytes) if bytes.is_empty() => {
+                    state.source = None;
+                    break;
+                }
+                Ok(bytes) => left.extend_from_slice(&bytes),
+                // Somebody else holds the writing end, a child of the process: it stays open.
+                Err(_) => break,
+            }
+            if left.len() >= HELD {
+                break;
+            }
+        }
+        state.pending = left.into();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn in_pipe(&self) -> u64 {
+        let source = self.source.as_ref();
+        source
+            .and_then(|fd| rustix::io::ioctl_fionread(fd.get_ref()).ok())
+            .unwrap_or(0)
+    }
+}
+
+impl Reading {
+    /// The next chunk, as soon as there is any data; `None` at the end. It stays the output's
+    /// until [`handed`](Self::handed).
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let source = {
+                let state = self.output.lock();
+                if !state.pending.is_empty() {
+                    return Some(state.pending.clone());
+                }
+                state.source.clone()?
+            };
+            let Ok(mut ready) = source.readable().await else {
+                return None;
+            };
+            let mut state = self.output.lock();
+            match read(&source) {
+                Ok(bytes) if bytes.is_empty() => {
+                    state.source = None;
+                    return None;
+                }
+                Ok(bytes) => {
+                    state.pending = bytes.into();
+                    return Some(state.pending.clone());
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => (),
+                // A terminal whose last user has gone gives EIO; nothing else is left to read.
+                Err(_) => {
+                    state.source = None;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The chunk that [`next`](Self::next) gave has been handed on.
+    pub fn handed(&mut self) {
+        self.output.lock().pending = Bytes::new();
+    }
+
+    /// The reader wants no more of it, and nobody else will.
+    pub fn discard(&self) {
+        self.output.discard();
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.output.lock().attached = false;
+        self.output.attached.send_replace(false);
+    }
+}
+
+/// Reads what there is, once, at most a chunk; nothing at the end.
+fn read(source: &AsyncFd<OwnedFd>) -> Result<Vec<u8>, Errno> {
+    let fd = source.get_ref();
+    // As large as what waits: a line of output does not hold a buffer for a chunk.
+    let waiting = rustix::io::ioctl_fionread(fd).unwrap_or(0);
+    let mut buffer = Vec::with_capacity((waiting as usize).clamp(64, MAX_CHUNK));
+    rustix::io::read(fd, spare_capacity(&mut buffer))?;
+    Ok(buffer)
+}
+
+async fn drain(source: Arc<AsyncFd<OwnedFd>>) {
+    while let Ok(mut ready) = source.readable().await {
+        match read(&source) {
+            Ok(bytes) if bytes.is_empty() => return,
+            Ok(_) | Err(Errno::INTR) => (),
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(_) => return,
+        }
+    }
+}

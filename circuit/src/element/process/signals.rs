@@ -1,0 +1,92 @@
+//! Signals by name and number, and the words for them.
+
+use rustix::process::Signal;
+
+/// Name without `SIG`, the signal, and the words for it: those of Go's `syscall.Signal.String`,
+/// which the reference prints.
+const SIGNALS: &[(&str, Signal, &str)] = &[
+    ("HUP", Signal::HUP, "hangup"),
+    ("INT", Signal::INT, "interrupt"),
+    ("QUIT", Signal::QUIT, "quit"),
+    ("ILL", Signal::ILL, "illegal instruction"),
+    ("TRAP", Signal::TRAP, "trace/breakpoint trap"),
+    ("ABRT", Signal::ABORT, "aborted"),
+    ("BUS", Signal::BUS, "bus error"),
+    ("FPE", Signal::FPE, "floating point exception"),
+    ("KILL", Signal::KILL, "killed"),
+    ("USR1", Signal::USR1, "user defined signal 1"),
+    ("SEGV", Signal::SEGV, "segmentation fault"),
+    ("USR2", Signal::USR2, "user defined signal 2"),
+    ("PIPE", Signal::PIPE, "broken pipe"),
+    ("ALRM", Signal::ALARM, "alarm clock"),
+    ("TERM", Signal::TERM, "terminated"),
+    ("STKFLT", Signal::STKFLT, "stack fault"),
+    ("CHLD", Signal::CHILD, "child exited"),
+    ("CONT", Signal::CONT, "continued"),
+    ("STOP", Signal::STOP, "stopped (signal)"),
+    ("TSTP", Signal::TSTP, "stopped"),
+    ("TTIN", Signal::TTIN, "stopped (tty input)"),
+    ("TTOU", Signal::TTOU, "stopped (tty output)"),
+    ("URG", Signal::URG, "urgent I/O condition"),
+    ("XCPU", Signal::XCPU, "CPU time limit exceeded"),
+    ("XFSZ", Signal::XFSZ, "file size limit exceeded"),
+    ("VTALRM", Signal::VTALARM, "virtual timer expired"),
+    ("PROF", Signal::PROF, "profiling timer expired"),
+    ("WINCH", Signal::WINCH, "window changed"),
+    ("IO", Signal::IO, "I/O possible"),
+    ("PWR", Signal::POWER, "power failure"),
+    ("SYS", Signal::SYS, "bad system call"),
+];
+
+/// The signal of this name (with or without `SIG`, any case) or number.
+pub fn parse(text: &str) -> Option<Signal> {
+    if let Ok(number) = text.parse::<i32>() {
+        return Signal::from_named_raw(number);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    SIGNALS
+        .iter()
+        .find(|(known, ..)| *known == name)
+        .map(|(_, signal, _)| *signal)
+}
+
+/// The name of a signal's number: `SIGTERM`, or `SIG42` where it has none.
+pub fn name(number: i32) -> String {
+    match find(number) {
+        Some((name, ..)) => format!("SIG{name}"),
+        None => format!("SIG{number}"),
+    }
+}
+
+/// The words for a signal's number: `terminated`.
+pub fn description(number: i32) -> String {
+    match find(number) {
+        Some((.., words)) => (*words).to_owned(),
+        None => format!("signal {number}"),
+    }
+}
+
+fn find(number: i32) -> Option<&'static (&'static str, Signal, &'static str)> {
+    SIGNALS
+        .iter()
+        .find(|(_, signal, _)| signal.as_raw() == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        for text in ["TERM", "SIGTERM", "sigterm", "term", "15"] {
+            assert_eq!(parse(text), Some(Signal::TERM), "{text}");
+        }
+        for text in ["", "SIG", "FOO", "0", "-9", "99999", "SIGSIGTERM"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(name(9), "SIGKILL");
+        assert_eq!(description(15), "terminated");
+        assert_eq!(name(42), "SIG42");
+    }
+}

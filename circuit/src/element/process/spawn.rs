@@ -1,0 +1,393 @@
+//! From a command to a running child with its pipes.
+//!
+//! Children are spawned without a hook between fork and exec, so that the standard library can use
+//! `posix_spawn`, which costs half as much; the process group is set by it. Only a child with a
+//! terminal needs the hook, to make the terminal its own.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+
+use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+
+use super::input;
+use super::output::HELD;
+
+/// A child that runs.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) pid: Pid,
+    pub(super) pidfd: AsyncFd<OwnedFd>,
+    pub(super) stdin: input::Sink,
+    pub(super) stdout: Option<AsyncFd<OwnedFd>>,
+    pub(super) stderr: Option<AsyncFd<OwnedFd>>,
+    pub(super) terminal: Option<Arc<OwnedFd>>,
+}
+
+/// Why a command was not executed. Each names what it is about.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The command makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The program cannot be executed.
+    #[error("{reason}: {path}")]
+    Exec {
+        /// The operating system's words.
+        reason: String,
+        /// The program.
+        path: String,
+    },
+    /// A directory or file that the command names is not to be had.
+    #[error("{reason}: {path} ({field})")]
+    File {
+        /// The operating system's words.
+        reason: String,
+        /// The directory or file.
+        path: String,
+        /// Which part of the command names it.
+        field: &'static str,
+    },
+    /// The server has no more processes or descriptors to give.
+    #[error("cannot start a process: {0}")]
+    System(String),
+}
+
+/// Starts the command's process. On failure nothing is left of it.
+pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
+    check(cmd)?;
+    let program = find_program(cmd)?;
+    let mut command = Command::new(&program);
+    command.arg0(&cmd.path).args(&cmd.args);
+    if let Some(env) = &cmd.env {
+        command
+            .env_clear()
+            .envs(env.iter().filter_map(|entry| entry.split_once('=')));
+    }
+    if let Some(dir) = directory(cmd) {
+        command.current_dir(dir);
+    }
+    match cmd.terminal {
+        None => spawn_on_pipes(cmd, &program, command),
+        Some(size) => spawn_on_terminal(cmd, &program, command, size),
+    }
+}
+
+/// Raises the limit of open files to what the system allows: each running process element costs
+/// four descriptors. Children get the limit that the server was started with.
+pub fn raise_open_files_limit() {
+    let original = rustix::process::getrlimit(Resource::Nofile);
+    let _ = ORIGINAL_LIMIT.set(original);
+    let raised = Rlimit {
+        current: original.maximum,
+        maximum: original.maximum,
+    };
+    // Where it is refused, there are fewer elements before an error says so.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+}
+
+static ORIGINAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
+
+fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spawned, SpawnError> {
+    command.stdin(Stdio::piped());
+    command.stdout(stdio(cmd, &cmd.stdout, "Stdout")?);
+    command.stderr(stdio(cmd, &cmd.stderr, "Stderr")?);
+    command.process_group(0);
+    let mut child = command
+        .spawn()
+        .map_err(|error| explain(cmd, program, &error))?;
+    let pid = pid_of(&child)?;
+    let mut wired = || {
+        let stdin = child
+            .stdin
+            .take()
+            .map(OwnedFd::from)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let stdout = child
+            .stdout
+            .take()
+            .map(OwnedFd::from)
+            .map(held_pipe)
+            .transpose()?;
+        let stderr = child
+            .stderr
+            .take()
+            .map(OwnedFd::from)
+            .map(held_pipe)
+            .transpose()?;
+        let pidfd = AsyncFd::register(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let stdin = input::Sink::Pipe(Arc::new(nonblocking(stdin)?));
+        Ok(Spawned {
+            pid,
+            pidfd,
+            stdin,
+            stdout,
+            stderr,
+            terminal: None,
+        })
+    };
+    let wired = wired();
+    settle(child, pid, wired)
+}
+
+fn spawn_on_terminal(
+    cmd: &Cmd,
+    program: &Path,
+    mut command: Command,
+    size: TerminalSize,
+) -> Result<Spawned, SpawnError> {
+    let system = |errno: Errno| SpawnError::System(format!("no terminal: {errno}"));
+    let (master, slave) = open_terminal(size).map_err(system)?;
+    let end = || {
+        slave
+            .try_clone()
+            .map(Stdio::from)
+            .map_err(|e| SpawnError::System(words(&e)))
+    };
+    command.stdin(end()?).stdout(end()?).stderr(end()?);
+    own_terminal(&mut command);
+    let mut child = command
+        .spawn()
+        .map_err(|error| explain(cmd, program, &error))?;
+    drop((command, slave));
+    let pid = pid_of(&child)?;
+    let master = Arc::new(master);
+    child.stdin = None;
+    let wired = || {
+        let stdout = Some(nonblocking(master.try_clone()?)?);
+        let stdin = input::Sink::Terminal(Arc::new(nonblocking(master.try_clone()?)?));
+        let pidfd = AsyncFd::register(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        Ok(Spawned {
+            pid,
+            pidfd,
+            stdin,
+            stdout,
+            stderr: None,
+            terminal: Some(master),
+        })
+    };
+    let wired = wired();
+    settle(child, pid, wired)
+}
+
+/// Gives the child its limits, or ends it if its pipes could not be set up.
+fn settle(
+    mut child: std::process::Child,
+    pid: Pid,
+    wired: io::Result<Spawned>,
+) -> Result<Spawned, SpawnError> {
+    match wired {
+        Ok(spawned) => {
+            if let Some(limit) = ORIGINAL_LIMIT.get() {
+                let _ = rustix::process::prlimit(Some(pid), Resource::Nofile, *limit);
+            }
+            Ok(spawned)
+        }
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(SpawnError::System(words(&error)))
+        }
+    }
+}
+
+fn pid_of(child: &std::process::Child) -> Result<Pid, SpawnError> {
+    let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    raw.ok_or_else(|| SpawnError::System("the system gave no process id".to_owned()))
+}
+
+/// What no operating system would take.
+fn check(cmd: &Cmd) -> Result<(), SpawnError> {
+    let invalid = |what: String| Err(SpawnError::Invalid(what));
+    if cmd.path.is_empty() {
+        return invalid("the command has no Path".to_owned());
+    }
+    let env = cmd.env.iter().flatten();
+    if let Some(bad) = env
+        .clone()
+        .find(|entry| entry.find('=').is_none_or(|at| at == 0))
+    {
+        // The entry may hold a secret: only its name is shown.
+        let name = bad.split('=').next().unwrap_or_default();
+        return invalid(format!(
+            "Env holds an entry that is not NAME=value: {name:?}"
+        ));
+    }
+    let texts = env.chain(&cmd.args).chain(&cmd.dir).chain([&cmd.path]);
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return invalid("the command holds a zero byte".to_owned());
+    }
+    Ok(())
+}
+
+fn directory(cmd: &Cmd) -> Option<&str> {
+    cmd.dir.as_deref().filter(|dir| !dir.is_empty())
+}
+
+/// The program's file: a name without a slash is looked up in the command's own `PATH` if it sets
+/// one, else in the server's.
+fn find_program(cmd: &Cmd) -> Result<PathBuf, SpawnError> {
+    if cmd.path.contains('/') {
+        return Ok(PathBuf::from(&cmd.path));
+    }
+    let own = cmd
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|entry| entry.strip_prefix("PATH="))
+        .next_back();
+    let search = match own {
+        Some(path) => Some(path.into()),
+        None => std::env::var_os("PATH"),
+    };
+    let search = search.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    std::env::split_paths(&search)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(&cmd.path))
+        .find(|file| is_executable(file))
+        .ok_or_else(|| SpawnError::Exec {
+            reason: "no such program in PATH".to_owned(),
+            path: cmd.path.clone(),
+        })
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Where an output goes, as the standard library wants it.
+fn stdio(cmd: &Cmd, sink: &Sink, field: &'static str) -> Result<Stdio, SpawnError> {
+    let path = match sink {
+        Sink::Pipe => return Ok(Stdio::piped()),
+        Sink::Discard => return Ok(Stdio::null()),
+        Sink::File(path) => path,
+    };
+    let place = Path::new(directory(cmd).unwrap_or(".")).join(path);
+    // Without blocking: a FIFO that nobody reads would stop the server.
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o666)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(&place)
+        .and_then(|file| {
+            rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+            Ok(file)
+        });
+    match opened {
+        Ok(file) => Ok(file.into()),
+        Err(error) => Err(SpawnError::File {
+            reason: words(&error),
+            path: path.clone(),
+            field,
+        }),
+    }
+}
+
+/// Which of the command's parts the operating system did not like.
+fn explain(cmd: &Cmd, program: &Path, error: &io::Error) -> SpawnError {
+    if let Some(dir) = directory(cmd)
+        && let Err(error) = std::fs::read_dir(dir).map(drop).or_else(|error| {
+            // A directory may be entered without being readable.
+            match rustix::fs::access(dir, rustix::fs::Access::EXEC_OK) {
+                Ok(()) if Path::new(dir).is_dir() => Ok(()),
+                _ => Err(error),
+            }
+        })
+    {
+        return SpawnError::File {
+            reason: words(&error),
+            path: dir.to_owned(),
+            field: "Dir",
+        };
+    }
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => {
+            SpawnError::System(words(error))
+        }
+        Some(Errno::NOENT) if program.exists() => SpawnError::Exec {
+            reason: "its interpreter does not exist".to_owned(),
+            path: cmd.path.clone(),
+        },
+        _ => SpawnError::Exec {
+            reason: words(error),
+            path: cmd.path.clone(),
+        },
+    }
+}
+
+/// The operating system's words, in lower case and without the number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+/// A pipe's reading end that holds no more than a late reader is promised.
+fn held_pipe(pipe: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // Where the kernel refuses, its own size holds a little more.
+    let _ = rustix::pipe::fcntl_setpipe_size(&pipe, HELD);
+    nonblocking(pipe)
+}
+
+fn nonblocking(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+    AsyncFd::register(fd)
+}
+
+fn open_terminal(size: TerminalSize) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags)?;
+    rustix::pty::grantpt(&master)?;
+    rustix::pty::unlockpt(&master)?;
+    let name = rustix::pty::ptsname(&master, Vec::new())?;
+    let path = Path::new(OsStr::from_bytes(name.as_bytes()));
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let slave = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    set_size(master.as_fd(), size)?;
+    Ok((master, slave))
+}
+
+/// Sets the size of a terminal.
+pub(super) fn set_size(terminal: BorrowedFd<'_>, size: TerminalSize) -> Result<(), Errno> {
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(terminal, size)
+}
+
+/// Has the child begin a session of its own, whose terminal is its stdin.
+#[allow(unsafe_code)]
+fn own_terminal(command: &mut Command) {
+    let hook = || {
+        rustix::process::setsid()?;
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the hook makes two system calls and nothing else: it does not
+    // allocate, lock or touch what other threads may hold.
+    unsafe {
+        command.pre_exec(hook);
+    }
+}

@@ -1,0 +1,78 @@
+//! The server's own element: its status, and what it is doing.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use circuit_proto::element::server::Status;
+
+use super::process::rfc3339;
+use crate::server::Server;
+
+/// What `peek` tells of the server.
+pub fn status(server: &Server) -> Status {
+    let view = server.peer.view();
+    Status {
+        addr: server.me.url.clone(),
+        joined: rfc3339(server.started),
+        name: server.me.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        key: server.key.is_some(),
+        servers: view.servers as u64,
+        links: view.links,
+        suspected: view.suspected,
+        isolated: view.isolated,
+        clients: server.clients() as u64,
+        // Its own anchor's aside.
+        elements: server.tree.len().saturating_sub(1) as u64,
+    }
+}
+
+/// The operations in flight, from the server's own table, and its threads, from `/proc`.
+pub fn stacks(server: &Server) -> String {
+    let mut text = String::new();
+    let in_flight = server.operations.in_flight();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "operations in flight: {}", in_flight.len());
+    for operation in in_flight {
+        let seconds = operation.since.elapsed().as_secs_f64();
+        let (what, path, who) = (operation.what, &operation.path, &operation.who);
+        let _ = writeln!(text, "  {what} {path} by {who} for {seconds:.3} s");
+    }
+    let threads = threads();
+    let _ = writeln!(text, "threads: {}", threads.len());
+    for thread in threads {
+        let _ = writeln!(text, "  {thread}");
+    }
+    text
+}
+
+/// A line per thread: number, name, state, and where in the kernel it waits.
+fn threads() -> Vec<String> {
+    let entries = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut threads: Vec<String> = entries
+        .map(|entry| {
+            let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+            let stat = read("stat");
+            // proc(5): the state follows the name, which is in parentheses.
+            let state = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .chars()
+                .next();
+            let number = entry.file_name();
+            let (number, name) = (number.to_string_lossy(), read("comm"));
+            let place = match read("wchan").trim() {
+                "" | "0" => String::new(),
+                place => format!(" in {place}"),
+            };
+            format!("{number} {} {}{place}", name.trim(), state.unwrap_or('?'))
+        })
+        .collect();
+    threads.sort();
+    threads
+}

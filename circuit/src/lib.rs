@@ -1,0 +1,9 @@
+//! The server of a circuit, and the command-line tool.
+//!
+//! [`cli`] uses only the client crate; [`server`] accepts, authenticates and dispatches; [`peer`]
+//! drives membership and discovery; [`anchor`] is the tree; [`element`] has one file per kind.
+
+pub mod anchor;
+pub mod element;
+pub mod peer;
+pub mod server;

@@ -1,0 +1,392 @@
+//! A server's place among the others: drives the membership machine of [`circuit_proto`] over
+//! QUIC connections.
+//!
+//! One task, the [`Driver`], feeds the machine and carries out what it wants; everybody else reads
+//! the view. The machine is pure, so all that is left here is connections: at most one per peer,
+//! dialled on the machine's word, on a join URL's or on an announcement's.
+//!
+//! It knows nothing of anchors.
+
+pub mod datagram;
+pub mod discovery;
+mod link;
+pub mod multicast;
+pub mod outbound;
+pub mod seek;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
+use circuit_client::transport::tls::Pin;
+use circuit_proto::handshake::Close;
+use circuit_proto::membership::{Config, Input, Machine, Message, Notice, Output, Record};
+use circuit_proto::request::ServerEntry;
+use circuit_proto::{Code, Error, Fingerprint, ServerId, Url};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use datagram::Datagrams;
+use link::Link;
+use outbound::Outbound;
+
+/// How many events may wait for the driver; who brings more waits. Chosen: a few per connection.
+const EVENTS: usize = 256;
+
+/// How long `join` waits for the other circuit to be seen. Chosen: below the callers' own
+/// deadline of five seconds.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The view of the circuit, and the way to change one's place in it.
+#[derive(Debug)]
+pub struct Peer {
+    machine: Mutex<Machine>,
+    events: mpsc::Sender<Event>,
+    outbound: Arc<Outbound>,
+    /// Counts the changes of the view.
+    changes: watch::Sender<u64>,
+}
+
+/// What happens to the driver.
+#[derive(Debug)]
+enum Event {
+    /// A connection is up.
+    Up { accepted: Accepted, dialled: bool },
+    /// A message on the connection of this number.
+    Message {
+        peer: Fingerprint,
+        number: u64,
+        message: Message,
+    },
+    /// Something else about the connection of this number; 0 if it is about none.
+    Input { number: u64, input: Input },
+    /// Leave; done when the farewells are on their way.
+    Leave(oneshot::Sender<()>),
+}
+
+/// What `peek` tells of the view.
+#[derive(Debug)]
+pub struct View {
+    /// How many servers live, this one included.
+    pub servers: usize,
+    /// The neighbours' ids.
+    pub links: Vec<ServerId>,
+    /// The suspects' ids.
+    pub suspected: Vec<ServerId>,
+    /// Whether this server has lost all its links.
+    pub isolated: bool,
+}
+
+/// The task that drives the machine.
+#[derive(Debug)]
+pub struct Driver {
+    peer: Arc<Peer>,
+    queue: mpsc::Receiver<Event>,
+    datagrams: Datagrams,
+    links: BTreeMap<Fingerprint, Link>,
+    next_number: u64,
+    begin: Instant,
+}
+
+impl Peer {
+    /// A server that knows only itself, and the driver to be run.
+    pub fn new(
+        me: Record,
+        incarnation: u64,
+        outbound: Arc<Outbound>,
+        datagrams: Datagrams,
+    ) -> (Arc<Peer>, Driver) {
+        let (events, queue) = mpsc::channel(EVENTS);
+        let mut config = Config::default();
+        config.incarnation = incarnation;
+        let machine = Mutex::new(Machine::new(me, config, random_seed(), Duration::ZERO));
+        let peer = Arc::new(Peer {
+            machine,
+            events,
+            outbound,
+            changes: watch::Sender::new(0),
+        });
+        let driver = Driver {
+            peer: peer.clone(),
+            queue,
+            datagrams,
+            links: BTreeMap::new(),
+            next_number: 1,
+            begin: Instant::now(),
+        };
+        (peer, driver)
+    }
+
+    /// This server's own record.
+    pub fn me(&self) -> Record {
+        self.machine().me().clone()
+    }
+
+    /// The live member with this id.
+    pub fn member(&self, id: ServerId) -> Option<Record> {
+        self.machine().get(id).cloned()
+    }
+
+    /// The live members with this name.
+    pub fn members_named(&self, name: &str) -> Vec<Record> {
+        self.machine()
+            .live()
+            .filter(|record| record.name == name)
+            .cloned()
+            .collect()
+    }
+
+    /// The live members, for a listing.
+    pub fn servers(&self) -> Vec<ServerEntry> {
+        let machine = self.machine();
+        let suspected: Vec<ServerId> = machine.suspected().map(|r| r.fingerprint.id()).collect();
+        let entry = |record: &Record| {
+            let id = record.fingerprint.id();
+            let suspected = suspected.binary_search(&id).is_ok();
+            ServerEntry {
+                id,
+                name: record.name.clone(),
+                url: record.url.clone(),
+                suspected,
+            }
+        };
+        machine.live().map(entry).collect()
+    }
+
+    /// What `peek` tells.
+    pub fn view(&self) -> View {
+        let machine = self.machine();
+        View {
+            servers: machine.live().count(),
+            links: machine
+                .neighbours()
+                .map(|record| record.fingerprint.id())
+                .collect(),
+            suspected: machine
+                .suspected()
+                .map(|record| record.fingerprint.id())
+                .collect(),
+            isolated: machine.is_isolated(),
+        }
+    }
+
+    /// Merges this circuit with that of the server at `url`. Returns when it is in the view.
+    pub async fn join(&self, url: &Url) -> Result<(), Error> {
+        let refused = |error: String| Error::new(Code::Unreachable, error);
+        let mut changes = self.changes.subscribe();
+        let accepted = seek::dial(self, url)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
+        let id = accepted.fingerprint.id();
+        self.adopt_in_order(accepted, true).await;
+        let seen = async {
+            while self.member(id).is_none() {
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(JOIN_TIMEOUT, seen)
+            .await
+            .map_err(|_| refused(format!("{url} answered, and then did not join")))
+    }
+
+    /// Takes over a connection for membership.
+    pub fn adopt(self: &Arc<Self>, accepted: Accepted, dialled: bool) {
+        let peer = self.clone();
+        tokio::spawn(async move { peer.adopt_in_order(accepted, dialled).await });
+    }
+
+    async fn adopt_in_order(&self, accepted: Accepted, dialled: bool) {
+        // Without a driver the server is about to end, and its connections with it.
+        let _ = self.events.send(Event::Up { accepted, dialled }).await;
+    }
+
+    /// Leaves the circuit: says so to all neighbours.
+    pub async fn leave(&self) {
+        let (done, left) = oneshot::channel();
+        if self.events.send(Event::Leave(done)).await.is_ok() {
+            let _ = left.await;
+        }
+    }
+
+    fn outbound(&self) -> &Outbound {
+        &self.outbound
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        // The machine does not panic; were it to, its view would still be the best there is.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Driver {
+    /// Drives the machine for as long as the server lives.
+    pub async fn run(mut self) {
+        let me = self.peer.me().fingerprint;
+        loop {
+            let due = self.peer.machine().poll_timeout().map(|at| self.begin + at);
+            tokio::select! {
+                event = self.queue.recv() => match event {
+                    Some(Event::Leave(done)) => {
+                        self.handle(Input::Leave);
+                        self.farewell().await;
+                        // Nobody waits any more if the time ran out.
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(event) => self.on_event(event),
+                    None => return,
+                },
+                Some((from, message)) = self.datagrams.recv(me) => {
+                    self.handle(Input::Datagram { from, message });
+                }
+                () = tokio::time::sleep_until(due.unwrap_or(self.begin)), if due.is_some() => {
+                    self.handle(Input::Tick);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Up { accepted, dialled } => self.on_up(accepted, dialled),
+            Event::Message {
+                peer,
+                number,
+                message,
+            } => {
+                if self.is_current(&peer, number) {
+                    self.handle(Input::Message {
+                        from: peer,
+                        message,
+                    });
+                }
+            }
+            Event::Input { number, input } => {
+                if let Input::Disconnected { peer, .. } = &input
+                    && self.is_current(peer, number)
+                {
+                    self.links.remove(peer);
+                    self.handle(input);
+                } else if number == 0 {
+                    self.handle(input);
+                }
+            }
+            // Handled by the loop.
+            Event::Leave(_) => (),
+        }
+    }
+
+    fn is_current(&self, peer: &Fingerprint, number: u64) -> bool {
+        self.links
+            .get(peer)
+            .is_some_and(|link| link.number == number)
+    }
+
+    /// Keeps one connection per peer. When two servers dial each other at the same time, both
+    /// keep the one that the lower fingerprint dialled; of two from the same side, the newer, as
+    /// whoever dialled it knows the older to be gone.
+    fn on_up(&mut self, accepted: Accepted, dialled: bool) {
+        let peer = accepted.fingerprint;
+        let me = self.peer.machine().me().fingerprint;
+        if let Some(old) = self.links.get(&peer)
+            && old.is_open()
+            && old.dialled != dialled
+        {
+            let preferred = me < peer;
+            if old.dialled == preferred {
+                circuit_client::transport::endpoint::close(&accepted.connection, Close::Redundant);
+                return;
+            }
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let link = Link::new(accepted, dialled, number, &self.peer.events);
+        if let Some(old) = self.links.insert(peer, link) {
+            old.close(Close::Redundant);
+        }
+        self.handle(Input::Connected { peer, dialled });
+    }
+
+    /// Feeds the machine, and carries out what it wants.
+    fn handle(&mut self, input: Input) {
+        let now = self.begin.elapsed();
+        let outputs: Vec<Output> = {
+            let mut machine = self.peer.machine();
+            machine.handle(input, now);
+            std::iter::from_fn(|| machine.poll_output()).collect()
+        };
+        for output in outputs {
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Connect { to } => self.connect(to),
+            Output::Disconnect { peer } => {
+                if let Some(link) = self.links.remove(&peer) {
+                    tokio::spawn(link.drain_and_close(Close::Done));
+                }
+            }
+            Output::Send { to, message } => {
+                if let Some(link) = self.links.get(&to) {
+                    link.send(message);
+                }
+            }
+            Output::Datagram { to, message } => match to.url.address() {
+                Some(address) => self.datagrams.send(to.fingerprint, address, &message),
+                None => debug!("no datagrams to {}: its URL holds a name", to.url),
+            },
+            Output::Notice(notice) => {
+                match &notice {
+                    Notice::Join(who) => info!("joined: {} {}", who.fingerprint.id(), who.url),
+                    Notice::Leave(who) => warn!("left: {} {}", who.fingerprint.id(), who.url),
+                }
+                self.peer.changes.send_modify(|count| *count += 1);
+            }
+        }
+    }
+
+    fn connect(&self, to: Record) {
+        let peer = self.peer.clone();
+        // Answered even if there is a connection by now: the machine counts its questions.
+        tokio::spawn(async move {
+            let pin = Pin::Fingerprint(to.fingerprint);
+            match peer.outbound.link(&to.url, pin, DIAL_TIMEOUT).await {
+                Ok(accepted) => peer.adopt_in_order(accepted, true).await,
+                Err(error) => {
+                    debug!("no link: {error}");
+                    let input = Input::ConnectFailed {
+                        peer: to.fingerprint,
+                    };
+                    let _ = peer.events.send(Event::Input { number: 0, input }).await;
+                }
+            }
+        });
+    }
+
+    /// Closes all links, once what was said on them has been sent.
+    async fn farewell(&mut self) {
+        let links = std::mem::take(&mut self.links).into_values();
+        let mut closing = tokio::task::JoinSet::new();
+        for link in links {
+            closing.spawn(link.drain_and_close(Close::Leaving));
+        }
+        closing.join_all().await;
+    }
+}
+
+/// A seed for a machine, from the operating system; from the clock if that has none.
+fn random_seed() -> u64 {
+    let mut bytes = [0; 8];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |now| now.as_nanos() as u64),
+    }
+}

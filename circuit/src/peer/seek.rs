@@ -1,0 +1,81 @@
+//! Finding the way into a circuit: join URLs, tried until they work, and servers that were heard
+//! of, tried as long as they are heard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT, DialError};
+use circuit_client::transport::tls::Pin;
+use circuit_proto::Url;
+use circuit_proto::handshake::Refused;
+use tracing::{info, warn};
+
+use super::Peer;
+use super::outbound::pin_of;
+
+/// The wait after the first failure, and the longest one; it doubles in between. Chosen: a server
+/// that starts a moment later is joined at once, and one that stays away costs two packets a
+/// minute.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Joins the server at `url`, however long it takes.
+pub async fn until_joined(peer: Arc<Peer>, url: Url) {
+    let mut wait = FIRST_WAIT;
+    let mut said = String::new();
+    loop {
+        if is_joined(&peer, &url) {
+            return;
+        }
+        let error = match dial(&peer, &url).await {
+            Ok(accepted) => {
+                info!("joined {accepted}");
+                peer.adopt(accepted, true);
+                return;
+            }
+            Err(DialError::Refused {
+                reason: Refused::Myself,
+                ..
+            }) => return,
+            Err(error) => error.to_string(),
+        };
+        // Each reason once, not each failure.
+        if error != said {
+            warn!("cannot join {url} yet: {error}");
+            said = error;
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Dials a server that was heard of, once.
+pub async fn once(peer: Arc<Peer>, url: Url) {
+    if is_joined(&peer, &url) {
+        return;
+    }
+    match dial(&peer, &url).await {
+        Ok(accepted) => {
+            info!("found {accepted}");
+            peer.adopt(accepted, true);
+        }
+        Err(error) => info!("heard of {url}, but: {error}"),
+    }
+}
+
+fn is_joined(peer: &Peer, url: &Url) -> bool {
+    url.server
+        .is_some_and(|server| peer.member(server.id).is_some())
+}
+
+/// Dials for a link. A server that came back as another is accepted where a key proves that it is
+/// of the circuit all the same.
+pub(super) async fn dial(peer: &Peer, url: &Url) -> Result<Accepted, DialError> {
+    match peer.outbound().link(url, pin_of(url), DIAL_TIMEOUT).await {
+        Err(error @ DialError::WrongServer { .. }) if peer.outbound().has_key() => {
+            warn!("{error}; it holds our key if it can be joined");
+            peer.outbound().link(url, Pin::Anybody, DIAL_TIMEOUT).await
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,416 @@
+//! A server: one endpoint, one tree of anchors, one place in the circuit.
+//!
+//! [`start`] binds and begins; [`Running::finished`] lasts until the server has left. The parts:
+//! [`accept`] lets peers in, [`dispatch`] executes their requests, [`forward`] passes on those for
+//! other servers, [`operations`] keeps count and log.
+
+mod accept;
+pub mod address;
+mod dispatch;
+mod forward;
+pub mod log;
+pub mod operations;
+pub mod var_dir;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use circuit_client::runtime_dir::{Registration, RuntimeDir, RuntimeDirError};
+use circuit_client::transport::{endpoint, tls};
+use circuit_proto::element::Status;
+use circuit_proto::handshake::{Close, Identity};
+use circuit_proto::membership::Record;
+use circuit_proto::request::Listed;
+use circuit_proto::url::{Host, Server as UrlServer};
+use circuit_proto::{Fingerprint, Key, Url};
+use quinn::VarInt;
+use quinn::crypto::rustls::QuicServerConfig;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::anchor::Tree;
+use crate::element::{self, Element};
+use crate::peer::multicast::{Multicast, Scope};
+use crate::peer::outbound::Outbound;
+use crate::peer::{Peer, datagram, discovery, seek};
+use operations::Operations;
+use var_dir::{Kept, VarDirError};
+
+/// How long the farewell to the others may take. Chosen: news crosses a circuit in a quarter of a
+/// second, and whoever stops a server waits for it.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What a server is started with.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: Listen,
+    /// What to announce instead: a host, and a port unless it is 0.
+    pub advertise: Option<(Host, u16)>,
+    /// Its name.
+    pub name: String,
+    /// Where to keep who it is.
+    pub var: Option<PathBuf>,
+    /// Servers to join.
+    pub join: Vec<Url>,
+    /// Multicast groups to find others on.
+    pub discover: Vec<SocketAddr>,
+    /// The circuit's key.
+    pub key: Option<Key>,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Listen {
+    /// On loopback only, on this port.
+    #[default]
+    Loopback,
+    /// On this address.
+    At(SocketAddr),
+    /// Everywhere, on this port.
+    Everywhere(u16),
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It has no identity.
+    #[error(transparent)]
+    Identity(#[from] VarDirError),
+    /// The port is taken, or the address is not this host's.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The local key or the place for it cannot be used.
+    #[error(transparent)]
+    RuntimeDir(#[from] RuntimeDirError),
+    /// A multicast group cannot be joined.
+    #[error("cannot join the multicast group {group}")]
+    Discover {
+        /// The group.
+        group: SocketAddr,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// TLS did not accept our own certificate: a defect.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+/// What a server's parts share.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it is, and its name.
+    pub me: Identity,
+    /// The hash of its public key.
+    pub fingerprint: Fingerprint,
+    /// The circuit's key.
+    pub key: Option<Key>,
+    /// When it was started.
+    pub started: SystemTime,
+    /// Its anchors.
+    pub tree: Arc<Tree<Element>>,
+    /// The operations in flight.
+    pub operations: Arc<Operations>,
+    /// Its place among the others.
+    pub peer: Arc<Peer>,
+    outbound: Arc<Outbound>,
+    transfers: forward::Transfers,
+    endpoint: quinn::Endpoint,
+    clients: AtomicUsize,
+    leaving: watch::Sender<bool>,
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Running {
+    server: Arc<Server>,
+    /// The address that it is bound to.
+    bound: SocketAddr,
+    tasks: JoinSet<()>,
+    _kept: Kept,
+    _registration: Option<Registration>,
+}
+
+/// Starts a server. On failure nothing is left behind.
+///
+/// Must be called within a tokio runtime.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    element::process::raise_open_files_limit();
+    let kept = match &options.var {
+        Some(dir) => var_dir::open(dir)?,
+        None => var_dir::forgetful()?,
+    };
+    let fingerprint = kept.certificate.fingerprint();
+    let (socket, bound) = listen(options.listen)?;
+    let runtime_dir = RuntimeDir::open();
+    let key = match (options.key.clone(), &runtime_dir) {
+        (Some(key), _) => Some(key),
+        // Without it other users of this machine could run programs as this one.
+        (None, Ok(dir)) if bound.ip().is_loopback() => Some(dir.key()?),
+        (None, _) => None,
+    };
+    let runtime_dir = match runtime_dir {
+        Err(error) if key.is_none() && bound.ip().is_loopback() => return Err(error.into()),
+        // Others only lose the convenience of being found there.
+        other => other.ok(),
+    };
+    let groups = open_groups(&options.discover, bound)?;
+    let url = announced_url(bound, &options, fingerprint);
+    let me = Identity {
+        url,
+        name: options.name.clone(),
+    };
+    let started = SystemTime::now();
+    let (endpoint, datagrams) = bind(socket, &kept, bound)?;
+    let since_1970 = started
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let record = Record {
+        fingerprint,
+        url: me.url.clone(),
+        name: me.name.clone(),
+        started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+    };
+    let outbound = Outbound::new(&endpoint, &kept.certificate, key.as_ref(), &me);
+    let (peer, driver) = Peer::new(record, kept.incarnation, outbound.clone(), datagrams);
+    let server = Arc::new(Server {
+        me,
+        fingerprint,
+        key,
+        started,
+        tree: Tree::new(),
+        operations: Arc::default(),
+        peer,
+        outbound,
+        transfers: forward::Transfers::default(),
+        endpoint,
+        clients: AtomicUsize::new(0),
+        leaving: watch::Sender::new(false),
+    });
+    if let Ok(own) = server.tree.reserve(&[]) {
+        own.commit(Element::Server);
+    }
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run());
+    tasks.spawn(accept::accept(server.clone()));
+    for multicast in groups {
+        tasks.spawn(discovery::run(
+            server.peer.clone(),
+            multicast,
+            server.key.clone(),
+        ));
+    }
+    for url in options.join {
+        tasks.spawn(seek::until_joined(server.peer.clone(), url));
+    }
+    let registration = runtime_dir.and_then(|dir| dir.register(&server.me.url).ok());
+    Ok(Running {
+        server,
+        bound,
+        tasks,
+        _kept: kept,
+        _registration: registration,
+    })
+}
+
+impl Running {
+    /// The URL to print and to give to others.
+    pub fn url(&self) -> &Url {
+        &self.server.me.url
+    }
+
+    /// What the server's parts share.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// The address that it is bound to.
+    pub fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// Whether anybody who reaches the port may run programs.
+    pub fn is_open_to_all(&self) -> bool {
+        self.server.key.is_none() && !self.bound.ip().is_loopback()
+    }
+
+    /// Lasts until the server is told to stop, by `signal` or by an operation; then leaves the
+    /// circuit in order.
+    pub async fn finished(mut self, signal: impl Future<Output = ()>) {
+        let mut leaving = self.server.leaving.subscribe();
+        tokio::select! {
+            () = signal => (),
+            // The sender lives in the server, so the watch cannot end before it tells.
+            _ = leaving.wait_for(|leaving| *leaving) => (),
+        }
+        self.server.stop();
+        info!("leaving the circuit");
+        let _ = tokio::time::timeout(FAREWELL, self.server.peer.leave()).await;
+        self.server
+            .endpoint
+            .close(VarInt::from_u32(Close::Leaving as u32), b"");
+        // The farewells are on their way once the connections' tasks have had their turn.
+        let _ = tokio::time::timeout(FAREWELL, self.server.endpoint.wait_idle()).await;
+        self.tasks.shutdown().await;
+    }
+}
+
+impl Server {
+    /// Has the server leave the circuit and end.
+    pub fn stop(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    /// Counts a client for as long as the result is held.
+    fn count_client(self: &Arc<Self>) -> ClientCount {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        ClientCount(self.clone())
+    }
+
+    /// The status of one of its elements.
+    fn status(&self, element: &Element) -> Status {
+        match element {
+            Element::Server => Status::Server(element::server::status(self)),
+            Element::Process(process) => Status::Process(process.status()),
+        }
+    }
+
+    /// The anchors below one, for a listing.
+    fn anchors(&self, base: &[String], recursive: bool) -> Vec<Listed> {
+        let entry = |path: String, element: Option<Element>| Listed::Anchor {
+            path,
+            kind: element.map(|element| element.kind()),
+        };
+        match recursive {
+            true => {
+                let all = self.tree.subtree(base).into_iter();
+                all.map(|(names, element)| entry(names.join("/"), element))
+                    .collect()
+            }
+            false => {
+                let children = self.tree.children(base).into_iter();
+                children
+                    .map(|(name, element)| entry(name, element))
+                    .collect()
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ClientCount(Arc<Server>);
+
+impl Drop for ClientCount {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The socket, and the address that it is bound to.
+fn listen(listen: Listen) -> Result<(std::net::UdpSocket, SocketAddr), StartError> {
+    let bind = |address| {
+        let bound = |socket: std::net::UdpSocket| {
+            let address = socket.local_addr()?;
+            Ok((socket, address))
+        };
+        endpoint::socket(address)
+            .and_then(bound)
+            .map_err(|source| StartError::Listen { address, source })
+    };
+    match listen {
+        Listen::Loopback => bind((Ipv4Addr::LOCALHOST, 0).into()),
+        Listen::At(address) => bind(address),
+        // Both families at once, where the host has IPv6.
+        Listen::Everywhere(port) => {
+            bind((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match &error {
+                StartError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                    Err(error)
+                }
+                _ => bind((Ipv4Addr::UNSPECIFIED, port).into()),
+            })
+        }
+    }
+}
+
+fn announced_url(bound: SocketAddr, options: &Options, fingerprint: Fingerprint) -> Url {
+    let own = match bound.ip() {
+        ip if ip.is_unspecified() => {
+            address::announced(&options.discover, &options.join, bound.is_ipv6())
+        }
+        ip => ip,
+    };
+    let (host, port) = match &options.advertise {
+        Some((host, 0)) => (host.clone(), bound.port()),
+        Some((host, port)) => (host.clone(), *port),
+        None => (Host::Ip(own), bound.port()),
+    };
+    let server = UrlServer {
+        pid: std::process::id(),
+        id: fingerprint.id(),
+    };
+    Url {
+        host,
+        port,
+        server: Some(server),
+    }
+}
+
+fn open_groups(groups: &[SocketAddr], bound: SocketAddr) -> Result<Vec<Multicast>, StartError> {
+    let open = |group: &SocketAddr| {
+        Multicast::open(*group, Scope::of_bound(bound.ip())).map_err(|source| {
+            StartError::Discover {
+                group: *group,
+                source,
+            }
+        })
+    };
+    groups.iter().map(open).collect()
+}
+
+/// The QUIC endpoint on the socket, and the packets on it that are not QUIC's.
+fn bind(
+    socket: std::net::UdpSocket,
+    kept: &Kept,
+    address: SocketAddr,
+) -> Result<(quinn::Endpoint, datagram::Datagrams), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let tls = |error: &dyn std::error::Error| StartError::Tls(error.to_string());
+    let crypto = tls::acceptor(&kept.certificate).map_err(|error| tls(&error))?;
+    let crypto = QuicServerConfig::try_from(crypto).map_err(|error| tls(&error))?;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = endpoint::transport_config();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(VarInt::from_u32(accept::STRANGER_WINDOW));
+    config.transport_config(Arc::new(transport));
+    let (socket, datagrams) =
+        datagram::Datagrams::split(socket, &kept.certificate).map_err(failed)?;
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(
+        endpoint::persistent(&kept.reset_secret),
+        Some(config),
+        socket,
+        Arc::new(quinn::TokioRuntime),
+    );
+    Ok((endpoint.map_err(failed)?, datagrams))
+}

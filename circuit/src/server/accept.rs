@@ -1,0 +1,249 @@
+//! Who may come in: the acceptor's side of the handshake, and its limits.
+//!
+//! **Invariant:** until a peer was sent a `Welcome` it has one stream, a window of 16 KiB and five
+//! seconds, and there are at most [`MAX_STRANGERS`] like it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use circuit_client::transport::dial::{Accepted, exporter};
+use circuit_client::transport::endpoint::{close, plain};
+use circuit_client::transport::stream::{RecvHalf, SendHalf};
+use circuit_client::transport::tls::peer_fingerprint;
+use circuit_proto::auth::{self, End};
+use circuit_proto::handshake::{
+    Answer, Close, Hello, Identity, Refused, Role, SPOKEN, Welcome, check_identity,
+};
+use quinn::VarInt;
+use tracing::{debug, info, warn};
+
+use super::Server;
+use super::dispatch::{self, Caller};
+
+/// How many connections may be without a `Welcome`. DESIGN.md, section 5, as the next three.
+const MAX_STRANGERS: usize = 256;
+
+/// From how many on a peer must first show that its address is its own (RFC 9000, section 8.1.2).
+const RETRY_FROM: usize = 64;
+
+/// How long a stranger may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a stranger may send, in bytes.
+pub(super) const STRANGER_WINDOW: u32 = 16 << 10;
+
+/// How many requests of a client may be in flight.
+pub(super) const CLIENT_REQUESTS: usize = 1024;
+
+/// How many requests of a forwarding server may be in flight.
+pub(super) const TRANSFER_REQUESTS: usize = 16_384;
+
+/// How many streams a peer may open beyond its requests, so that the one too many is answered
+/// `Busy` instead of waiting. Chosen: as many as one burst of a greedy caller.
+const SPARE_STREAMS: usize = 64;
+
+/// How long a refused peer has to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Accepts connections until the endpoint is closed.
+pub(super) async fn accept(server: Arc<Server>) {
+    let strangers = Arc::new(AtomicUsize::new(0));
+    while let Some(incoming) = server.endpoint.accept().await {
+        let count = strangers.load(Ordering::Relaxed);
+        if count >= MAX_STRANGERS {
+            incoming.refuse();
+            continue;
+        }
+        if count >= RETRY_FROM && !incoming.remote_address_validated() {
+            // Fails only for an address that is validated already.
+            let _ = incoming.retry();
+            continue;
+        }
+        strangers.fetch_add(1, Ordering::Relaxed);
+        let stranger = Stranger(strangers.clone());
+        let server = server.clone();
+        tokio::spawn(async move {
+            match tokio::time::timeout(PATIENCE, greet(&server, incoming)).await {
+                Ok(Some(guest)) => {
+                    drop(stranger);
+                    serve(server, guest).await;
+                }
+                Ok(None) => (),
+                Err(_) => debug!("a connection said nothing in time"),
+            }
+        });
+    }
+}
+
+/// Counts a connection that has no `Welcome` yet.
+struct Stranger(Arc<AtomicUsize>);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A peer that was let in, and what for.
+struct Guest {
+    connection: quinn::Connection,
+    role: Admitted,
+}
+
+enum Admitted {
+    Client,
+    Link(Accepted),
+    Transfer(Accepted),
+}
+
+/// The handshake. A peer that is not let in is told why, and its connection closed.
+async fn greet(server: &Arc<Server>, incoming: quinn::Incoming) -> Option<Guest> {
+    let address = plain(incoming.remote_address());
+    let connection = match incoming.await {
+        Ok(connection) => connection,
+        Err(error) => {
+            debug!(%address, "no handshake: {error}");
+            return None;
+        }
+    };
+    // Closes the connection if the time runs out.
+    let mut open = CloseSlow(Some(connection.clone()));
+    let (send, recv) = connection.accept_bi().await.ok()?;
+    let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
+    let admitted = match recv.raw_frame(STRANGER_WINDOW as usize).await {
+        Ok(hello) => admit(server, &connection, &hello),
+        Err(_) => Err(Refused::Malformed),
+    };
+    let (answer, result) = match admitted {
+        Ok((welcome, role)) => (Answer::Welcome(welcome), Ok(role)),
+        Err(reason) => (Answer::Refused(reason.clone()), Err(reason)),
+    };
+    if let Ok(role) = &result {
+        // Before the answer, so that a peer that goes on at once finds room.
+        open_up(&connection, role);
+    }
+    let sent = send.frame(&answer).await;
+    send.finish();
+    open.0 = None;
+    match result {
+        Ok(role) if sent.is_ok() => Some(Guest { connection, role }),
+        Ok(_) => None,
+        Err(reason) => {
+            warn!(%address, "refused a connection: {reason}", reason = our_view(&reason));
+            let _ = tokio::time::timeout(FAREWELL, connection.closed()).await;
+            close(&connection, reason.close());
+            None
+        }
+    }
+}
+
+struct CloseSlow(Option<quinn::Connection>);
+
+impl Drop for CloseSlow {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            close(&connection, Close::Slow);
+        }
+    }
+}
+
+/// Checks a `Hello` against everything that it claims.
+fn admit(
+    server: &Server,
+    connection: &quinn::Connection,
+    hello: &[u8],
+) -> Result<(Welcome, Admitted), Refused> {
+    let Hello { versions, body } = Hello::decode(hello)?;
+    let version = versions.in_common(SPOKEN).ok_or(Refused::Version(SPOKEN))?;
+    let exporter = exporter(connection).ok_or(Refused::Malformed)?;
+    let key = server.key.as_ref();
+    auth::check(key, End::Dialler, &exporter, body.proof.as_ref()).map_err(Refused::Key)?;
+    if server.is_leaving() {
+        return Err(Refused::Leaving);
+    }
+    let role = match body.role {
+        Role::Client => Admitted::Client,
+        Role::Link(identity) => Admitted::Link(peer(server, connection, identity)?),
+        Role::Transfer(identity) => Admitted::Transfer(peer(server, connection, identity)?),
+    };
+    let proof = key.map(|key| auth::prove(key, End::Acceptor, &exporter));
+    Ok((
+        Welcome {
+            version,
+            identity: server.me.clone(),
+            proof,
+        },
+        role,
+    ))
+}
+
+fn peer(
+    server: &Server,
+    connection: &quinn::Connection,
+    identity: Identity,
+) -> Result<Accepted, Refused> {
+    let fingerprint = peer_fingerprint(connection).ok_or(Refused::Identity)?;
+    check_identity(&identity, fingerprint)?;
+    if fingerprint == server.fingerprint {
+        return Err(Refused::Myself);
+    }
+    Ok(Accepted {
+        connection: connection.clone(),
+        fingerprint,
+        identity,
+    })
+}
+
+/// Lifts the limits of a stranger.
+fn open_up(connection: &quinn::Connection, role: &Admitted) {
+    let streams = match role {
+        Admitted::Client => CLIENT_REQUESTS + SPARE_STREAMS,
+        Admitted::Transfer(_) => TRANSFER_REQUESTS + SPARE_STREAMS,
+        Admitted::Link(_) => {
+            // One stream of messages.
+            connection.set_max_concurrent_uni_streams(VarInt::from_u32(1));
+            0
+        }
+    };
+    // Far below what a VarInt holds.
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams as u32));
+    // Each stream has its window; together they are not limited again, so that one which nobody
+    // reads never stops another.
+    connection.set_receive_window(VarInt::MAX);
+}
+
+/// What a refusal says in the acceptor's own log.
+fn our_view(reason: &Refused) -> String {
+    use circuit_proto::auth::KeyMismatch;
+    match reason {
+        Refused::Key(KeyMismatch::Missing) => "it has no key, and this circuit has one".to_owned(),
+        Refused::Key(KeyMismatch::Wrong) => "it has another key".to_owned(),
+        Refused::Key(KeyMismatch::Unexpected) => {
+            "it has a key, and this circuit has none".to_owned()
+        }
+        Refused::Version(_) => "it speaks no version of the protocol that we speak".to_owned(),
+        Refused::Identity => "its URL does not name its own key".to_owned(),
+        Refused::Malformed => "its greeting made no sense".to_owned(),
+        Refused::Myself | Refused::Busy | Refused::Leaving => reason.to_string(),
+    }
+}
+
+async fn serve(server: Arc<Server>, guest: Guest) {
+    let Guest { connection, role } = guest;
+    let address = plain(connection.remote_address());
+    match role {
+        Admitted::Client => {
+            let _count = server.count_client();
+            dispatch::serve(server, connection, Caller::Client(address)).await;
+        }
+        Admitted::Transfer(peer) => {
+            let caller = Caller::Server(peer.fingerprint.id(), address);
+            dispatch::serve(server, connection, caller).await;
+        }
+        Admitted::Link(peer) => {
+            info!("linked by {peer}");
+            server.peer.adopt(peer, false);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Where a server listens, and the address under which it announces itself.
+//!
+//! **Invariant:** what is announced can be dialled by others: never a wildcard.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use circuit_proto::Url;
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// The text is no address.
+    #[error("not an address (HOST[:PORT]): {0}")]
+    Malformed(String),
+    /// The name has no address.
+    #[error("cannot find the address of {host}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no interface of this name.
+    #[error("no network interface is named {name}: there are {others}")]
+    NoInterface {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        others: String,
+    },
+    /// The interface has no address that others can reach.
+    #[error("the network interface {0} has no global address")]
+    NoAddress(String),
+    /// The interfaces cannot be listed.
+    #[error("cannot list the network interfaces")]
+    Interfaces(#[source] io::Error),
+}
+
+/// `HOST[:PORT]`, resolved. A missing port is 0; a missing host (`:7000`) is `None`.
+pub fn resolve(text: &str) -> Result<(Option<IpAddr>, u16), AddressError> {
+    let (host, port) = split(text).ok_or_else(|| AddressError::Malformed(text.to_owned()))?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse() {
+        return Ok((Some(ip), port));
+    }
+    if host.is_empty() {
+        return Ok((None, port));
+    }
+    let failed = |source| AddressError::Resolve {
+        host: host.to_owned(),
+        source,
+    };
+    let mut found = std::net::ToSocketAddrs::to_socket_addrs(&(host, port)).map_err(failed)?;
+    let first = found
+        .next()
+        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    Ok((Some(first.ip()), port))
+}
+
+/// Host and port of `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and `V6`.
+fn split(text: &str) -> Option<(&str, u16)> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Some((text, 0));
+    }
+    let colon = match text.rfind(']') {
+        Some(bracket) => text[bracket..].find(':').map(|at| bracket + at),
+        None => text.rfind(':'),
+    };
+    let Some(colon) = colon else {
+        return (!text.is_empty()).then_some((text, 0));
+    };
+    let (host, port) = (&text[..colon], &text[colon + 1..]);
+    let well_formed =
+        port.bytes().all(|b| b.is_ascii_digit()) && !host.contains(char::is_whitespace);
+    Some((host, port.parse().ok().filter(|_| well_formed)?))
+}
+
+/// The first global IPv4 address of an interface, else its first global IPv6 one. A loopback
+/// interface has its own.
+pub fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
+    let interfaces = if_addrs::get_if_addrs().map_err(AddressError::Interfaces)?;
+    let own: Vec<IpAddr> = interfaces
+        .iter()
+        .filter(|found| found.name == name)
+        .map(|found| found.ip())
+        .collect();
+    if own.is_empty() {
+        let mut others: Vec<&str> = interfaces.iter().map(|found| found.name.as_str()).collect();
+        others.sort_unstable();
+        others.dedup();
+        let others = others.join(", ");
+        return Err(AddressError::NoInterface {
+            name: name.to_owned(),
+            others,
+        });
+    }
+    preferred(own).ok_or_else(|| AddressError::NoAddress(name.to_owned()))
+}
+
+/// The address that a server which listens everywhere announces: that of the interface that leads
+/// to the multicast groups or the servers to join, else the first global one, else loopback.
+pub fn announced(groups: &[SocketAddr], joins: &[Url], v6: bool) -> IpAddr {
+    let targets = groups
+        .iter()
+        .copied()
+        .chain(joins.iter().filter_map(Url::address));
+    let routed = targets.filter_map(route_to).find(|ip| !ip.is_unspecified());
+    let first_global = || {
+        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        let all = interfaces.iter().filter(|found| !found.is_loopback());
+        preferred(all.map(|found| found.ip()).filter(|ip| v6 || ip.is_ipv4()))
+    };
+    routed
+        .or_else(first_global)
+        .unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+/// The own address from which packets to `target` go: connecting a UDP socket sends none.
+fn route_to(target: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(target).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn preferred(addresses: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
+    let mut usable: Vec<IpAddr> = addresses
+        .into_iter()
+        .filter(|ip| !is_link_local(*ip))
+        .collect();
+    // IPv4 first; the sort is stable, so among equals the interface's own order decides.
+    usable.sort_by_key(IpAddr::is_ipv6);
+    usable.first().copied()
+}
+
+/// RFC 3927 and RFC 4291, section 2.5.6: meaningless beyond their own segment.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_addresses() {
+        let check = |text: &str, ip: Option<&str>, port| {
+            assert_eq!(
+                resolve(text).unwrap(),
+                (ip.map(|ip| ip.parse().unwrap()), port),
+                "{text}"
+            );
+        };
+        check("10.0.0.1", Some("10.0.0.1"), 0);
+        check("10.0.0.1:11022", Some("10.0.0.1"), 11022);
+        check("::1", Some("::1"), 0);
+        check("[::1]", Some("::1"), 0);
+        check("[::1]:5", Some("::1"), 5);
+        check(":7000", None, 7000);
+        for text in [
+            "",
+            "10.0.0.1:",
+            "10.0.0.1:x",
+            "10.0.0.1:70000",
+            "a b:1",
+            "a:-1",
+        ] {
+            assert!(
+                matches!(resolve(text), Err(AddressError::Malformed(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_loopback_interface_is_found_and_a_missing_one_is_named() {
+        assert!(of_interface("lo").unwrap().is_loopback());
+        let error = of_interface("nope0").unwrap_err().to_string();
+        assert!(
+            error.starts_with("no network interface is named nope0: there are"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn announces_the_way_to_the_others() {
+        let join = "circuit://127.0.0.1:7".parse().unwrap();
+        assert_eq!(
+            announced(&[], &[join], true),
+            IpAddr::from(Ipv4Addr::LOCALHOST)
+        );
+    }
+}

@@ -1,0 +1,545 @@
+//! From a request to the element that it concerns, and back.
+//!
+//! The one place where what went wrong inside becomes an error on the wire.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use circuit_client::transport::endpoint::close;
+use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
+use circuit_proto::codec::{self, MAX_CHUNK};
+use circuit_proto::element::Status;
+use circuit_proto::element::process::Cmd;
+use circuit_proto::handshake::Close;
+use circuit_proto::membership::Record;
+use circuit_proto::path::ServerPart;
+use circuit_proto::request::{End, Listed, Op, OpError, Reply, Request};
+use circuit_proto::{Code, Error, Path, ServerId};
+use serde::Serialize;
+
+use super::accept::{CLIENT_REQUESTS, TRANSFER_REQUESTS};
+use super::operations::Operation;
+use super::{Server, forward};
+use crate::element::Element;
+use crate::element::process::{Process, Reading, SpawnError, Writing};
+
+/// Who sends requests over a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Caller {
+    /// A client.
+    Client(SocketAddr),
+    /// A server, on behalf of its callers.
+    Server(ServerId, SocketAddr),
+}
+
+/// Serves the requests of a connection until it ends.
+pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, caller: Caller) {
+    let limit = match caller {
+        Caller::Client(_) => CLIENT_REQUESTS,
+        Caller::Server(..) => TRANSFER_REQUESTS,
+    };
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let (send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
+        let count = Counted::new(&in_flight);
+        let busy = count.before >= limit;
+        let (server, connection) = (server.clone(), connection.clone());
+        tokio::spawn(async move {
+            let _count = count;
+            match busy {
+                true => refuse_one_too_many(send, limit).await,
+                false => answer(server, connection, caller, send, recv).await,
+            }
+        });
+    }
+}
+
+struct Counted {
+    in_flight: Arc<AtomicUsize>,
+    before: usize,
+}
+
+impl Counted {
+    fn new(in_flight: &Arc<AtomicUsize>) -> Counted {
+        let before = in_flight.fetch_add(1, Ordering::Relaxed);
+        Counted {
+            in_flight: in_flight.clone(),
+            before,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn refuse_one_too_many(mut send: SendHalf, limit: usize) {
+    let message = format!("{limit} requests are in flight on this connection");
+    // A caller that is gone needs no answer.
+    let _ = send
+        .frame(&Reply::Err(Error::new(Code::Busy, message)))
+        .await;
+    send.finish();
+}
+
+/// Reads one request, finds out whose it is, and has it done.
+async fn answer(
+    server: Arc<Server>,
+    connection: quinn::Connection,
+    caller: Caller,
+    send: SendHalf,
+    mut recv: RecvHalf,
+) {
+    let mut request: Request = match recv.frame().await {
+        Ok(request) => request,
+        Err(StreamError::Protocol(_)) => return close(&connection, Close::Malformed),
+        Err(_) => return,
+    };
+    let op = Op::decode(&request.op);
+    let what = op.as_ref().map_or("unknown", Op::name);
+    let target = find(&server, &request.path);
+    if let Ok(Target::Here | Target::Other(_)) = &target
+        && let Ok(id) = target.as_ref().map(|target| target.id(&server))
+    {
+        // Names become ids, here and for good.
+        request.path = request.path.on_server(id);
+    }
+    let operation = server
+        .operations
+        .begin(caller.who(&request), what, request.path.clone());
+    let mut call = Call {
+        server,
+        operation,
+        send,
+        recv,
+    };
+    match (target, op) {
+        (Err(error), _) => call.refuse(error).await,
+        (Ok(Target::Other(record)), _) if matches!(caller, Caller::Server(..)) => {
+            // Forwarded once, never twice: the sender's view and ours differ.
+            let error = format!("{} is not {}", call.server.me.url, record.fingerprint.id());
+            call.refuse(Error::new(Code::NoSuchServer, error)).await;
+        }
+        (Ok(Target::Other(record)), _) => {
+            // Executed, and so logged, by the other server.
+            call.operation.leave_unlogged();
+            request.origin = caller.who(&request);
+            request.forwarded = true;
+            forward::forward(&call.server, &record, request, call.send, call.recv).await;
+        }
+        (Ok(Target::Root), Ok(op)) => call.on_root(op).await,
+        (Ok(Target::Here), Ok(op)) => call.run(request.path, op).await,
+        (Ok(_), Err(error)) => {
+            let code = match error {
+                OpError::Unsupported(_) => Code::Unsupported,
+                OpError::Codec(_) => Code::InvalidArgument,
+            };
+            call.refuse(Error::new(code, error.to_string())).await;
+        }
+    }
+}
+
+/// Where a request belongs.
+enum Target {
+    Root,
+    Here,
+    Other(Record),
+}
+
+impl Target {
+    fn id(&self, server: &Server) -> ServerId {
+        match self {
+            Target::Root | Target::Here => server.fingerprint.id(),
+            Target::Other(record) => record.fingerprint.id(),
+        }
+    }
+}
+
+fn find(server: &Server, path: &Path) -> Result<Target, Error> {
+    let found = match path.server() {
+        None => return Ok(Target::Root),
+        Some(ServerPart::Id(id)) => server.peer.member(id).ok_or_else(|| {
+            Error::new(Code::NoSuchServer, format!("no server {id} in the circuit"))
+        })?,
+        Some(ServerPart::Name(name)) => {
+            let mut named = server.peer.members_named(name);
+            match (named.pop(), named.as_slice()) {
+                (Some(only), []) => only,
+                (Some(last), others) => {
+                    let all = others.iter().chain([&last]);
+                    let ids: Vec<String> = all
+                        .map(|record| record.fingerprint.id().to_string())
+                        .collect();
+                    let message = format!("several servers are named {name}: {}", ids.join(", "));
+                    return Err(Error::new(Code::InvalidArgument, message));
+                }
+                (None, _) => {
+                    let message = format!("no server is named {name}");
+                    return Err(Error::new(Code::NoSuchServer, message));
+                }
+            }
+        }
+    };
+    match found.fingerprint == server.fingerprint {
+        true => Ok(Target::Here),
+        false => Ok(Target::Other(found)),
+    }
+}
+
+impl Caller {
+    /// Who asks, for the log.
+    fn who(&self, request: &Request) -> String {
+        match self {
+            Caller::Client(address) => address.to_string(),
+            // Only a server is believed when it names somebody else.
+            Caller::Server(id, _) if !request.origin.is_empty() => {
+                format!("{} via {id}", request.origin)
+            }
+            Caller::Server(id, address) => format!("{id} at {address}"),
+        }
+    }
+}
+
+/// A request that this server executes.
+struct Call {
+    server: Arc<Server>,
+    operation: Operation,
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+impl Call {
+    async fn on_root(self, op: Op) {
+        match op {
+            Op::List { .. } => {
+                let servers = self.server.peer.servers().into_iter().map(Listed::Server);
+                let servers = servers.collect();
+                self.list(servers).await;
+            }
+            Op::Peek => self.answer(Ok(None::<Status>)).await,
+            _ => {
+                let message = "the root holds no element: name a server, as in /X…/name";
+                self.refuse(Error::new(Code::InvalidArgument, message))
+                    .await;
+            }
+        }
+    }
+
+    async fn run(mut self, path: Path, op: Op) {
+        let names = path.below_server();
+        let element = self.server.tree.get(names);
+        match op {
+            Op::List { recursive } => {
+                let anchors = self.server.anchors(names, recursive);
+                self.list(anchors).await;
+            }
+            Op::Peek => {
+                let status = element.map(|element| self.server.status(&element));
+                self.answer(Ok(status)).await;
+            }
+            Op::Scrub => {
+                let result = self.scrub(names);
+                self.answer(result).await;
+            }
+            Op::MakeProcess(cmd) => {
+                let result = self.make_process(&path, cmd);
+                self.answer(result).await;
+            }
+            Op::Stdin => match process(element, "stdin")
+                .and_then(|process| process.stdin().map(|w| (w, process)))
+            {
+                Ok((writing, process)) => self.write(writing, &process).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::Stdout => match process(element, "stdout")
+                .and_then(|process| process.stdout().map(|r| (r, process)))
+            {
+                Ok((reading, process)) => self.read(reading, &process).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::Stderr => match process(element, "stderr")
+                .and_then(|process| process.stderr().map(|r| (r, process)))
+            {
+                Ok((reading, process)) => self.read(reading, &process).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::Wait => match process(element, "wait") {
+                Ok(process) => {
+                    let status = tokio::select! {
+                        status = process.wait() => status,
+                        () = self.send.abandoned() => return,
+                    };
+                    self.answer(status).await;
+                }
+                Err(error) => self.refuse(error).await,
+            },
+            Op::Signal { signal, group } => {
+                let result = process(element, "signal").and_then(|p| p.signal(&signal, group));
+                self.answer(result).await;
+            }
+            Op::Resize { size } => {
+                let result = process(element, "resize").and_then(|p| p.resize(size));
+                self.answer(result).await;
+            }
+            Op::Join { url } => {
+                let result = match this_server(element, "join") {
+                    Ok(()) => tokio::select! {
+                        result = self.server.peer.join(&url) => result,
+                        () = self.send.abandoned() => return,
+                    },
+                    Err(error) => Err(error),
+                };
+                self.answer(result).await;
+            }
+            Op::Suicide => {
+                let result = this_server(element, "suicide");
+                let (server, leaves) = (self.server.clone(), result.is_ok());
+                self.answer(result).await;
+                if leaves {
+                    server.stop();
+                }
+            }
+            Op::Stacks => match this_server(element, "stk") {
+                Ok(()) => {
+                    let text = crate::element::server::stacks(&self.server);
+                    self.text(text).await;
+                }
+                Err(error) => self.refuse(error).await,
+            },
+        }
+    }
+
+    /// Makes a process element, and sees to it that one which forgets itself does.
+    fn make_process(&mut self, path: &Path, cmd: Cmd) -> Result<(), Error> {
+        let (server, names) = (self.server.clone(), path.below_server());
+        // A loser is logged at once, a winner when its element is there.
+        let reserved = self.operation.in_order(
+            || {
+                server
+                    .tree
+                    .reserve(names)
+                    .map_err(|_| occupied(server.tree.get(names)))
+            },
+            Result::is_err,
+        )?;
+        let process = Process::spawn(cmd).map_err(|error| exec_failed(&server, &error))?;
+        let element = Element::Process(process.clone());
+        self.operation
+            .in_order(|| Ok(reserved.commit(element)), |_| true)?;
+        if process.forgets_itself() {
+            let names = names.to_vec();
+            tokio::spawn(async move {
+                process.done().await;
+                let same = |element: &Element| match element {
+                    Element::Process(other) => Arc::ptr_eq(other, &process),
+                    Element::Server => false,
+                };
+                if server.tree.remove_if(&names, same).is_some() {
+                    process.scrub();
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn scrub(&mut self, names: &[String]) -> Result<(), Error> {
+        let server = self.server.clone();
+        let remove = || match server.tree.get(names) {
+            None => Err(nothing_there()),
+            Some(Element::Server) => {
+                let message = "a server's own anchor holds the server for as long as it lives";
+                Err(Error::new(Code::Refused, message))
+            }
+            Some(Element::Process(_)) => server
+                .tree
+                .remove_if(names, |_| true)
+                .ok_or_else(nothing_there),
+        };
+        match self.operation.in_order(remove, |_| true)? {
+            Element::Process(process) => process.scrub(),
+            Element::Server => (),
+        }
+        Ok(())
+    }
+
+    /// Hands an output to the caller, live, until it ends or either goes away.
+    async fn read(mut self, mut reading: Reading, process: &Process) {
+        if self.send.frame(&Reply::Ok(Vec::new())).await.is_err() {
+            return;
+        }
+        let abandoned = self.send.abandoned();
+        tokio::pin!(abandoned);
+        let end: End = loop {
+            let chunk = tokio::select! {
+                biased;
+                () = process.scrubbed() => break Err(Error::new(Code::Aborted, "the element was scrubbed")),
+                chunk = reading.next() => chunk,
+                // An `End` from the reader says that nobody wants the rest.
+                Ok(None) = self.recv.data() => {
+                    reading.discard();
+                    break Ok(());
+                }
+                () = &mut abandoned => return,
+            };
+            let Some(chunk) = chunk else { break Ok(()) };
+            tokio::select! {
+                sent = self.send.data(chunk) => match sent {
+                    Ok(()) => reading.handed(),
+                    Err(_) => return,
+                },
+                // A reader that stopped reading altogether still closes in order.
+                Ok(None) = self.recv.data() => {
+                    reading.discard();
+                    return;
+                }
+            }
+        };
+        // The place is free before the caller hears of the end.
+        drop(reading);
+        self.operation.log(end.as_ref().err());
+        let _ = self.send.end(end).await;
+    }
+
+    /// Takes an input from the caller until it ends or either goes away.
+    async fn write(mut self, mut writing: Writing, process: &Process) {
+        if self.send.frame(&Reply::Ok(Vec::new())).await.is_err() {
+            return;
+        }
+        let abandoned = self.send.abandoned();
+        tokio::pin!(abandoned);
+        let end: End = loop {
+            let data = tokio::select! {
+                data = self.recv.data() => data,
+                () = process.scrubbed() => break Err(Error::new(Code::Aborted, "the element was scrubbed")),
+                () = &mut abandoned => return,
+            };
+            match data {
+                Ok(Some(data)) => {
+                    let written = tokio::select! {
+                        written = writing.write(&data) => written,
+                        () = process.scrubbed() => Err(Error::new(Code::Aborted, "the element was scrubbed")),
+                        () = &mut abandoned => return,
+                    };
+                    if written.is_err() {
+                        break written;
+                    }
+                }
+                Ok(None) => break writing.end().await,
+                // The writer went away: the process's stdin stays open for another.
+                Err(_) => return,
+            }
+        };
+        self.operation.log(end.as_ref().err());
+        let Call { send, recv, .. } = self;
+        // Why first, then that no more is read: whichever arrives first, the caller learns why.
+        let _ = send.end(end).await;
+        drop(recv);
+    }
+
+    async fn list(mut self, entries: Vec<Listed>) {
+        self.operation.log(None);
+        if self.send.frame(&Reply::Ok(Vec::new())).await.is_err() {
+            return;
+        }
+        let mut rest = entries.as_slice();
+        while !rest.is_empty() {
+            let (chunk, count) = fitting(rest);
+            rest = &rest[count..];
+            if self.send.data(chunk.into()).await.is_err() {
+                return;
+            }
+        }
+        let _ = self.send.end(Ok(())).await;
+    }
+
+    async fn text(mut self, text: String) {
+        self.operation.log(None);
+        if self.send.frame(&Reply::Ok(Vec::new())).await.is_ok()
+            && self.send.data(text.into()).await.is_ok()
+        {
+            let _ = self.send.end(Ok(())).await;
+        }
+    }
+
+    async fn answer<T: Serialize>(mut self, result: Result<T, Error>) {
+        let reply: Reply = result.and_then(|value| {
+            codec::encode(&value).map_err(|error| Error::new(Code::TooLarge, error.to_string()))
+        });
+        self.operation.log(reply.as_ref().err());
+        // A caller that is gone needs no answer.
+        let _ = self.send.frame(&reply).await;
+        self.send.finish();
+    }
+
+    async fn refuse(self, error: Error) {
+        self.answer::<()>(Err(error)).await;
+    }
+}
+
+/// As many entries as fit a chunk, encoded, and their number.
+fn fitting(entries: &[Listed]) -> (Vec<u8>, usize) {
+    // Each is bounded by the longest path, so one always fits.
+    let mut count = entries.len().min(1000);
+    loop {
+        match codec::encode(&entries[..count].to_vec()) {
+            Ok(chunk) if chunk.len() <= MAX_CHUNK || count == 1 => return (chunk, count),
+            _ => count = count.div_ceil(2),
+        }
+    }
+}
+
+fn process(element: Option<Element>, what: &str) -> Result<Arc<Process>, Error> {
+    match element {
+        Some(Element::Process(process)) => Ok(process),
+        other => Err(wrong_kind(other, what)),
+    }
+}
+
+fn this_server(element: Option<Element>, what: &str) -> Result<(), Error> {
+    match element {
+        Some(Element::Server) => Ok(()),
+        other => Err(wrong_kind(other, what)),
+    }
+}
+
+fn wrong_kind(element: Option<Element>, what: &str) -> Error {
+    match element {
+        None => nothing_there(),
+        Some(other) => Error::new(
+            Code::WrongKind,
+            format!("a {} does not take {what}", other.kind()),
+        ),
+    }
+}
+
+fn nothing_there() -> Error {
+    Error::new(Code::NoSuchElement, "nothing there")
+}
+
+fn occupied(holder: Option<Element>) -> Error {
+    Error::new(
+        Code::Occupied,
+        match holder {
+            Some(element) => format!("occupied by a {}", element.kind()),
+            None => "occupied: somebody else is making an element there".to_owned(),
+        },
+    )
+}
+
+fn exec_failed(server: &Server, error: &SpawnError) -> Error {
+    let code = match error {
+        SpawnError::Invalid(_) => Code::InvalidArgument,
+        SpawnError::Exec { .. } | SpawnError::File { .. } => Code::Exec,
+        SpawnError::System(_) => Code::Busy,
+    };
+    match error {
+        SpawnError::Invalid(_) => Error::new(code, error.to_string()),
+        _ => Error::new(
+            code,
+            format!("{error} (exec on {})", server.me.url.authority()),
+        ),
+    }
+}

@@ -1,0 +1,278 @@
+//! Requests for other servers: passed on once, over transfer connections that are opened on demand
+//! and close when idle.
+//!
+//! The forwarder understands frames and chunks, not operations: whatever the two ends say to each
+//! other passes, half-closes, resets and stops included, with back-pressure both ways. A hop that
+//! is lost becomes `Unreachable`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use circuit_client::transport::dial::Accepted;
+use circuit_client::transport::endpoint::close;
+use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
+use circuit_client::transport::tls::Pin;
+use circuit_proto::codec::MAX_FRAME;
+use circuit_proto::handshake::Close;
+use circuit_proto::membership::Record;
+use circuit_proto::request::{End, Reply, Request};
+use circuit_proto::{Code, Error, Fingerprint};
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Server;
+
+/// After how long without requests a transfer connection is closed. DESIGN.md, section 5.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a server has to answer a forwarder's dial. Chosen: below the callers' own deadline of
+/// five seconds, so that they learn the reason.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The transfer connections of a server, one per other server at most.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    slots: Mutex<BTreeMap<Fingerprint, Arc<Slot>>>,
+}
+
+/// The place of one connection. Locked while it is dialled, so that many callers dial once.
+#[derive(Debug, Default)]
+struct Slot {
+    connection: AsyncMutex<Option<Transfer>>,
+}
+
+#[derive(Debug, Clone)]
+struct Transfer {
+    accepted: Accepted,
+    used: Arc<Use>,
+}
+
+#[derive(Debug)]
+struct Use {
+    state: Mutex<(usize, Instant)>,
+}
+
+/// A request's use of a transfer connection.
+struct InUse(Arc<Use>);
+
+impl Transfers {
+    async fn connection(
+        &self,
+        server: &Server,
+        to: &Record,
+    ) -> Result<(quinn::Connection, InUse), Error> {
+        let slot = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            // Closed connections go when the next is asked for, so the table stays as large as
+            // what is in use.
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_open());
+            slots.entry(to.fingerprint).or_default().clone()
+        };
+        let mut place = slot.connection.lock().await;
+        if let Some(transfer) = &*place
+            && transfer.accepted.connection.close_reason().is_none()
+        {
+            return Ok((
+                transfer.accepted.connection.clone(),
+                InUse::begin(&transfer.used),
+            ));
+        }
+        let pin = Pin::Fingerprint(to.fingerprint);
+        let dialled = server.outbound.transfer(&to.url, pin, DIAL_TIMEOUT).await;
+        let accepted = dialled.map_err(|error| Error::new(Code::Unreachable, error.to_string()))?;
+        let used = Arc::new(Use {
+            state: Mutex::new((0, Instant::now())),
+        });
+        let in_use = InUse::begin(&used);
+        tokio::spawn(close_when_idle(accepted.connection.clone(), used.clone()));
+        let connection = accepted.connection.clone();
+        *place = Some(Transfer { accepted, used });
+        Ok((connection, in_use))
+    }
+}
+
+impl Slot {
+    fn is_open(&self) -> bool {
+        match self.connection.try_lock() {
+            Ok(place) => place
+                .as_ref()
+                .is_some_and(|transfer| transfer.accepted.connection.close_reason().is_none()),
+            // Somebody dials.
+            Err(_) => true,
+        }
+    }
+}
+
+impl Use {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (usize, Instant)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InUse {
+    fn begin(used: &Arc<Use>) -> InUse {
+        used.lock().0 += 1;
+        InUse(used.clone())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.0 -= 1;
+        state.1 = Instant::now();
+    }
+}
+
+async fn close_when_idle(connection: quinn::Connection, used: Arc<Use>) {
+    loop {
+        let (count, last) = *used.lock();
+        let wait = match (count, last.elapsed()) {
+            (0, idle) if idle >= IDLE => break,
+            (0, idle) => IDLE - idle,
+            _ => IDLE,
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => (),
+            _ = connection.closed() => return,
+        }
+    }
+    close(&connection, Close::Done);
+}
+
+/// Passes a request on to the server `to`, and everything that follows it, both ways. Returns how
+/// it ended, for the log.
+pub(super) async fn forward(
+    server: &Server,
+    to: &Record,
+    request: Request,
+    mut back: SendHalf,
+    from: RecvHalf,
+) {
+    let opened = async {
+        let (connection, in_use) = server.transfers.connection(server, to).await?;
+        let lost = |error: StreamError| unreachable(to, &error);
+        let (send, recv) = connection
+            .open_bi()
+            .await
+            .map_err(|error| lost(error.into()))?;
+        let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
+        send.frame(&request).await.map_err(lost)?;
+        Ok((send, recv, in_use))
+    };
+    // A caller that goes away while the other server is dialled takes its request along.
+    let opened = tokio::select! {
+        opened = opened => opened,
+        () = back.abandoned() => return,
+    };
+    let (send, recv, _in_use) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // A caller that is gone needs no answer.
+            let _ = back.frame(&Reply::Err(error)).await;
+            back.finish();
+            return;
+        }
+    };
+    tokio::join!(pass_up(from, send), pass_down(to, recv, back));
+}
+
+/// From the caller to the other server.
+async fn pass_up(mut from: RecvHalf, mut to: SendHalf) {
+    let abandoned = to.abandoned();
+    tokio::pin!(abandoned);
+    loop {
+        let finished = tokio::select! {
+            finished = from.at_finish() => finished,
+            // The other server reads no more: so do we, and the caller learns of it.
+            () = &mut abandoned => return,
+        };
+        match finished {
+            Ok(true) => return to.finish(),
+            Ok(false) => (),
+            // Dropped unfinished, `to` resets.
+            Err(_) => return,
+        }
+        let Ok(item) = from.raw_frame(MAX_FRAME).await else {
+            return;
+        };
+        if to.raw_frame(item).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How far an answer has come.
+#[derive(PartialEq)]
+enum Stage {
+    Reply,
+    Data,
+    End,
+    Behind,
+}
+
+/// From the other server to the caller.
+async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf) {
+    let abandoned = back.abandoned();
+    tokio::pin!(abandoned);
+    let mut stage = Stage::Reply;
+    let lost = loop {
+        let item = async {
+            match from.at_finish().await? {
+                true => Ok(None),
+                false => from.raw_frame(MAX_FRAME).await.map(Some),
+            }
+        };
+        let item = tokio::select! {
+            item = item => item,
+            () = &mut abandoned => return,
+        };
+        let item = match item {
+            Ok(Some(item)) => item,
+            Ok(None) => return back.finish(),
+            Err(error) => break error,
+        };
+        stage = match stage {
+            Stage::Reply => Stage::Data,
+            Stage::Data if item.is_empty() => Stage::End,
+            Stage::Data => Stage::Data,
+            Stage::End | Stage::Behind => Stage::Behind,
+        };
+        if back.raw_frame(item).await.is_err() {
+            return;
+        }
+    };
+    debug!("lost {} while forwarding: {lost}", to.fingerprint.id());
+    let error = unreachable(to, &lost);
+    // The other server itself abandoned the stream, or all was said: then so do we.
+    if matches!(lost, StreamError::Abandoned) || stage == Stage::Behind {
+        return;
+    }
+    let said = match stage {
+        Stage::Reply => back.frame(&Reply::Err(error)).await,
+        Stage::End => back.frame(&End::Err(error)).await,
+        Stage::Data | Stage::Behind => back.send_end(&Err(error)).await,
+    };
+    if said.is_ok() {
+        back.finish();
+    }
+}
+
+fn unreachable(to: &Record, error: &StreamError) -> Error {
+    let reason = match error {
+        StreamError::Lost(quinn::ConnectionError::TimedOut) => "it no longer answers".to_owned(),
+        StreamError::Lost(quinn::ConnectionError::Reset) => "it was restarted".to_owned(),
+        StreamError::Lost(quinn::ConnectionError::ApplicationClosed(closed))
+            if u64::from(closed.error_code) == Close::Leaving as u64 =>
+        {
+            "it left the circuit".to_owned()
+        }
+        other => other.to_string(),
+    };
+    Error::new(
+        Code::Unreachable,
+        format!("lost the server at {}: {reason}", to.url.authority()),
+    )
+}

@@ -1,0 +1,523 @@
+//! Who is in the circuit, and to whom each server keeps links: one pure state machine.
+//!
+//! A server's driver feeds the [`Machine`] with [`Input`]s and carries out its [`Output`]s; the
+//! simulator does the same for thousands of machines. The machine knows no sockets and no clock:
+//! time comes in with each input, randomness from its seed.
+//!
+//! The driver's part is small. It dials join URLs and discovered servers by itself, keeps at most
+//! one connection for membership per peer, says [`Input::Connected`] once the handshake is done,
+//! and passes messages on. Everything else (introductions, sync, which connections become links,
+//! which are closed again) is the machine's.
+//!
+//! After each [`Machine::handle`]: first drain [`Machine::poll_output`], then arm one timer for
+//! [`Machine::poll_timeout`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Fingerprint, ServerId, Url};
+
+mod audit;
+mod connection;
+mod flood;
+mod message;
+mod overlay;
+mod probe;
+mod random;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod suspicion;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod tuning;
+mod view;
+mod witness;
+
+pub use message::{
+    BUCKETS, Entry, Held, MAX_DATAGRAM, MAX_ENTRIES, MAX_HASHES, Message, Phase, Wish,
+};
+
+use connection::{Connection, Purpose};
+use flood::Flood;
+use probe::Probe;
+use random::Random;
+use suspicion::{Accusation, Patience};
+use timer::{Timer, Timers};
+use tuning::*;
+use view::View;
+use witness::Errand;
+
+/// One server as the fabric knows it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Record {
+    /// The hash of its public key.
+    pub fingerprint: Fingerprint,
+    /// Where others reach it; pinned.
+    pub url: Url,
+    /// Its name, for people.
+    pub name: String,
+    /// When it started, in milliseconds since 1970: one life.
+    pub started: u64,
+}
+
+/// What a machine is told besides its record.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Config {
+    /// The incarnation to begin with: 0, or one more than the last one of an earlier life that
+    /// was kept (`-var`).
+    pub incarnation: u64,
+}
+
+/// What happens to a machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A connection for membership is up: authenticated, usable in both directions. At most one
+    /// per peer: a second one replaces the first.
+    Connected {
+        /// The other end.
+        peer: Fingerprint,
+        /// Whether this end opened it.
+        dialled: bool,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// The other end.
+        peer: Fingerprint,
+        /// What is known of the reason.
+        why: Gone,
+    },
+    /// An [`Output::Connect`] did not succeed.
+    ConnectFailed {
+        /// Whom it was to.
+        peer: Fingerprint,
+    },
+    /// A message came on a connection.
+    Message {
+        /// The other end.
+        from: Fingerprint,
+        /// What it said.
+        message: Message,
+    },
+    /// A message came outside of connections; authenticated.
+    Datagram {
+        /// The sender.
+        from: Fingerprint,
+        /// What it said.
+        message: Message,
+    },
+    /// What the tether beside a link says has changed. Optional: without it silence decides.
+    Tether {
+        /// The other end.
+        peer: Fingerprint,
+        /// Its state from now on.
+        state: TetherState,
+    },
+    /// Leave the circuit in order: the outputs that follow say so to all neighbours, and are the
+    /// last.
+    Leave,
+    /// A timeout came due.
+    Tick,
+}
+
+/// What is known of the reason why a connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gone {
+    /// The other side closed it in order, or it was closed as redundant.
+    Closed,
+    /// The other side closed it because it leaves the circuit.
+    Leaving,
+    /// Nothing was heard for the idle time-out.
+    Silent,
+    /// A stateless reset (RFC 9000, section 10.3): that process is gone.
+    Reset,
+    /// The kernel's word that the process is gone.
+    Dead,
+}
+
+/// What a tether, the silent TCP connection beside a link, says of the process at its other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TetherState {
+    /// There is none, or its host does not answer either: no evidence.
+    Unknown,
+    /// The other host's kernel has acknowledged it within the last second.
+    Acknowledged,
+    /// The other kernel has closed it: the process is probably gone.
+    Broken,
+}
+
+/// What a machine wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Open a connection for membership; answered by [`Input::Connected`] or
+    /// [`Input::ConnectFailed`]. If there is one already, nothing is to be done.
+    Connect {
+        /// To whom.
+        to: Record,
+    },
+    /// There is no further use for this connection: close it in order. No
+    /// [`Input::Disconnected`] is expected, and one does no harm.
+    Disconnect {
+        /// The other end.
+        peer: Fingerprint,
+    },
+    /// Send on the connection: reliable, ordered; dropped silently if there is none.
+    Send {
+        /// The other end.
+        to: Fingerprint,
+        /// What to say.
+        message: Message,
+    },
+    /// Send outside of connections: cheap, unreliable, at most [`MAX_DATAGRAM`] bytes.
+    Datagram {
+        /// To whom. The name may be empty and the start 0 where they are not known.
+        to: Record,
+        /// What to say.
+        message: Message,
+    },
+    /// Tell the subscribers.
+    Notice(Notice),
+}
+
+/// What subscribers hear: joins and leaves, alternating per server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// This server is a member from now on.
+    Join(Record),
+    /// This server is a member no longer.
+    Leave(Record),
+}
+
+/// The membership of one server.
+#[derive(Debug)]
+pub struct Machine {
+    me: Arc<Record>,
+    incarnation: u64,
+    leaving: bool,
+    linked_once: bool,
+    now: Duration,
+    random: Random,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    view: View,
+    /// When the view last changed.
+    changed: Duration,
+    flood: Flood,
+    connections: BTreeMap<Fingerprint, Connection>,
+    /// Those connections that are being opened, and what for.
+    connecting: BTreeMap<Fingerprint, Purpose>,
+    /// Those that were asked to become links.
+    asked: BTreeMap<Fingerprint, Wish>,
+    /// Those that are links.
+    links: BTreeSet<Fingerprint>,
+    /// Whom not to ask for a link, until when.
+    avoided: BTreeMap<Fingerprint, Duration>,
+    /// How many exchanges of links this server owes the newcomers.
+    mixing: f64,
+    probes: BTreeMap<Fingerprint, Probe>,
+    errands: BTreeMap<Fingerprint, Errand>,
+    accused: BTreeMap<Fingerprint, Accusation>,
+    patience: BTreeMap<Fingerprint, Patience>,
+    /// Who is still to be audited in this round.
+    unaudited: Vec<Fingerprint>,
+    /// Since when failures are counted, and how many there were.
+    failed: Option<(Duration, usize)>,
+    /// Until when audits are fast.
+    storm: Duration,
+}
+
+/// What is added to the driver's time, so that what happened before it began can be dated.
+const BEFORE: Duration = TOMBSTONE;
+
+impl Machine {
+    /// A machine that knows only itself.
+    ///
+    /// `now` is the time since any fixed moment, and never goes back from call to call. The same
+    /// seed and inputs give the same outputs.
+    pub fn new(me: Record, config: Config, seed: u64, now: Duration) -> Machine {
+        let now = now.saturating_add(BEFORE);
+        let mut machine = Machine {
+            me: Arc::new(me),
+            incarnation: config.incarnation.min(MAX_INCARNATION),
+            leaving: false,
+            linked_once: false,
+            now,
+            random: Random::new(seed),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            view: View::new(),
+            changed: now,
+            flood: Flood::default(),
+            connections: BTreeMap::new(),
+            connecting: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            links: BTreeSet::new(),
+            avoided: BTreeMap::new(),
+            mixing: 0.0,
+            probes: BTreeMap::new(),
+            errands: BTreeMap::new(),
+            accused: BTreeMap::new(),
+            patience: BTreeMap::new(),
+            unaudited: Vec::new(),
+            failed: None,
+            storm: Duration::ZERO,
+        };
+        let (who, held) = (machine.me.fingerprint, machine.my_held());
+        machine
+            .view
+            .raise(who, held, Some(Arc::clone(&machine.me)), now);
+        for (timer, interval) in [
+            (Timer::Heartbeat, HEARTBEAT),
+            (Timer::Rewire, REWIRE),
+            (Timer::Audit, AUDIT),
+            (Timer::Grave, GRAVE),
+            (Timer::Expire, EXPIRE),
+        ] {
+            let at = now + machine.random.time(interval);
+            machine.timers.arm(timer, at);
+        }
+        machine
+    }
+
+    /// Takes note of an input. The outputs are then to be polled.
+    pub fn handle(&mut self, input: Input, now: Duration) {
+        self.now = self.now.max(now.saturating_add(BEFORE));
+        if self.leaving {
+            return;
+        }
+        match input {
+            Input::Connected { peer, dialled: _ } => self.on_connected(peer),
+            Input::Disconnected { peer, why } => self.on_disconnected(peer, why),
+            Input::ConnectFailed { peer } => self.on_connect_failed(peer),
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::Datagram { from, message } => self.on_datagram(from, message),
+            Input::Tether { peer, state } => self.on_tether(peer, state),
+            Input::Leave => self.on_leave(),
+            Input::Tick => {}
+        }
+        while let Some(timer) = self.timers.take_due(self.now) {
+            self.on_timer(timer);
+        }
+    }
+
+    fn on_message(&mut self, from: Fingerprint, message: Message) {
+        let Some(connection) = self.connections.get(&from) else {
+            return;
+        };
+        if !connection.greeted && !matches!(message, Message::Hello { .. }) {
+            return;
+        }
+        self.on_heard(from);
+        match message {
+            Message::Hello {
+                entry,
+                live,
+                digest,
+            } => self.on_hello(from, entry, live, digest),
+            Message::Heartbeat { degree, digest } => self.on_heartbeat(from, degree, digest),
+            Message::Delta { entries } => self.on_delta(from, entries),
+            Message::Link { degree, wish } => self.on_link(from, degree, wish),
+            Message::LinkReply { accepted, other } => self.on_link_reply(from, accepted, other),
+            Message::Unlink { replacement } => self.on_unlink(from, replacement),
+            Message::Ping { nonce, held } => self.on_ping(from, nonce, held, false),
+            Message::Pong {
+                nonce,
+                started,
+                incarnation,
+            } => self.on_pong(from, nonce, started, incarnation),
+            Message::Witness {
+                nonce,
+                subject,
+                held,
+            } => self.on_witness(from, nonce, subject, held),
+            Message::Witnessed {
+                nonce,
+                subject,
+                answered,
+            } => self.on_witnessed(from, nonce, subject, answered),
+            Message::Sync { buckets } => self.on_sync(from, &buckets),
+            Message::Hashes { buckets, hashes } => self.on_hashes(from, buckets, hashes),
+            Message::Want { hashes } => self.on_want(from, hashes),
+            Message::Who { members } => self.on_who(from, members),
+            // Only outside of connections.
+            Message::Knock { .. } => {}
+        }
+    }
+
+    fn on_datagram(&mut self, from: Fingerprint, message: Message) {
+        if from == self.me.fingerprint {
+            return;
+        }
+        self.on_heard(from);
+        match message {
+            Message::Ping { nonce, held } => self.on_ping(from, nonce, held, true),
+            Message::Pong {
+                nonce,
+                started,
+                incarnation,
+            } => self.on_pong(from, nonce, started, incarnation),
+            Message::Knock {
+                nonce,
+                started,
+                url,
+                held,
+            } => self.on_knock(from, nonce, started, url, held),
+            Message::Witness {
+                nonce,
+                subject,
+                held,
+            } => self.on_witness(from, nonce, subject, held),
+            Message::Witnessed {
+                nonce,
+                subject,
+                answered,
+            } => self.on_witnessed(from, nonce, subject, answered),
+            // Only on connections.
+            Message::Hello { .. }
+            | Message::Heartbeat { .. }
+            | Message::Delta { .. }
+            | Message::Link { .. }
+            | Message::LinkReply { .. }
+            | Message::Unlink { .. }
+            | Message::Sync { .. }
+            | Message::Hashes { .. }
+            | Message::Want { .. }
+            | Message::Who { .. } => {}
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Heartbeat => self.on_heartbeat_timer(),
+            Timer::Flush => self.on_flush_timer(),
+            Timer::Silence(peer) => self.on_silence_timer(peer),
+            Timer::Idle(peer) => self.on_idle_timer(peer),
+            Timer::Asked(peer) => self.on_asked_timer(peer),
+            Timer::Connecting(peer) => self.on_connecting_timer(peer),
+            Timer::Bridge(peer) => self.on_bridge_timer(peer),
+            Timer::Probe(who) => self.on_probe_timer(who),
+            Timer::Errand(who) => self.on_errand_timer(who),
+            Timer::Suspicion(who) => self.on_suspicion_timer(who),
+            Timer::Seek => self.on_seek_timer(),
+            Timer::Rewire => self.on_rewire_timer(),
+            Timer::Audit => self.on_audit_timer(),
+            Timer::Grave => self.on_grave_timer(),
+            Timer::Expire => self.on_expire_timer(),
+        }
+    }
+
+    /// Leaves: the neighbours are told, and then nothing is said any more.
+    fn on_leave(&mut self) {
+        self.leaving = true;
+        let entry = Entry {
+            fingerprint: self.me.fingerprint,
+            held: self.my_held(),
+            age: 0,
+            record: None,
+        };
+        for peer in self.connections.keys().copied().collect::<Vec<_>>() {
+            self.flush(peer);
+            self.send(
+                peer,
+                Message::Delta {
+                    entries: vec![entry.clone()],
+                },
+            );
+        }
+        self.timers.clear();
+    }
+
+    /// The next thing to do, in order, if there is one.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle`](Self::handle) with [`Input::Tick`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers.next().map(|at| at.saturating_sub(BEFORE))
+    }
+
+    /// This server's own record.
+    pub fn me(&self) -> &Record {
+        &self.me
+    }
+
+    /// All live members in the order of their ids, this server and suspected ones included.
+    pub fn live(&self) -> impl Iterator<Item = &Record> {
+        self.view.iter().map(|member| &*member.record)
+    }
+
+    /// How many live members there are.
+    pub fn len(&self) -> usize {
+        self.view.live().len()
+    }
+
+    /// Never: this server itself is always there.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The live member with this id.
+    pub fn get(&self, id: ServerId) -> Option<&Record> {
+        self.view.find(id).map(|member| &*member.record)
+    }
+
+    /// The live member with this fingerprint.
+    pub fn record(&self, fingerprint: &Fingerprint) -> Option<&Record> {
+        self.view
+            .live_member(fingerprint)
+            .map(|member| &*member.record)
+    }
+
+    /// Whether this server is a live member.
+    pub fn is_live(&self, fingerprint: &Fingerprint) -> bool {
+        self.view.live_member(fingerprint).is_some()
+    }
+
+    /// The live members that are suspected, in the order of their ids.
+    pub fn suspected(&self) -> impl Iterator<Item = &Record> {
+        self.view
+            .iter()
+            .filter(|member| member.phase.is_suspected())
+            .map(|member| &*member.record)
+    }
+
+    /// The servers to which there is a link, in the order of their ids.
+    pub fn neighbours(&self) -> impl Iterator<Item = &Record> {
+        self.links
+            .iter()
+            .filter_map(|who| self.view.get(who))
+            .map(|member| &*member.record)
+    }
+
+    /// The servers that failed and are still looked for, the longest gone first.
+    pub fn failed(&self) -> impl Iterator<Item = &Record> {
+        self.view
+            .graves()
+            .filter(|member| member.phase == Phase::Down)
+            .map(|member| &*member.record)
+    }
+
+    /// Whether this server has lost all its links while there were others in the circuit that did
+    /// not leave: what it shows is what it last knew.
+    pub fn is_isolated(&self) -> bool {
+        self.linked_once
+            && self.links.is_empty()
+            && (self.len() > 1 || self.failed().next().is_some())
+    }
+
+    /// This server's own incarnation, to be kept for its next life.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The digest of the live members: two servers with the same one hold the same.
+    pub fn digest(&self) -> u64 {
+        self.view.digest()
+    }
+}

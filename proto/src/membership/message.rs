@@ -1,0 +1,312 @@
+//! What servers say to each other about membership.
+//!
+//! The machine makes and reads these; the driver encodes them with [`Message::encode`], one frame
+//! each on a connection, one packet each outside of connections.
+//!
+//! **Invariant:** no message that the machine makes is longer than a frame, and none of those sent
+//! as datagrams is longer than [`MAX_DATAGRAM`] bytes.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::codec::{self, CodecError};
+use crate::{Fingerprint, Url};
+
+/// The longest message outside of connections, encoded, in bytes.
+///
+/// Chosen, not measured: with a signature and headers it stays far below the smallest packet that
+/// every path carries (RFC 9000, section 14: 1,200 bytes).
+pub const MAX_DATAGRAM: usize = 200;
+
+/// The most entries in one message. Chosen, not measured: at most 700 bytes each (the longest
+/// host name and server name), it keeps a message below a fifth of a frame.
+pub const MAX_ENTRIES: usize = 256;
+
+/// The most hashes in one message. Chosen, not measured: 9 bytes each, 148 kB in all.
+pub const MAX_HASHES: usize = 16_384;
+
+/// How many buckets the members are divided into for a sync, by the first bits of the fingerprint.
+pub const BUCKETS: usize = 64;
+
+/// The number of variants of [`Message`] that this build knows.
+const VARIANTS: u32 = 15;
+
+/// What is held of a member, from best to worst: the second part of its lattice value, after the
+/// incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Phase {
+    /// Nothing is held against it.
+    Alive,
+    /// It does not answer.
+    Suspect,
+    /// It does not answer, and its host's kernel does: the process is stopped, or very busy.
+    Stalled,
+    /// It is suspected upon hard evidence.
+    Condemned,
+    /// It has failed.
+    Down,
+    /// It has said that it leaves.
+    Left,
+}
+
+impl Phase {
+    /// Whether a member in this phase still counts as a member: alive or suspected.
+    pub fn is_live(self) -> bool {
+        self < Phase::Down
+    }
+
+    /// Whether it is suspected, and not yet given up.
+    pub fn is_suspected(self) -> bool {
+        self.is_live() && self != Phase::Alive
+    }
+}
+
+/// What is held of one life of a server, without saying of which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// When that life began, in milliseconds since 1970.
+    pub started: u64,
+    /// The incarnation.
+    pub incarnation: u64,
+    /// What is held of that incarnation.
+    pub phase: Phase,
+}
+
+impl Held {
+    /// The order of the lattice: the incarnation first, then the phase, then, for two lives that
+    /// claim the same incarnation, the later one.
+    pub fn rank(&self) -> (u64, Phase, u64) {
+        (self.incarnation, self.phase, self.started)
+    }
+}
+
+/// Where a server is and what it is called: what a [`Record`] says besides who and since when.
+#[derive(Serialize, Deserialize)]
+struct Place {
+    url: Url,
+    name: String,
+}
+
+/// What one server holds of another, as it is told.
+///
+/// On the wire the record is its URL and name alone, the rest being said already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Wire", into = "Wire")]
+pub struct Entry {
+    /// Who is meant.
+    pub fingerprint: Fingerprint,
+    /// What is held of it.
+    pub held: Held,
+    /// For how many seconds it has been down; 0 for the live.
+    pub age: u32,
+    /// Its record; left out where the receiver is thought to know.
+    pub record: Option<Arc<Record>>,
+}
+
+/// An [`Entry`] as it is encoded.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    fingerprint: Fingerprint,
+    held: Held,
+    age: u32,
+    place: Option<Place>,
+}
+
+impl From<Entry> for Wire {
+    fn from(entry: Entry) -> Wire {
+        let Entry {
+            fingerprint,
+            held,
+            age,
+            record,
+        } = entry;
+        let place = record.map(|record| Place {
+            url: record.url.clone(),
+            name: record.name.clone(),
+        });
+        Wire {
+            fingerprint,
+            held,
+            age,
+            place,
+        }
+    }
+}
+
+impl From<Wire> for Entry {
+    fn from(wire: Wire) -> Entry {
+        let Wire {
+            fingerprint,
+            held,
+            age,
+            place,
+        } = wire;
+        let record = place.map(|Place { url, name }| {
+            Arc::new(Record {
+                fingerprint,
+                url,
+                name,
+                started: held.started,
+            })
+        });
+        Entry {
+            fingerprint,
+            held,
+            age,
+            record,
+        }
+    }
+}
+
+/// How a server that asks for a link means it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// One more link.
+    Plain,
+    /// Two more links, to you and to one of your neighbours, who gives up its link to you: how a
+    /// newcomer joins.
+    Split,
+    /// The second half of a split: a link to me instead of the one to this neighbour of yours.
+    Instead(Fingerprint),
+    /// Each of us gives up one link for this one, and the two given up link with each other: how
+    /// the graph stays random.
+    Swap,
+}
+
+/// A message between two servers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first message of both ends on every connection.
+    Hello {
+        /// The sender itself.
+        entry: Entry,
+        /// How many live members the sender knows, itself included.
+        live: u32,
+        /// The digest of the sender's live members.
+        digest: u64,
+    },
+    /// Every second on a link.
+    Heartbeat {
+        /// How many links the sender has.
+        degree: u8,
+        /// The digest of the sender's live members.
+        digest: u64,
+    },
+    /// What has changed in the sender's view.
+    Delta {
+        /// The entries, at most [`MAX_ENTRIES`].
+        #[serde(deserialize_with = "crate::codec::growing")]
+        entries: Vec<Entry>,
+    },
+    /// May this connection be a link?
+    Link {
+        /// How many links the sender has, this one not counted.
+        degree: u8,
+        /// How the link is meant.
+        wish: Wish,
+    },
+    /// The answer to [`Message::Link`].
+    LinkReply {
+        /// Whether the connection is a link now.
+        accepted: bool,
+        /// After a split: the neighbour to link with instead of the sender. After a swap: the one
+        /// that the sender gave up.
+        other: Option<Fingerprint>,
+    },
+    /// This connection is no link any longer.
+    Unlink {
+        /// Whom to link with instead, if the sender knows somebody.
+        replacement: Option<Fingerprint>,
+    },
+    /// Are you there? On a connection or outside of any; answered by [`Message::Pong`].
+    Ping {
+        /// Comes back in the answer.
+        nonce: u64,
+        /// What the sender holds of the receiver.
+        held: Held,
+    },
+    /// The answer to [`Message::Ping`] and [`Message::Knock`].
+    Pong {
+        /// That of the question.
+        nonce: u64,
+        /// When the sender's life began.
+        started: u64,
+        /// The sender's incarnation.
+        incarnation: u64,
+    },
+    /// A [`Message::Ping`] to a server that may not know the sender: how splits are healed. Only
+    /// outside of connections.
+    Knock {
+        /// Comes back in the answer.
+        nonce: u64,
+        /// When the sender's life began.
+        started: u64,
+        /// Where the sender is.
+        url: Url,
+        /// What the sender holds of the receiver.
+        held: Held,
+    },
+    /// Please try whether this server answers you; answered by [`Message::Witnessed`].
+    Witness {
+        /// Comes back in the answer.
+        nonce: u64,
+        /// Who is to be tried.
+        subject: Fingerprint,
+        /// What the sender holds of it.
+        held: Held,
+    },
+    /// The answer to [`Message::Witness`].
+    Witnessed {
+        /// That of the question.
+        nonce: u64,
+        /// Who was tried.
+        subject: Fingerprint,
+        /// Whether it answered; `None` if the sender cannot tell.
+        answered: Option<bool>,
+    },
+    /// The beginning of a sync: the digests of the sender's buckets.
+    Sync {
+        /// One digest per bucket, [`BUCKETS`] of them.
+        #[serde(deserialize_with = "crate::codec::growing")]
+        buckets: Vec<u64>,
+    },
+    /// The answer to [`Message::Sync`]: what the sender has in the buckets that differ.
+    Hashes {
+        /// The buckets that differ, one bit each.
+        buckets: u64,
+        /// The hash of each live member in them, sorted.
+        #[serde(deserialize_with = "crate::codec::growing")]
+        hashes: Vec<u64>,
+    },
+    /// Please send the entries with these hashes.
+    Want {
+        /// The hashes, at most [`MAX_HASHES`].
+        #[serde(deserialize_with = "crate::codec::growing")]
+        hashes: Vec<u64>,
+    },
+    /// Please send the whole entries of these members: the sender has heard of them and does not
+    /// know where they are.
+    Who {
+        /// Who is meant, at most [`MAX_ENTRIES`].
+        #[serde(deserialize_with = "crate::codec::growing")]
+        members: Vec<Fingerprint>,
+    },
+}
+
+impl Message {
+    /// The bytes of the message, without a frame's header.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+
+    /// Reads what [`encode`](Self::encode) writes; `None` if it is a message of a later version,
+    /// to be skipped.
+    pub fn decode(body: &[u8]) -> Result<Option<Message>, CodecError> {
+        if codec::variant(body)? >= VARIANTS {
+            return Ok(None);
+        }
+        codec::decode(body).map(Some)
+    }
+}

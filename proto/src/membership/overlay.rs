@@ -1,0 +1,397 @@
+//! The graph of links: random, and nearly regular.
+//!
+//! A server with too few links asks random others. Up to [`COMPLETE`] servers everybody has a
+//! link to everybody; above, a newcomer splits links (u–v becomes u–x–v), which keeps all degrees
+//! as they were and the graph connected and random (Law and Siu 2003; Pandurangan, Raghavan and
+//! Upfal 2001 for the idea of repair by random choice). Random exchanges of ends (a–v, b–w become
+//! a–b, v–w) keep it so as servers leave, and mix circuits that have merged.
+//!
+//! **Invariants:** a link is agreed by both ends, in order, on one connection. Nobody accepts more
+//! than [`MAX_DEGREE`]. The second half of a split gives up the old link only once both new ones
+//! are there.
+
+use std::time::Duration;
+
+use super::Machine;
+use super::connection::Purpose;
+use super::message::{Message, Wish};
+use super::timer::Timer;
+use super::tuning::*;
+use crate::Fingerprint;
+
+impl Machine {
+    /// How many links this server wants.
+    fn wanted(&self) -> usize {
+        DEGREE.min(self.view.live().len().saturating_sub(1))
+    }
+
+    /// Whether there are so few servers that everybody is linked with everybody.
+    pub(super) fn is_complete(&self) -> bool {
+        self.view.live().len() <= COMPLETE
+    }
+
+    /// How many links are missing, not counting those that are being made.
+    fn missing(&self) -> usize {
+        let connecting = self
+            .connecting
+            .values()
+            .filter_map(|purpose| match purpose {
+                Purpose::Link(wish) => Some(wish),
+                Purpose::Sync => None,
+            });
+        let coming: usize = connecting
+            .chain(self.asked.values())
+            .map(|wish| if *wish == Wish::Split { 2 } else { 1 })
+            .sum();
+        self.wanted().saturating_sub(self.links.len() + coming)
+    }
+
+    /// How many requests for links are under way.
+    fn seeking(&self) -> usize {
+        self.asked.len()
+            + self
+                .connecting
+                .values()
+                .filter(|purpose| **purpose != Purpose::Sync)
+                .count()
+    }
+
+    /// Seeks what links are missing.
+    pub(super) fn on_seek_timer(&mut self) {
+        let now = self.now;
+        self.avoided.retain(|_, until| *until > now);
+        while self.seeking() < SEEKING {
+            let missing = self.missing();
+            let Some(candidate) = (missing > 0).then(|| self.candidate()).flatten() else {
+                break;
+            };
+            let wish = if missing >= 2 && !self.is_complete() {
+                Wish::Split
+            } else {
+                Wish::Plain
+            };
+            self.seek(candidate, wish);
+        }
+        if self.links.len() < self.wanted() {
+            self.timers
+                .arm(Timer::Seek, now + SEEK_AGAIN + self.random.time(SEEK_AGAIN));
+        }
+    }
+
+    /// A server to ask for a link.
+    fn candidate(&mut self) -> Option<Fingerprint> {
+        let members = self.view.live().len();
+        // Where there are many, a few random tries find one; where there are few, all are looked at.
+        for _ in 0..8 {
+            let who = self.random.pick(self.view.live())?;
+            if self.is_candidate(who) {
+                return Some(who);
+            }
+        }
+        if members > 8 * COMPLETE {
+            return None;
+        }
+        let all: Vec<_> = self
+            .view
+            .live()
+            .iter()
+            .copied()
+            .filter(|who| self.is_candidate(*who))
+            .collect();
+        self.random.pick(&all)
+    }
+
+    fn is_candidate(&self, who: Fingerprint) -> bool {
+        who != self.me.fingerprint
+            && !self.links.contains(&who)
+            && !self.asked.contains_key(&who)
+            && !self.connecting.contains_key(&who)
+            && !self.avoided.contains_key(&who)
+            && self.view.is_trusted(&who)
+    }
+
+    /// Asks for a link, on a connection that there is or on a new one.
+    fn seek(&mut self, who: Fingerprint, wish: Wish) {
+        if self.links.contains(&who) || self.asked.contains_key(&who) {
+            return;
+        }
+        match self.connections.get(&who) {
+            Some(_) => self.ask(who, wish),
+            None => self.connect(who, Purpose::Link(wish)),
+        }
+    }
+
+    /// Asks for a link on a connection.
+    pub(super) fn ask(&mut self, peer: Fingerprint, wish: Wish) {
+        if self.links.contains(&peer) || self.asked.contains_key(&peer) {
+            return;
+        }
+        self.asked.insert(peer, wish);
+        self.timers.arm(Timer::Asked(peer), self.now + ASK_WAIT);
+        let degree = self.degree();
+        self.send(peer, Message::Link { degree, wish });
+    }
+
+    /// A request was not answered.
+    pub(super) fn on_asked_timer(&mut self, peer: Fingerprint) {
+        if self.asked.remove(&peer).is_some() {
+            self.avoid(peer, AVOID);
+            self.timers.arm_by(Timer::Seek, self.now);
+        }
+    }
+
+    /// Somebody asks for a link.
+    pub(super) fn on_link(&mut self, from: Fingerprint, degree: u8, wish: Wish) {
+        let Some(connection) = self.connections.get_mut(&from) else {
+            return;
+        };
+        connection.degree = usize::from(degree);
+        let mut other = None;
+        let accepted = self.links.contains(&from)
+            || self.view.live_member(&from).is_some() && {
+                let full = self.links.len() >= self.wanted();
+                match wish {
+                    _ if !full => true,
+                    Wish::Instead(old) if self.links.contains(&old) => {
+                        other = Some(old);
+                        true
+                    }
+                    Wish::Swap => {
+                        other = self.neighbour_except(from, None);
+                        other.is_some()
+                    }
+                    Wish::Split if self.links.len() < MAX_DEGREE => {
+                        other = self.neighbour_except(from, None);
+                        true
+                    }
+                    Wish::Plain | Wish::Instead(_) | Wish::Split => self.links.len() < MAX_DEGREE,
+                }
+            };
+        if accepted {
+            self.asked.remove(&from);
+            self.timers.disarm(Timer::Asked(from));
+        }
+        self.send(from, Message::LinkReply { accepted, other });
+        if accepted {
+            self.link(from);
+            if let (Wish::Instead(_) | Wish::Swap, Some(other)) = (wish, other) {
+                self.give_up(other, None);
+            }
+        }
+    }
+
+    /// The answer to our request.
+    pub(super) fn on_link_reply(
+        &mut self,
+        from: Fingerprint,
+        accepted: bool,
+        other: Option<Fingerprint>,
+    ) {
+        let asked = self.asked.remove(&from);
+        self.timers.disarm(Timer::Asked(from));
+        if !self.connections.contains_key(&from) {
+            return;
+        }
+        match (asked, accepted) {
+            (Some(wish), true) => {
+                self.link(from);
+                match (wish, other.filter(|other| self.is_candidate(*other))) {
+                    (Wish::Split, Some(other)) => self.seek(other, Wish::Instead(from)),
+                    (Wish::Swap, Some(other)) => {
+                        if self.links.len() > self.wanted()
+                            && let Some(old) = self.neighbour_except(from, Some(other))
+                        {
+                            self.give_up(old, Some(other));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            (Some(_), false) => self.avoid(from, AVOID),
+            // Too late: it was given up, or the link has been agreed the other way round.
+            (None, true) if !self.links.contains(&from) => {
+                self.send(from, Message::Unlink { replacement: None })
+            }
+            (None, _) => {}
+        }
+        self.timers.arm_by(Timer::Seek, self.now);
+    }
+
+    /// The other end does not want the link any longer.
+    pub(super) fn on_unlink(&mut self, from: Fingerprint, replacement: Option<Fingerprint>) {
+        self.unlink(from);
+        if let Some(other) = replacement
+            && self.missing() > 0
+            && self.is_candidate(other)
+        {
+            self.seek(other, Wish::Plain);
+        }
+    }
+
+    /// A trusted neighbour at random, but not these two.
+    fn neighbour_except(
+        &mut self,
+        one: Fingerprint,
+        two: Option<Fingerprint>,
+    ) -> Option<Fingerprint> {
+        let all: Vec<_> = self
+            .links
+            .iter()
+            .copied()
+            .filter(|who| *who != one && Some(*who) != two && self.view.is_trusted(who))
+            .collect();
+        self.random.pick(&all)
+    }
+
+    /// Makes the connection a link.
+    fn link(&mut self, peer: Fingerprint) {
+        let Some(connection) = self.connections.get_mut(&peer) else {
+            return;
+        };
+        if !self.links.insert(peer) {
+            return;
+        }
+        connection.heard = self.now;
+        connection.mismatches = 0;
+        self.linked_once = true;
+        self.avoided.remove(&peer);
+        self.timers.disarm(Timer::Idle(peer));
+        self.timers.arm(Timer::Silence(peer), self.now + SILENCE);
+        self.catch_up(peer);
+        self.heartbeat(peer);
+    }
+
+    /// Makes the link a mere connection.
+    pub(super) fn unlink(&mut self, peer: Fingerprint) {
+        if !self.links.remove(&peer) {
+            return;
+        }
+        self.timers.disarm(Timer::Silence(peer));
+        if let Some(connection) = self.connections.get_mut(&peer) {
+            connection.changes = self.flood.next();
+            connection.used = self.now;
+        }
+        self.timers.arm(Timer::Idle(peer), self.now + IDLE);
+        let soon = self.random.time(SEEK_AGAIN / 10);
+        self.timers.arm_by(Timer::Seek, self.now + soon);
+        if self.links.is_empty() {
+            self.timers.arm_by(Timer::Grave, self.now + GRAVE_ISOLATED);
+        }
+    }
+
+    /// Ends a link, telling the other end whom to link with instead.
+    pub(super) fn give_up(&mut self, peer: Fingerprint, replacement: Option<Fingerprint>) {
+        self.flush(peer);
+        self.send(peer, Message::Unlink { replacement });
+        self.unlink(peer);
+    }
+
+    /// Does not ask this server for a link for a while.
+    pub(super) fn avoid(&mut self, who: Fingerprint, how_long: Duration) {
+        let until = self.now + how_long;
+        let known = self.avoided.entry(who).or_insert(until);
+        *known = until.max(*known);
+        self.timers.arm_by(Timer::Seek, self.now + SEEK_AGAIN);
+    }
+
+    /// Sends heartbeats, and gives up a link where both ends have too many.
+    pub(super) fn on_heartbeat_timer(&mut self) {
+        self.timers.arm(Timer::Heartbeat, self.now + HEARTBEAT);
+        for peer in self.links.iter().copied().collect::<Vec<_>>() {
+            self.heartbeat(peer);
+        }
+        if self.is_complete() || self.links.len() <= DEGREE {
+            return;
+        }
+        let crowded: Vec<_> = self
+            .links
+            .iter()
+            .copied()
+            .filter(|peer| {
+                self.connections
+                    .get(peer)
+                    .is_some_and(|connection| connection.degree > DEGREE)
+            })
+            .collect();
+        // Not at once: the other end may be about to do the same.
+        if self.random.below(4) == 0
+            && let Some(peer) = self.random.pick(&crowded)
+        {
+            self.give_up(peer, None);
+        }
+    }
+
+    fn heartbeat(&mut self, peer: Fingerprint) {
+        let message = Message::Heartbeat {
+            degree: self.degree(),
+            digest: self.view.digest(),
+        };
+        self.send(peer, message);
+    }
+
+    fn degree(&self) -> u8 {
+        // Nobody has more links than MAX_DEGREE and one or two under way.
+        self.links.len().min(255) as u8
+    }
+
+    /// A link may have been silent for too long.
+    pub(super) fn on_silence_timer(&mut self, peer: Fingerprint) {
+        let Some(connection) = self.connections.get(&peer) else {
+            return;
+        };
+        let end = connection.heard + SILENCE;
+        if end > self.now {
+            self.timers.arm(Timer::Silence(peer), end);
+        } else {
+            self.probe(peer, false);
+        }
+    }
+
+    /// Exchanges a link at random.
+    pub(super) fn on_rewire_timer(&mut self) {
+        let mixing = self.mixing >= 1.0;
+        let pause = if mixing { REWIRE_MIXING } else { REWIRE };
+        let pause = pause / 2 + self.random.time(pause);
+        self.timers.arm(Timer::Rewire, self.now + pause);
+        if self.is_complete() || self.links.len() < self.wanted() || self.seeking() > 0 {
+            return;
+        }
+        self.mixing = (self.mixing - 1.0).max(0.0);
+        if let Some(who) = self.candidate() {
+            self.seek(who, Wish::Swap);
+        }
+    }
+
+    /// A newcomer is to be mixed into the graph: each server exchanges, in all, as many of its
+    /// links as would lead to newcomers if the graph were made anew.
+    pub(super) fn mix_in(&mut self) {
+        let members = self.view.live().len();
+        if members <= COMPLETE {
+            return;
+        }
+        // Each exchange moves two links at this end's cost of one: a quarter of the degree does.
+        self.mixing = (self.mixing + DEGREE as f64 / 4.0 / members as f64).min(DEGREE as f64);
+        if self.mixing >= 1.0 {
+            let soon = self.random.time(REWIRE_MIXING);
+            self.timers
+                .arm_by(Timer::Rewire, self.now + soon + REWIRE_MIXING / 2);
+        }
+    }
+
+    /// Two circuits have merged: link them.
+    pub(super) fn on_bridge_timer(&mut self, peer: Fingerprint) {
+        if self.links.contains(&peer)
+            || !self.view.is_trusted(&peer)
+            || !self.connections.contains_key(&peer)
+        {
+            return;
+        }
+        let wish = match self.missing() {
+            _ if self.is_complete() => Wish::Plain,
+            0 => Wish::Swap,
+            1 => Wish::Plain,
+            _ => Wish::Split,
+        };
+        self.ask(peer, wish);
+    }
+}

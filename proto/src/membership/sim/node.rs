@@ -1,0 +1,176 @@
+//! One simulated server: its machine, and the driver's side of its connections.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::membership::random::Random;
+use crate::membership::{Config, Input, Machine, Message, Notice, Output, Record};
+use crate::url::{Host, Server};
+use crate::{Fingerprint, Url};
+
+/// A server, running or not.
+#[derive(Debug)]
+pub struct Node {
+    /// The incarnation that its next life begins with.
+    pub incarnation: u64,
+    record: Record,
+    machine: Option<Machine>,
+    /// Counts its lives.
+    pub(super) life: u64,
+    /// Until when the process is stopped.
+    pub(super) stalled: Option<Duration>,
+    /// Whom it dials until one has answered.
+    pub(super) joins: Vec<usize>,
+    pub(super) joined: bool,
+    pub(super) ends: BTreeMap<usize, End>,
+    armed: Option<Duration>,
+    /// Who is in the circuit, as a subscriber knows it: the first list, and then the notices.
+    subscribed: BTreeMap<Fingerprint, Record>,
+}
+
+/// This server's end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    pub(super) id: u64,
+    /// What is under way to the other end, and when it comes.
+    pub(super) queue: VecDeque<(Duration, Message)>,
+    /// When the last message that was sent comes.
+    pub(super) last_ready: Duration,
+}
+
+impl End {
+    pub(super) fn new(id: u64, now: Duration) -> End {
+        End {
+            id,
+            queue: VecDeque::new(),
+            last_ready: now,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn new(i: usize, random: &mut Random) -> Node {
+        let mut key = [0; 32];
+        for word in key.chunks_exact_mut(8) {
+            word.copy_from_slice(&random.bits().to_le_bytes());
+        }
+        let fingerprint = Fingerprint(key);
+        let server = Some(Server {
+            pid: i as u32,
+            id: fingerprint.id(),
+        });
+        let address = [10, (i >> 16) as u8, (i >> 8) as u8, i as u8];
+        let url = Url {
+            host: Host::Ip(address.into()),
+            port: 11022,
+            server,
+        };
+        Node {
+            incarnation: 0,
+            record: Record {
+                fingerprint,
+                url,
+                name: format!("host-{i}"),
+                started: 0,
+            },
+            machine: None,
+            life: 0,
+            stalled: None,
+            joins: Vec::new(),
+            joined: false,
+            ends: BTreeMap::new(),
+            armed: None,
+            subscribed: BTreeMap::new(),
+        }
+    }
+
+    /// Its record, of its present or last life.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Its machine, if it runs.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
+    }
+
+    /// Whether it runs.
+    pub fn is_up(&self) -> bool {
+        self.machine.is_some()
+    }
+
+    pub(super) fn start(&mut self, started: u64, seed: u64, now: Duration) {
+        self.life += 1;
+        self.joined = false;
+        self.stalled = None;
+        self.armed = None;
+        self.record.started = started;
+        let config = Config {
+            incarnation: self.incarnation,
+        };
+        let machine = Machine::new(self.record.clone(), config, seed, now);
+        self.subscribed = machine
+            .live()
+            .map(|record| (record.fingerprint, record.clone()))
+            .collect();
+        self.machine = Some(machine);
+    }
+
+    /// The process ends; its ends of connections.
+    pub(super) fn stop(&mut self) -> BTreeMap<usize, End> {
+        self.machine = None;
+        std::mem::take(&mut self.ends)
+    }
+
+    /// Whether it has an end of this connection.
+    pub(super) fn has(&self, peer: usize, id: u64) -> bool {
+        self.ends.get(&peer).is_some_and(|end| end.id == id)
+    }
+
+    pub(super) fn handle(&mut self, input: Input, now: Duration) {
+        if let Some(machine) = &mut self.machine {
+            machine.handle(input, now);
+        }
+    }
+
+    /// The machine's next output; notices are checked on their way.
+    pub(super) fn poll_output(&mut self) -> Option<Output> {
+        let output = self.machine.as_mut()?.poll_output();
+        match &output {
+            Some(Output::Notice(Notice::Join(record))) => {
+                let before = self.subscribed.insert(record.fingerprint, record.clone());
+                assert_eq!(before, None, "a join of who was in already");
+            }
+            Some(Output::Notice(Notice::Leave(record))) => {
+                let before = self.subscribed.remove(&record.fingerprint);
+                assert_eq!(before.as_ref(), Some(record), "a leave of who was not in");
+            }
+            Some(_) => {}
+            None => self.check(),
+        }
+        output
+    }
+
+    /// The first list and the notices since say what the view says.
+    fn check(&self) {
+        if let Some(machine) = &self.machine {
+            assert_eq!(machine.len(), self.subscribed.len(), "a gap in the notices");
+        }
+    }
+
+    /// When a tick is to be scheduled, unless an earlier one is.
+    pub(super) fn rearm(&mut self) -> Option<Duration> {
+        let at = self.machine.as_ref()?.poll_timeout()?;
+        if self.armed.is_some_and(|armed| armed <= at) {
+            return None;
+        }
+        self.armed = Some(at);
+        Some(at)
+    }
+
+    pub(super) fn disarm(&mut self, now: Duration) {
+        if self.armed.is_some_and(|armed| armed <= now) {
+            self.armed = None;
+        }
+    }
+}

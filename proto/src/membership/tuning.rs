@@ -1,0 +1,180 @@
+//! The constants of the machine, each with where its value comes from.
+//!
+//! "Measured" means in the simulator (`scripts/sim`), on the network that it prints.
+
+use std::time::Duration;
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// How many links a server wants. Measured: with 8, the second eigenvalue of the graph is .65 at
+/// any size, and mass failures of 80 % leave one component nearly always.
+pub(super) const DEGREE: usize = 8;
+
+/// How many links a server accepts. Chosen, not measured: room for two joins that are under way.
+pub(super) const MAX_DEGREE: usize = 10;
+
+/// Up to how many servers everybody is linked with everybody: those that [`DEGREE`] can cover.
+pub(super) const COMPLETE: usize = DEGREE + 1;
+
+/// The interval of heartbeats. Measured on quinn: 8 links at 1 s cost 1.5 kB/s.
+pub(super) const HEARTBEAT: Duration = ms(1000);
+
+/// After how much silence on a link a probe begins: one heartbeat and a half, so that one that is
+/// late is forgiven and one that is missing is not.
+pub(super) const SILENCE: Duration = ms(1500);
+
+/// The time between two pings of a probe. Chosen: three round trips of 50 ms, the slowest of the
+/// simulator's network.
+pub(super) const PING_EVERY: Duration = ms(150);
+
+/// How many pings go unanswered before witnesses are asked. With 5 % loss each way, three are lost
+/// together once in a thousand probes.
+pub(super) const PINGS: u8 = 3;
+
+/// How many witnesses are asked.
+pub(super) const WITNESSES: usize = 3;
+
+/// How many of them must say no, where there are as many.
+pub(super) const NOES: usize = 2;
+
+/// How long a witness tries before it says no: its pings and a round trip.
+pub(super) const ERRAND: Duration = ms(500);
+
+/// How recent a sign of life must be for a witness to say yes without trying. A probe begins
+/// later than this after the last one that its subject sent to anybody: half of it.
+pub(super) const WITNESS_RECENT: Duration = ms(400);
+
+/// How long witnesses are waited for: an [`ERRAND`] and two round trips.
+pub(super) const WITNESS_WAIT: Duration = ms(700);
+
+/// How long a suspicion lasts. Measured: 3 s of stall cause no false removal.
+pub(super) const SUSPICION: Duration = ms(3000);
+
+/// How long a suspicion lasts at most, whatever the patience. Chosen, not measured.
+pub(super) const SUSPICION_MAX: Duration = ms(15_000);
+
+/// How long a suspicion lasts while the subject's kernel still answers: longer than the stalls
+/// that busy machines are known for. Measured: 10 s of stall cause no false removal.
+pub(super) const STALL: Duration = ms(15_000);
+
+/// How long a suspicion upon hard evidence lasts: for a restarted server to say so, and for signs
+/// of life that were under way.
+pub(super) const CONDEMNED: Duration = ms(300);
+
+/// How long before a suspicion's end its accuser tries again: pings and witnesses.
+pub(super) const SECOND_ROUND: Duration = ms(1150);
+
+/// How much later than its accuser the others act, should it have failed too. Chosen: the accuser
+/// and the flood first.
+pub(super) const BACKUP: Duration = ms(2000);
+
+/// The spread of that, per known member, so that of thousands a few act. Chosen, not measured.
+pub(super) const BACKUP_PER_MEMBER: Duration = ms(5);
+
+/// For how long somebody must have been suspected here for another's word that it is down to be
+/// final. The word comes at once where circuits merge; there the subject gets this long to object.
+pub(super) const HEARSAY: Duration = ms(1000);
+
+/// How long a suspicion upon another's word lasts: a flood there and back, many times.
+pub(super) const HEARSAY_SUSPICION: Duration = ms(2000);
+
+/// In what time the patience with a member that was wrongly suspected halves. Chosen.
+pub(super) const PATIENCE_HALVES: Duration = ms(60_000);
+
+/// How long news is gathered before it is flooded. Chosen: far below a round trip, and long enough
+/// for what one packet brought to leave in one.
+pub(super) const FLUSH: Duration = ms(2);
+
+/// After how long without use a connection that is no link is closed.
+pub(super) const IDLE: Duration = ms(1500);
+
+/// How long the answer to a request for a link is waited for.
+pub(super) const ASK_WAIT: Duration = ms(2000);
+
+/// How long a connection may take to open before another is tried and the server is pinged.
+pub(super) const CONNECT_WAIT: Duration = ms(1000);
+
+/// How many links are sought at the same time.
+pub(super) const SEEKING: usize = 4;
+
+/// How soon missing links are sought again, with as much again at random.
+pub(super) const SEEK_AGAIN: Duration = ms(200);
+
+/// For how long a server that refused a link, or did not answer, is not asked again.
+pub(super) const AVOID: Duration = ms(2000);
+
+/// For how long a server is not asked that we cannot reach though others can.
+pub(super) const AVOID_BLOCKED: Duration = ms(60_000);
+
+/// The interval at which a link is exchanged for another at random.
+pub(super) const REWIRE: Duration = ms(30_000);
+
+/// The same while newcomers have not been mixed into the graph yet. Chosen, not measured.
+pub(super) const REWIRE_MIXING: Duration = ms(3000);
+
+/// How long after a merge the two circuits are bridged by a link: their sync first.
+pub(super) const BRIDGE: Duration = ms(300);
+
+/// The interval of audits at rest. Chosen: every member is audited by somebody every 10 s, for a
+/// tenth of a packet a second.
+pub(super) const AUDIT: Duration = ms(10_000);
+
+/// The interval of audits after mass failures: 20 a second.
+pub(super) const AUDIT_STORM: Duration = ms(50);
+
+/// For how long after the last failure.
+pub(super) const STORM: Duration = ms(3000);
+
+/// How long an audit's first ping has.
+pub(super) const AUDIT_WAIT: Duration = ms(500);
+
+/// The interval at which a tombstone is pinged.
+pub(super) const GRAVE: Duration = ms(5000);
+
+/// The same while isolated.
+pub(super) const GRAVE_ISOLATED: Duration = ms(1000);
+
+/// A tombstone is pinged so seldom that, with all members together, it sees this many pings per
+/// [`GRAVE`]: a dead address is not stormed by thousands. Chosen: 1.6 a second.
+pub(super) const GRAVE_PINGS: usize = 8;
+
+/// How many connections to servers that were thought dead are opened at the same time.
+pub(super) const REUNIONS: usize = 4;
+
+/// How long tombstones are kept.
+pub(super) const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+
+/// How often it is seen whether some have expired.
+pub(super) const EXPIRE: Duration = Duration::from_secs(60);
+
+/// The most tombstones. Chosen: 1 MB.
+pub(super) const MAX_TOMBSTONES: usize = 4096;
+
+/// The most members, tombstones included. Chosen: above it full views are no longer the design.
+pub(super) const MAX_MEMBERS: usize = 100_000;
+
+/// How many changes are remembered for connections that are about to become links.
+pub(super) const MAX_CHANGES: usize = 4096;
+
+/// The most probes, and the most errands for others, at the same time. Chosen.
+pub(super) const MAX_PROBES: usize = 256;
+
+/// The longest name of a server, in bytes.
+pub(super) const MAX_NAME: usize = 255;
+
+/// The highest incarnation that is believed: far from overflow, and never reached by counting.
+pub(super) const MAX_INCARNATION: u64 = 1 << 48;
+
+/// How many heartbeats in a row must differ in their digest, on a quiet link, for a sync.
+pub(super) const MISMATCHES: u8 = 3;
+
+/// How long a link must have been quiet for its digests to mean something.
+pub(super) const QUIET: Duration = ms(900);
+
+/// The time between two syncs on one connection.
+pub(super) const SYNC_EVERY: Duration = ms(1000);
+
+/// How many tombstones a newcomer is told, so that splits heal after everybody was replaced.
+pub(super) const TOMBSTONES_TOLD: usize = 64;

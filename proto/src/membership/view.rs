@@ -1,0 +1,342 @@
+//! What one server holds of all servers: the lattice, its digests, and the tombstones.
+//!
+//! The view knows how values are merged and summed, and nothing of why they change: suspicions,
+//! floods and notices are the machine's.
+//!
+//! **Invariants:** the value held of a member never decreases. The digest is the sum over the live
+//! members, so two views with the same live members have the same one. At most
+//! [`MAX_TOMBSTONES`] members are not live.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message::{BUCKETS, Entry, Held, Phase};
+use super::random::Random;
+use super::tuning::{MAX_INCARNATION, MAX_MEMBERS, MAX_NAME, MAX_TOMBSTONES, TOMBSTONE};
+use super::{Notice, Record};
+use crate::{Fingerprint, ServerId};
+
+/// What is held of one server.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) record: Arc<Record>,
+    pub(super) incarnation: u64,
+    pub(super) phase: Phase,
+    /// Since when it is in this phase.
+    pub(super) since: Duration,
+    /// Its place in the list of the live, if it is live.
+    slot: u32,
+}
+
+impl Member {
+    /// The lattice value.
+    pub(super) fn held(&self) -> Held {
+        Held {
+            started: self.record.started,
+            incarnation: self.incarnation,
+            phase: self.phase,
+        }
+    }
+}
+
+/// How an entry compares with what is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing is held of that server.
+    Unknown,
+    /// The same is held.
+    Same,
+    /// What is held is greater.
+    Older,
+    /// The entry is greater.
+    Newer,
+}
+
+/// All servers that one server has heard of.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    members: BTreeMap<Fingerprint, Member>,
+    live: Vec<Fingerprint>,
+    graves: BTreeSet<(Duration, Fingerprint)>,
+    digest: u64,
+    buckets: Vec<u64>,
+}
+
+impl View {
+    pub(super) fn new() -> View {
+        View {
+            buckets: vec![0; BUCKETS],
+            ..View::default()
+        }
+    }
+
+    /// The member with this fingerprint, live or not.
+    pub(super) fn get(&self, who: &Fingerprint) -> Option<&Member> {
+        self.members.get(who)
+    }
+
+    /// The member with this fingerprint, if it is live.
+    pub(super) fn live_member(&self, who: &Fingerprint) -> Option<&Member> {
+        self.get(who).filter(|member| member.phase.is_live())
+    }
+
+    /// The live member with this id: the first, should two keys have been made to collide.
+    pub(super) fn find(&self, id: ServerId) -> Option<&Member> {
+        let mut first = [0; 32];
+        first[..8].copy_from_slice(&id.0.to_be_bytes());
+        self.members
+            .range(Fingerprint(first)..)
+            .take_while(|(who, _)| who.id() == id)
+            .map(|(_, member)| member)
+            .find(|member| member.phase.is_live())
+    }
+
+    /// Whether this member is live and nothing is held against it.
+    pub(super) fn is_trusted(&self, who: &Fingerprint) -> bool {
+        self.get(who)
+            .is_some_and(|member| member.phase == Phase::Alive)
+    }
+
+    /// The live members in the order of their fingerprints.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.members
+            .values()
+            .filter(|member| member.phase.is_live())
+    }
+
+    /// The live members in no order that means anything: for random choices.
+    pub(super) fn live(&self) -> &[Fingerprint] {
+        &self.live
+    }
+
+    /// The tombstones, the oldest first.
+    pub(super) fn graves(&self) -> impl DoubleEndedIterator<Item = &Member> {
+        self.graves
+            .iter()
+            .filter_map(|(_, who)| self.members.get(who))
+    }
+
+    /// How many tombstones there are.
+    pub(super) fn buried(&self) -> usize {
+        self.graves.len()
+    }
+
+    /// A tombstone at random.
+    pub(super) fn random_grave(&self, random: &mut Random) -> Option<&Member> {
+        let (_, who) = self.graves.iter().nth(random.below(self.graves.len()))?;
+        self.members.get(who)
+    }
+
+    /// The sum over the live members.
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The sums over the buckets.
+    pub(super) fn buckets(&self) -> &[u64] {
+        &self.buckets
+    }
+
+    /// What is to be told of this member: with its record if it is alive, or always if `whole`.
+    pub(super) fn entry(&self, who: &Fingerprint, whole: bool, now: Duration) -> Option<Entry> {
+        let member = self.members.get(who)?;
+        let down_for = if member.phase.is_live() {
+            0
+        } else {
+            now.saturating_sub(member.since).as_secs()
+        };
+        Some(Entry {
+            fingerprint: *who,
+            held: member.held(),
+            age: u32::try_from(down_for).unwrap_or(u32::MAX),
+            record: (whole || member.phase == Phase::Alive).then(|| Arc::clone(&member.record)),
+        })
+    }
+
+    /// How an entry compares with what is held.
+    pub(super) fn compare(&self, who: &Fingerprint, held: &Held) -> Standing {
+        match self
+            .members
+            .get(who)
+            .map(|member| held.rank().cmp(&member.held().rank()))
+        {
+            None => Standing::Unknown,
+            Some(std::cmp::Ordering::Equal) => Standing::Same,
+            Some(std::cmp::Ordering::Less) => Standing::Older,
+            Some(std::cmp::Ordering::Greater) => Standing::Newer,
+        }
+    }
+
+    /// Raises what is held of a server to this value, and says what subscribers are to hear.
+    ///
+    /// Without a record the known one is kept; a server of which nothing is known needs one.
+    /// Nothing happens if the value is not greater than the one held.
+    pub(super) fn raise(
+        &mut self,
+        who: Fingerprint,
+        held: Held,
+        record: Option<Arc<Record>>,
+        since: Duration,
+    ) -> Vec<Notice> {
+        if !matches!(
+            self.compare(&who, &held),
+            Standing::Unknown | Standing::Newer
+        ) {
+            return Vec::new();
+        }
+        let Some(record) = self.record_for(who, held, record) else {
+            return Vec::new();
+        };
+        let before = self.take(&who);
+        let mut notices = Vec::new();
+        let same_life = before
+            .as_ref()
+            .is_some_and(|old| old.started == record.started);
+        if let Some(old) = before
+            && !(held.phase.is_live() && same_life)
+        {
+            notices.push(Notice::Leave(Record::clone(&old)));
+        }
+        if held.phase.is_live() && !same_life {
+            notices.push(Notice::Join(Record::clone(&record)));
+        }
+        self.put(who, held, record, since);
+        self.bound();
+        notices
+    }
+
+    /// The record to keep for this value: the one that came, else the known one.
+    fn record_for(
+        &self,
+        who: Fingerprint,
+        held: Held,
+        record: Option<Arc<Record>>,
+    ) -> Option<Arc<Record>> {
+        let known = self.members.get(&who).map(|member| &member.record);
+        match (record, known) {
+            (_, Some(known)) if known.started == held.started => Some(Arc::clone(known)),
+            (Some(record), _) if self.members.len() < MAX_MEMBERS || known.is_some() => {
+                Some(record)
+            }
+            // Of a life that was never seen, only its end is told: a tombstone at the last place.
+            (None, Some(known)) if !held.phase.is_live() => Some(Arc::new(Record {
+                started: held.started,
+                ..Record::clone(known)
+            })),
+            _ => None,
+        }
+    }
+
+    /// Takes the member out; its record, if it was live.
+    fn take(&mut self, who: &Fingerprint) -> Option<Arc<Record>> {
+        let member = self.members.remove(who)?;
+        if !member.phase.is_live() {
+            self.graves.remove(&(member.since, *who));
+            return None;
+        }
+        self.live.swap_remove(member.slot as usize);
+        if let Some(moved) = self.live.get(member.slot as usize)
+            && let Some(moved) = self.members.get_mut(moved)
+        {
+            moved.slot = member.slot;
+        }
+        self.sum(who, &member.held(), u64::wrapping_sub);
+        Some(member.record)
+    }
+
+    fn put(&mut self, who: Fingerprint, held: Held, record: Arc<Record>, since: Duration) {
+        // At most MAX_MEMBERS are kept: the slot fits.
+        let slot = self.live.len() as u32;
+        if held.phase.is_live() {
+            self.live.push(who);
+            self.sum(&who, &held, u64::wrapping_add);
+        } else {
+            self.graves.insert((since, who));
+        }
+        let Held {
+            incarnation, phase, ..
+        } = held;
+        self.members.insert(
+            who,
+            Member {
+                record,
+                incarnation,
+                phase,
+                since,
+                slot,
+            },
+        );
+    }
+
+    fn sum(&mut self, who: &Fingerprint, held: &Held, operation: fn(u64, u64) -> u64) {
+        let hash = hash(who, held);
+        self.digest = operation(self.digest, hash);
+        if let Some(bucket) = self.buckets.get_mut(bucket(who)) {
+            *bucket = operation(*bucket, hash);
+        }
+    }
+
+    /// Drops the oldest tombstones beyond the bound.
+    fn bound(&mut self) {
+        while self.graves.len() > MAX_TOMBSTONES
+            && let Some((_, who)) = self.graves.pop_first()
+        {
+            self.members.remove(&who);
+        }
+    }
+
+    /// Drops the tombstones that have expired.
+    pub(super) fn expire(&mut self, now: Duration) {
+        while let Some((since, who)) = self.graves.first().copied()
+            && now.saturating_sub(since) >= TOMBSTONE
+        {
+            self.graves.pop_first();
+            self.members.remove(&who);
+        }
+    }
+}
+
+/// The bucket of a member.
+pub(super) fn bucket(who: &Fingerprint) -> usize {
+    usize::from(who.0[0]) * BUCKETS / 256
+}
+
+/// The hash of one live member's value.
+///
+/// The mixing is that of SplitMix64 (Steele, Lea, Flood 2014). It need not withstand attackers:
+/// who could make values collide is a member already.
+pub(super) fn hash(who: &Fingerprint, held: &Held) -> u64 {
+    let mut state = mix(held.incarnation ^ (held.phase as u64) << 56);
+    state = mix(state ^ held.started);
+    for word in who.0.chunks_exact(8) {
+        let word = word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        state = mix(state ^ word);
+    }
+    state
+}
+
+fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Whether an entry can be believed at all: what a peer sends may be anything.
+pub(super) fn is_sane(entry: &Entry) -> bool {
+    entry.held.incarnation <= MAX_INCARNATION
+        && entry
+            .record
+            .as_ref()
+            .is_none_or(|record| is_sane_record(record))
+}
+
+fn is_sane_record(record: &Record) -> bool {
+    record
+        .url
+        .server
+        .is_some_and(|server| server.id == record.fingerprint.id())
+        && record.name.len() <= MAX_NAME
+        && !record.name.contains(char::is_control)
+}

@@ -1,0 +1,117 @@
+//! Errands: trying a server for others who cannot reach it.
+
+use super::Machine;
+use super::message::{Held, Message};
+use super::timer::Timer;
+use super::tuning::*;
+use crate::Fingerprint;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One server that is tried for others.
+#[derive(Debug)]
+pub(super) struct Errand {
+    /// Who wants to know, and the number of the question.
+    askers: BTreeMap<Fingerprint, u64>,
+    until: Duration,
+}
+
+impl Machine {
+    /// Somebody asks us to try a server.
+    pub(super) fn on_witness(
+        &mut self,
+        asker: Fingerprint,
+        nonce: u64,
+        subject: Fingerprint,
+        held: Held,
+    ) {
+        if subject == self.me.fingerprint {
+            self.on_held_of_me(held);
+            self.say(
+                asker,
+                Message::Witnessed {
+                    nonce,
+                    subject,
+                    answered: Some(true),
+                },
+            );
+            return;
+        }
+        let heard = self
+            .connections
+            .get(&subject)
+            .is_some_and(|connection| connection.heard + WITNESS_RECENT > self.now);
+        let answered = match self.view.get(&subject) {
+            None => Some(None),
+            Some(member) if !member.phase.is_live() => {
+                Some((member.incarnation >= held.incarnation).then_some(false))
+            }
+            Some(_) if heard => Some(Some(true)),
+            Some(_) if self.errands.len() >= MAX_PROBES && !self.errands.contains_key(&subject) => {
+                Some(None)
+            }
+            Some(_) => None,
+        };
+        if let Some(answered) = answered {
+            self.say(
+                asker,
+                Message::Witnessed {
+                    nonce,
+                    subject,
+                    answered,
+                },
+            );
+            return;
+        }
+        let until = self.now + ERRAND;
+        let begun = self.errands.contains_key(&subject);
+        let errand = self.errands.entry(subject).or_insert(Errand {
+            askers: BTreeMap::new(),
+            until,
+        });
+        if errand.askers.len() < MAX_PROBES {
+            errand.askers.insert(asker, nonce);
+        }
+        if !begun {
+            self.on_errand_timer(subject);
+        }
+    }
+
+    /// An errand goes on.
+    pub(super) fn on_errand_timer(&mut self, subject: Fingerprint) {
+        let now = self.now;
+        let Some(until) = self.errands.get(&subject).map(|errand| errand.until) else {
+            return;
+        };
+        if now >= until {
+            self.answer_errand(subject, false);
+            return;
+        }
+        // The subject hears what we hold of it, and can object.
+        if let Some(held) = self.view.get(&subject).map(|member| member.held()) {
+            let nonce = self.random.bits();
+            self.send(subject, Message::Ping { nonce, held });
+            self.send_datagram(subject, Message::Ping { nonce, held });
+        }
+        self.timers
+            .arm(Timer::Errand(subject), until.min(now + PING_EVERY));
+    }
+
+    /// An errand is done.
+    pub(super) fn answer_errand(&mut self, subject: Fingerprint, answered: bool) {
+        let Some(errand) = self.errands.remove(&subject) else {
+            return;
+        };
+        self.timers.disarm(Timer::Errand(subject));
+        for (asker, nonce) in errand.askers {
+            self.say(
+                asker,
+                Message::Witnessed {
+                    nonce,
+                    subject,
+                    answered: Some(answered),
+                },
+            );
+        }
+    }
+}
