@@ -4,6 +4,7 @@
 //! drives membership and discovery; [`anchor`] is the tree; [`element`] has one file per kind.
 
 pub mod anchor;
+pub mod cli;
 pub mod element;
 pub mod peer;
 pub mod server;

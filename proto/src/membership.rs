@@ -134,9 +134,10 @@ pub enum Gone {
     Leaving,
     /// Nothing was heard for the idle time-out.
     Silent,
-    /// A stateless reset (RFC 9000, section 10.3): that process is gone.
+    /// A stateless reset (RFC 9000, section 10.3): the other host is there and does not know the
+    /// connection. Hard evidence, unless the server then answers a ping.
     Reset,
-    /// The kernel's word that the process is gone.
+    /// The kernel's word that the process is gone: hard evidence.
     Dead,
 }
 

@@ -5,7 +5,7 @@
 //! tombstones are pinged too, and whoever answers is met again.
 
 use super::connection::Purpose;
-use super::message::{Entry, Held, Message, Phase};
+use super::message::{Entry, Held, MAX_DATAGRAM, Message, Phase};
 use super::timer::Timer;
 use super::tuning::*;
 use super::{Machine, Output, Record};
@@ -39,11 +39,8 @@ impl Machine {
         }
     }
 
-    /// A member has failed or left. Many failures at once may have hidden others: audit fast.
-    pub(super) fn note_failure(&mut self, phase: Phase) {
-        if phase != Phase::Down {
-            return;
-        }
+    /// A member is suspected. Many failures at once may have hidden others: audit fast.
+    pub(super) fn note_failure(&mut self) {
         if self
             .failed
             .is_none_or(|(since, _)| self.now.saturating_sub(since) > STORM)
@@ -81,15 +78,20 @@ impl Machine {
         let (to, held) = ((*member.record).clone(), member.held());
         let nonce = self.random.bits();
         let (started, url) = (self.me.started, self.me.url.clone());
-        self.outputs.push_back(Output::Datagram {
-            to,
-            message: Message::Knock {
-                nonce,
-                started,
-                url,
-                held,
-            },
-        });
+        let mut message = Message::Knock {
+            nonce,
+            started,
+            url,
+            held,
+        };
+        if message
+            .encode()
+            .is_ok_and(|bytes| bytes.len() > MAX_DATAGRAM)
+        {
+            // Our host's name is long: whoever gave us up as we gave it up knows where we are.
+            message = Message::Ping { nonce, held };
+        }
+        self.outputs.push_back(Output::Datagram { to, message });
     }
 
     /// Somebody who had given us up finds that we live, and says where to answer.

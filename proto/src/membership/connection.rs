@@ -97,7 +97,11 @@ impl Machine {
             self.close(from);
             return;
         }
-        let Some(connection) = self.connections.get_mut(&from) else {
+        let Some(connection) = self
+            .connections
+            .get_mut(&from)
+            .filter(|connection| !connection.greeted)
+        else {
             return;
         };
         connection.greeted = true;
@@ -135,7 +139,10 @@ impl Machine {
             Gone::Closed => {}
             Gone::Leaving => self.claim(peer, Phase::Left),
             Gone::Silent => self.probe(peer, false),
-            Gone::Reset | Gone::Dead => self.accuse(peer, Phase::Condemned),
+            // The process may have been replaced; or it is the same, and has forgotten a connection
+            // that it closed while we could not hear it (RFC 9000, section 10.3).
+            Gone::Reset => self.probe(peer, true),
+            Gone::Dead => self.accuse(peer, Phase::Condemned),
         }
     }
 

@@ -310,3 +310,100 @@ impl Message {
         codec::decode(body).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WHO: Fingerprint = Fingerprint([255; 32]);
+    const HELD: Held = Held {
+        started: u64::MAX,
+        incarnation: u64::MAX,
+        phase: Phase::Left,
+    };
+
+    #[test]
+    fn later_messages_are_skipped_and_malformed_ones_refused() {
+        let last = Message::Who { members: vec![WHO] };
+        let body = last.encode().unwrap();
+        assert_eq!(u32::from(body[0]), VARIANTS - 1);
+        assert_eq!(Message::decode(&body), Ok(Some(last)));
+        assert_eq!(Message::decode(&[VARIANTS as u8, 1, 2, 3]), Ok(None));
+        assert_eq!(Message::decode(&body[..20]), Err(CodecError::Malformed));
+        assert_eq!(Message::decode(&[]), Err(CodecError::Malformed));
+    }
+
+    #[test]
+    fn the_longest_messages_fit() {
+        let host = "h".repeat(253);
+        let url: Url = format!("circuit://{host}:65535/{}/{}", u32::MAX, WHO.id().in_url())
+            .parse()
+            .unwrap();
+        let record = Arc::new(Record {
+            fingerprint: WHO,
+            url,
+            name: "n".repeat(255),
+            started: u64::MAX,
+        });
+        let entry = Entry {
+            fingerprint: WHO,
+            held: HELD,
+            age: u32::MAX,
+            record: Some(record),
+        };
+        let delta = Message::Delta {
+            entries: vec![entry; MAX_ENTRIES],
+        };
+        assert!(delta.encode().unwrap().len() < 200_000);
+        assert_eq!(Message::decode(&delta.encode().unwrap()), Ok(Some(delta)));
+        let hashes = Message::Hashes {
+            buckets: u64::MAX,
+            hashes: vec![u64::MAX; MAX_HASHES],
+        };
+        assert!(hashes.encode().unwrap().len() < 200_000);
+
+        let longest_address = "circuit://[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535/4294967295/Qffffffffffffffff";
+        for datagram in [
+            Message::Ping {
+                nonce: u64::MAX,
+                held: HELD,
+            },
+            Message::Pong {
+                nonce: u64::MAX,
+                started: u64::MAX,
+                incarnation: u64::MAX,
+            },
+            Message::Knock {
+                nonce: u64::MAX,
+                started: u64::MAX,
+                url: longest_address.parse().unwrap(),
+                held: HELD,
+            },
+            Message::Witness {
+                nonce: u64::MAX,
+                subject: WHO,
+                held: HELD,
+            },
+            Message::Witnessed {
+                nonce: u64::MAX,
+                subject: WHO,
+                answered: Some(true),
+            },
+        ] {
+            assert!(
+                datagram.encode().unwrap().len() <= MAX_DATAGRAM,
+                "{datagram:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_is_total(body in prop::collection::vec(any::<u8>(), 0..300), tag in 0..20u8) {
+            let _ = Message::decode(&body);
+            let _ = Message::decode(&[&[tag], &body[..]].concat());
+        }
+    }
+}

@@ -136,6 +136,13 @@ impl Simulation {
         }
     }
 
+    /// Adds a server and starts it; its number.
+    pub fn add_started(&mut self, joins: &[usize]) -> usize {
+        let i = self.add();
+        self.start(i, joins);
+        i
+    }
+
     /// Kills a server's process: it says nothing any more.
     pub fn kill(&mut self, i: usize) {
         self.crash(i, self.tethers);
@@ -256,6 +263,26 @@ impl Simulation {
     /// Mends the network.
     pub fn heal(&mut self) {
         self.network.groups.clear();
+        self.network.blocked.clear();
+    }
+
+    /// Cuts the path between two servers.
+    pub fn block(&mut self, i: usize, j: usize) {
+        self.network.blocked.insert((i.min(j), i.max(j)));
+        for (i, j) in [(i, j), (j, i)] {
+            if let Some(end) = self.nodes[i].ends.get(&j) {
+                let id = end.id;
+                self.push(
+                    self.now + IDLE_TIMEOUT,
+                    Event::Gone {
+                        node: i,
+                        peer: j,
+                        id,
+                        why: Gone::Silent,
+                    },
+                );
+            }
+        }
     }
 
     /// Runs for so long.
@@ -296,11 +323,9 @@ impl Simulation {
             .all(|(_, machine)| machine.len() == up.len() && machine.live().eq(up.iter()))
     }
 
-    /// Whether the links of the running servers make one graph of one piece, each known by both
-    /// its ends.
-    pub fn is_connected(&self) -> bool {
-        let links: BTreeMap<Fingerprint, Vec<Fingerprint>> = self
-            .up()
+    /// The links of the running servers.
+    fn links(&self) -> BTreeMap<Fingerprint, BTreeSet<Fingerprint>> {
+        self.up()
             .map(|(_, machine)| {
                 (
                     machine.me().fingerprint,
@@ -310,20 +335,32 @@ impl Simulation {
                         .collect(),
                 )
             })
-            .collect();
-        let symmetric = links.iter().all(|(who, peers)| {
+            .collect()
+    }
+
+    /// Whether both ends of every link hold it to be one.
+    pub fn is_symmetric(&self) -> bool {
+        let links = self.links();
+        links.iter().all(|(who, peers)| {
             peers
                 .iter()
                 .all(|peer| links.get(peer).is_some_and(|back| back.contains(who)))
-        });
+        })
+    }
+
+    /// Whether the links are one graph of one piece.
+    pub fn is_connected(&self) -> bool {
+        let links = self.links();
         let mut reached = BTreeSet::new();
         let mut next: Vec<_> = links.keys().next().copied().into_iter().collect();
         while let Some(who) = next.pop() {
             if reached.insert(who) {
-                next.extend(links.get(&who).into_iter().flatten().copied());
+                let back =
+                    |peer: &Fingerprint| links.get(peer).is_some_and(|back| back.contains(&who));
+                next.extend(links.get(&who).into_iter().flatten().copied().filter(back));
             }
         }
-        symmetric && reached.len() == links.len()
+        reached.len() == links.len()
     }
 
     /// The running servers' machines.

@@ -258,6 +258,9 @@ impl Machine {
     /// What follows from a change: timers, links, and what is remembered of the member.
     pub(super) fn on_raised(&mut self, who: Fingerprint, before: Option<Held>, held: Held) {
         if held.phase.is_suspected() {
+            if before.is_none_or(|before| !before.phase.is_suspected()) {
+                self.note_failure();
+            }
             // What we have against it ourselves was of an earlier incarnation, or weighs otherwise now.
             if before.is_some_and(|before| before.incarnation == held.incarnation) {
                 let until = self.now + self.suspicion(who, held.phase);
@@ -286,7 +289,6 @@ impl Machine {
         } else {
             self.patience.remove(&who);
             self.answer_errand(who, false);
-            self.note_failure(held.phase);
             self.part(who);
         }
         self.timers.arm_by(Timer::Seek, self.now);

@@ -152,6 +152,9 @@ pub(super) const EXPIRE: Duration = Duration::from_secs(60);
 /// The most tombstones. Chosen: 1 MB.
 pub(super) const MAX_TOMBSTONES: usize = 4096;
 
+/// The most servers of which only their end is remembered, after their tombstones. Chosen: 1 MB.
+pub(super) const MAX_FORGOTTEN: usize = 16_384;
+
 /// The most members, tombstones included. Chosen: above it full views are no longer the design.
 pub(super) const MAX_MEMBERS: usize = 100_000;
 

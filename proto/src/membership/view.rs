@@ -5,15 +5,18 @@
 //!
 //! **Invariants:** the value held of a member never decreases. The digest is the sum over the live
 //! members, so two views with the same live members have the same one. At most
-//! [`MAX_TOMBSTONES`] members are not live.
+//! [`MAX_TOMBSTONES`] members are not live. Of those whose tombstones are gone, the last
+//! [`MAX_FORGOTTEN`] cannot come back at the value at which they went.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{BUCKETS, Entry, Held, Phase};
 use super::random::Random;
-use super::tuning::{MAX_INCARNATION, MAX_MEMBERS, MAX_NAME, MAX_TOMBSTONES, TOMBSTONE};
+use super::tuning::{
+    MAX_FORGOTTEN, MAX_INCARNATION, MAX_MEMBERS, MAX_NAME, MAX_TOMBSTONES, TOMBSTONE,
+};
 use super::{Notice, Record};
 use crate::{Fingerprint, ServerId};
 
@@ -59,6 +62,9 @@ pub(super) struct View {
     members: BTreeMap<Fingerprint, Member>,
     live: Vec<Fingerprint>,
     graves: BTreeSet<(Duration, Fingerprint)>,
+    /// At what value those went whose tombstones are gone.
+    forgotten: BTreeMap<Fingerprint, Held>,
+    forgotten_order: VecDeque<Fingerprint>,
     digest: u64,
     buckets: Vec<u64>,
 }
@@ -140,7 +146,16 @@ impl View {
 
     /// What is to be told of this member: with its record if it is alive, or always if `whole`.
     pub(super) fn entry(&self, who: &Fingerprint, whole: bool, now: Duration) -> Option<Entry> {
-        let member = self.members.get(who)?;
+        let Some(member) = self.members.get(who) else {
+            let held = *self.forgotten.get(who)?;
+            // Whoever is told drops it, and does not keep a new tombstone.
+            return Some(Entry {
+                fingerprint: *who,
+                held,
+                age: u32::MAX,
+                record: None,
+            });
+        };
         let down_for = if member.phase.is_live() {
             0
         } else {
@@ -156,14 +171,17 @@ impl View {
 
     /// How an entry compares with what is held.
     pub(super) fn compare(&self, who: &Fingerprint, held: &Held) -> Standing {
-        match self
-            .members
-            .get(who)
-            .map(|member| held.rank().cmp(&member.held().rank()))
-        {
+        let known = match self.members.get(who) {
+            Some(member) => Some(member.held()),
+            None => self.forgotten.get(who).copied(),
+        };
+        match known.map(|known| held.rank().cmp(&known.rank())) {
             None => Standing::Unknown,
             Some(std::cmp::Ordering::Equal) => Standing::Same,
             Some(std::cmp::Ordering::Less) => Standing::Older,
+            Some(std::cmp::Ordering::Greater) if !self.members.contains_key(who) => {
+                Standing::Unknown
+            }
             Some(std::cmp::Ordering::Greater) => Standing::Newer,
         }
     }
@@ -254,6 +272,7 @@ impl View {
         } else {
             self.graves.insert((since, who));
         }
+        self.forgotten.remove(&who);
         let Held {
             incarnation, phase, ..
         } = held;
@@ -279,20 +298,35 @@ impl View {
 
     /// Drops the oldest tombstones beyond the bound.
     fn bound(&mut self) {
-        while self.graves.len() > MAX_TOMBSTONES
-            && let Some((_, who)) = self.graves.pop_first()
-        {
-            self.members.remove(&who);
+        while self.graves.len() > MAX_TOMBSTONES {
+            self.forget_first();
         }
     }
 
     /// Drops the tombstones that have expired.
     pub(super) fn expire(&mut self, now: Duration) {
-        while let Some((since, who)) = self.graves.first().copied()
-            && now.saturating_sub(since) >= TOMBSTONE
+        while let Some((since, _)) = self.graves.first()
+            && now.saturating_sub(*since) >= TOMBSTONE
         {
-            self.graves.pop_first();
-            self.members.remove(&who);
+            self.forget_first();
+        }
+    }
+
+    /// Drops the oldest tombstone, and keeps of it only what prevents a resurrection.
+    fn forget_first(&mut self) {
+        let Some((_, who)) = self.graves.pop_first() else {
+            return;
+        };
+        let Some(member) = self.members.remove(&who) else {
+            return;
+        };
+        if self.forgotten.insert(who, member.held()).is_none() {
+            self.forgotten_order.push_back(who);
+        }
+        while self.forgotten_order.len() > MAX_FORGOTTEN
+            && let Some(who) = self.forgotten_order.pop_front()
+        {
+            self.forgotten.remove(&who);
         }
     }
 }
@@ -339,4 +373,167 @@ fn is_sane_record(record: &Record) -> bool {
         .is_some_and(|server| server.id == record.fingerprint.id())
         && record.name.len() <= MAX_NAME
         && !record.name.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Url;
+    use crate::url::{Host, Server};
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn record(who: u8, started: u64) -> Arc<Record> {
+        let fingerprint = Fingerprint([who; 32]);
+        let server = Some(Server {
+            pid: 1,
+            id: fingerprint.id(),
+        });
+        let url = Url {
+            host: Host::Ip([10, 0, 0, who].into()),
+            port: 1,
+            server,
+        };
+        Arc::new(Record {
+            fingerprint,
+            url,
+            name: String::new(),
+            started,
+        })
+    }
+
+    fn raise(view: &mut View, (who, held): (u8, Held)) -> Vec<Notice> {
+        view.raise(
+            Fingerprint([who; 32]),
+            held,
+            Some(record(who, held.started)),
+            NOW,
+        )
+    }
+
+    fn values() -> impl Strategy<Value = Vec<(u8, Held)>> {
+        let phases = [
+            Phase::Alive,
+            Phase::Suspect,
+            Phase::Stalled,
+            Phase::Condemned,
+            Phase::Down,
+            Phase::Left,
+        ];
+        let held = (0..3u64, 0..3u64, prop::sample::select(phases.to_vec())).prop_map(
+            |(started, incarnation, phase)| Held {
+                started,
+                incarnation,
+                phase,
+            },
+        );
+        prop::collection::vec((0..4u8, held), 0..20)
+    }
+
+    fn state(view: &View) -> Vec<(u64, Phase, u64)> {
+        view.members
+            .values()
+            .map(|member| member.held().rank())
+            .collect()
+    }
+
+    fn live(view: &View) -> Vec<(Fingerprint, Held)> {
+        view.iter()
+            .map(|member| (member.record.fingerprint, member.held()))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_news_does_not_matter(values in values(), shift in 0..20usize, twice in any::<bool>()) {
+            let (mut one, mut other) = (View::new(), View::new());
+            for value in &values {
+                raise(&mut one, *value);
+            }
+            let mut shifted = values.clone();
+            shifted.rotate_left(shift.min(values.len()));
+            shifted.reverse();
+            for value in shifted.iter().chain(if twice { &values[..] } else { &[] }) {
+                raise(&mut other, *value);
+            }
+            prop_assert_eq!(state(&one), state(&other));
+            prop_assert_eq!(one.digest(), other.digest());
+            prop_assert_eq!(one.buckets(), other.buckets());
+        }
+
+        #[test]
+        fn what_is_held_never_decreases_and_notices_alternate(values in values()) {
+            let mut view = View::new();
+            let mut subscribed = BTreeMap::new();
+            for (who, held) in values {
+                let before = view.get(&Fingerprint([who; 32])).map(|member| member.held().rank());
+                for notice in raise(&mut view, (who, held)) {
+                    match notice {
+                        Notice::Join(record) => prop_assert_eq!(subscribed.insert(record.fingerprint, record), None),
+                        Notice::Leave(record) => prop_assert_eq!(subscribed.remove(&record.fingerprint), Some(record)),
+                    }
+                }
+                prop_assert!(view.get(&Fingerprint([who; 32])).map(|member| member.held().rank()) >= before);
+                prop_assert!(view.iter().map(|member| &*member.record).eq(subscribed.values()));
+                prop_assert_eq!(view.live().len(), subscribed.len());
+                prop_assert_eq!(view.live().len() + view.buried(), view.members.len());
+            }
+        }
+
+        #[test]
+        fn digests_are_equal_exactly_when_the_live_are(one in values(), other in values()) {
+            let (mut a, mut b) = (View::new(), View::new());
+            one.into_iter().for_each(|value| drop(raise(&mut a, value)));
+            other.into_iter().for_each(|value| drop(raise(&mut b, value)));
+            prop_assert_eq!(a.digest() == b.digest(), live(&a) == live(&b));
+            prop_assert_eq!(a.buckets() == b.buckets(), live(&a) == live(&b));
+        }
+    }
+
+    #[test]
+    fn an_expired_tombstone_resurrects_nobody() {
+        let held = |incarnation, phase| Held {
+            started: 1,
+            incarnation,
+            phase,
+        };
+        let mut view = View::new();
+        raise(&mut view, (7, held(5, Phase::Down)));
+        view.expire(NOW + TOMBSTONE);
+        let who = Fingerprint([7; 32]);
+        assert!(view.get(&who).is_none());
+        assert_eq!(view.compare(&who, &held(5, Phase::Alive)), Standing::Older);
+        assert_eq!(
+            view.entry(&who, true, NOW).map(|entry| entry.held),
+            Some(held(5, Phase::Down))
+        );
+        assert!(raise(&mut view, (7, held(5, Phase::Alive))).is_empty());
+        // It itself may come back.
+        assert_eq!(raise(&mut view, (7, held(6, Phase::Alive))).len(), 1);
+    }
+
+    #[test]
+    fn tombstones_are_bounded() {
+        let mut view = View::new();
+        for i in 0..(MAX_TOMBSTONES + MAX_FORGOTTEN + 100) as u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&i.to_be_bytes());
+            let who = Fingerprint(key);
+            let record = Arc::new(Record {
+                fingerprint: who,
+                ..Record::clone(&record(0, 0))
+            });
+            let held = Held {
+                started: 0,
+                incarnation: 0,
+                phase: Phase::Down,
+            };
+            view.raise(who, held, Some(record), NOW + Duration::from_millis(i));
+        }
+        assert_eq!(view.members.len(), MAX_TOMBSTONES);
+        assert_eq!(view.forgotten.len(), MAX_FORGOTTEN);
+        assert_eq!(view.forgotten_order.len(), MAX_FORGOTTEN);
+    }
 }

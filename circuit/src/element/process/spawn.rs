@@ -128,7 +128,7 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
             .map(OwnedFd::from)
             .map(held_pipe)
             .transpose()?;
-        let pidfd = AsyncFd::register(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let pidfd = registered(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
         let stdin = input::Sink::Pipe(Arc::new(nonblocking(stdin)?));
         Ok(Spawned {
             pid,
@@ -169,7 +169,7 @@ fn spawn_on_terminal(
     let wired = || {
         let stdout = Some(nonblocking(master.try_clone()?)?);
         let stdin = input::Sink::Terminal(Arc::new(nonblocking(master.try_clone()?)?));
-        let pidfd = AsyncFd::register(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let pidfd = registered(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
         Ok(Spawned {
             pid,
             pidfd,
@@ -350,7 +350,15 @@ fn held_pipe(pipe: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 fn nonblocking(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     let flags = rustix::fs::fcntl_getfl(&fd)?;
     rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-    AsyncFd::register(fd)
+    registered(fd)
+}
+
+/// Has the runtime say when a descriptor is ready.
+#[allow(unsafe_code)]
+fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one descriptor, the same for as long as it lives, and closes it only
+    // when it is dropped, after it was deregistered.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 fn open_terminal(size: TerminalSize) -> Result<(OwnedFd, OwnedFd), Errno> {

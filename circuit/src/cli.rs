@@ -1,0 +1,99 @@
+//! The command line: what a person types, and what comes back.
+//!
+//! One definition, [`command::Cli`], gives parsing, help, completions and manual pages. Arguments
+//! are parsed and validated first; then a circuit is dialled; then the command runs. The exit
+//! status is decided in [`error`] only, and stdout is written in [`output`] only.
+//!
+//! All but `start` is built on the client crate alone.
+
+mod anchors;
+mod arguments;
+mod command;
+mod dial;
+mod error;
+mod output;
+mod process;
+mod run;
+mod server;
+mod start;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use command::{Cli, Command};
+use error::Failure;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = arguments::normalized(std::env::args_os());
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => error::exit(&execute(cli.command)),
+        Err(wrong) => error::exit_of_usage(&wrong),
+    }
+}
+
+/// The whole of the definition, for those who print it.
+fn definition() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
+fn execute(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Start(options) => start::start(options),
+        Command::Keygen { file } => start::keygen(file.as_deref()),
+        Command::Completions { shell } => output::completions(shell),
+        Command::Man { directory } => output::manual_pages(&directory),
+        Command::Run(options) => async_command("run", run::run(options)),
+        Command::Ls(options) => async_command("ls", anchors::ls(options)),
+        Command::Peek { path, dial } => async_command("peek", anchors::peek(path, dial)),
+        Command::Scrub { path, dial } => async_command("scrub", anchors::scrub(path, dial)),
+        Command::Mkproc { scrub, path, dial } => {
+            async_command("mkproc", process::mkproc(path, scrub, dial))
+        }
+        Command::Stdin { path, dial } => async_command("stdin", process::stdin(path, dial)),
+        Command::Stdout { path, dial } => async_command(
+            "stdout",
+            process::output(path, process::Which::Stdout, dial),
+        ),
+        Command::Stderr { path, dial } => async_command(
+            "stderr",
+            process::output(path, process::Which::Stderr, dial),
+        ),
+        Command::Wait { path, dial } => async_command("wait", process::wait(path, dial)),
+        Command::Waitall { dial } => async_command("waitall", process::waitall(dial)),
+        Command::Signal {
+            group,
+            signal,
+            path,
+            dial,
+        } => async_command("signal", process::signal(signal, path, group, dial)),
+        Command::Join { path, url, dial } => async_command("join", server::join(path, url, dial)),
+        Command::Suicide { path, dial } => async_command("suicide", server::suicide(path, dial)),
+        Command::Stk { path, dial } => async_command("stk", server::stk(path, dial)),
+    }
+}
+
+/// Runs a client's command on a runtime of one thread: a command is over in milliseconds.
+fn async_command(
+    name: &'static str,
+    command: impl Future<Output = Result<u8, Failure>>,
+) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
+    let result = runtime.block_on(command);
+    // A thread that reads a terminal or pipe is not waited for.
+    runtime.shutdown_background();
+    result.map_err(|failure| failure.of_command(name))
+}
+
+/// The arguments of this process as the tests of parsing want them.
+#[cfg(test)]
+fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+    let arguments = arguments.iter().map(std::ffi::OsString::from);
+    Cli::try_parse_from(arguments::normalized(
+        std::iter::once("circuit".into()).chain(arguments),
+    ))
+}

@@ -1,0 +1,149 @@
+//! `ls`, `peek` and `scrub`: what any anchor can be asked.
+
+use std::cmp::Ordering;
+
+use circuit_client::{Client, ElementKind, Entry, Path, Pattern, ServerEntry};
+use tokio::task::JoinSet;
+
+use super::command::{Dial, Ls};
+use super::dial::dial;
+use super::error::{Failure, say};
+use super::output::{print, print_json};
+
+/// Lists anchors. A server that does not answer is named, and the rest is printed all the same.
+pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
+    let client = dial(&options.dial).await?;
+    let (mut entries, silent) = entries(&client, &options.pattern).await?;
+    match options.depth {
+        true => entries.sort_by(|a, b| leaves_first(a.anchor.path(), b.anchor.path())),
+        false => entries.sort_by(|a, b| a.anchor.path().cmp(b.anchor.path())),
+    }
+    print(&match options.long {
+        true => long_lines(&entries),
+        false => entries
+            .iter()
+            .map(|entry| format!("{}\n", entry.anchor.path()))
+            .collect(),
+    })?;
+    for (server, failure) in &silent {
+        say(&format!(
+            "circuit: ls /{} ({}): {}",
+            server.id,
+            server.name,
+            reason(failure, server)
+        ));
+    }
+    client.close().await;
+    Ok(u8::from(!silent.is_empty()))
+}
+
+/// The message without the path that it begins with.
+fn reason<'a>(failure: &'a Failure, server: &ServerEntry) -> &'a str {
+    let path = format!("/{}: ", server.id);
+    failure.text().strip_prefix(&path).unwrap_or(failure.text())
+}
+
+/// All that the pattern means, and the servers that did not tell.
+async fn entries(
+    client: &Client,
+    pattern: &Pattern,
+) -> Result<(Vec<Entry>, Vec<(ServerEntry, Failure)>), Failure> {
+    let base = client.anchor(pattern.base.clone());
+    if !pattern.recursive {
+        return Ok((base.view().await?, Vec::new()));
+    }
+    let mut all = base.list().await?;
+    let mut silent = Vec::new();
+    if pattern.base.is_root() {
+        // All servers at once: the slowest decides how long it takes.
+        let mut asked = JoinSet::new();
+        for server in all.iter().filter_map(|entry| entry.server.clone()) {
+            let anchor = client.server(server.id);
+            asked.spawn(async move { (server, anchor.list().await) });
+        }
+        while let Some(answer) = asked.join_next().await {
+            match answer {
+                Ok((_, Ok(below))) => all.extend(below),
+                Ok((server, Err(error))) => silent.push((server, Failure::from(error))),
+                Err(error) => return Err(Failure::operation("ls", &error)),
+            }
+        }
+        silent.sort_by_key(|(server, _)| server.id);
+    }
+    Ok((all, silent))
+}
+
+/// What is below an anchor before the anchor, otherwise by name.
+fn leaves_first(a: &Path, b: &Path) -> Ordering {
+    let (a, b) = (a.names(), b.names());
+    if a.starts_with(b) || b.starts_with(a) {
+        return b.len().cmp(&a.len());
+    }
+    a.cmp(b)
+}
+
+fn long_lines(entries: &[Entry]) -> String {
+    let width = |length: fn(&Entry) -> usize| entries.iter().map(length).max().unwrap_or(0);
+    let path_width = width(|entry| match entry.server {
+        Some(_) => entry.anchor.path().to_string().len(),
+        None => 0,
+    });
+    let name_width = width(|entry| {
+        entry
+            .server
+            .as_ref()
+            .map_or(0, |server| server.name.chars().count())
+    });
+    entries
+        .iter()
+        .map(|entry| {
+            let kind = entry.kind.map_or("·".to_owned(), |kind: ElementKind| kind.to_string());
+            let path = entry.anchor.path().to_string();
+            match &entry.server {
+                Some(server) => {
+                    let suspected = if server.suspected { "  suspected" } else { "" };
+                    let (name, address) = (&server.name, server.url.authority());
+                    format!("{kind:<6}  {path:<path_width$}  {name:<name_width$}  {address}{suspected}\n")
+                }
+                None => format!("{kind:<6}  {path}\n"),
+            }
+        })
+        .collect()
+}
+
+/// Prints the status of an element; `null` where there is none.
+pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    let status = client.anchor(path).peek().await?;
+    match status {
+        Some(circuit_client::Status::Server(status)) => print_json(&status)?,
+        Some(circuit_client::Status::Process(status)) => print_json(&status)?,
+        None => print_json(&())?,
+    }
+    client.close().await;
+    Ok(0)
+}
+
+/// Removes an element.
+pub(super) async fn scrub(path: Path, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    client.anchor(path).scrub().await?;
+    client.close().await;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_come_first() {
+        let mut paths: Vec<Path> = ["/a", "/a/b", "/a/b/c", "/a/d", "/e"]
+            .iter()
+            .map(|path| path.parse().unwrap())
+            .collect();
+        paths.sort_by(leaves_first);
+        let shown: Vec<String> = paths.iter().map(Path::to_string).collect();
+        assert_eq!(shown, ["/a/b/c", "/a/b", "/a/d", "/a", "/e"]);
+    }
+}

@@ -1,0 +1,271 @@
+//! The one definition of the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use circuit_client::{Path, Pattern, Url};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Make the hosts of a network behave as one Unix machine.
+#[derive(Debug, Parser)]
+#[command(name = "circuit", version, max_term_width = 100)]
+#[command(
+    after_help = "A circuit is dialled through, in this order: -d URL, -discover GROUP:PORT, \
+the URL in the file that CIRCUIT names, the group in CIRCUIT_DISCOVER, a server of the same user \
+on this machine.\n\nLong flags may be written with one dash or two."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a server on this host until it is told to stop
+    ///
+    /// Prints its URL as the first line of stdout, and a log of its operations on stderr. Leaves
+    /// the circuit in order on SIGINT and SIGTERM; the processes it started go on.
+    ///
+    /// Without -a, -if, -discover and -j it listens on loopback only.
+    Start(Start),
+    /// Print a new key for a circuit, or write it to a new file
+    Keygen {
+        /// The file, which must not exist; it is made with mode 0600
+        file: Option<PathBuf>,
+    },
+    /// List anchors
+    Ls(Ls),
+    /// Print the status of an element as JSON; null if there is none
+    Peek {
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Remove an element; a process goes on running, forgotten
+    Scrub {
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Make a process, from a command as JSON on stdin
+    ///
+    /// The fields: Path (required), Args, Env (absent: the server's), Dir (absent: the server's
+    /// own), Scrub, Stdout and Stderr ("pipe", "discard" or a file to append to), Terminal
+    /// ({"Rows": 24, "Columns": 80}).
+    #[command(
+        after_help = "Example: echo '{\"Path\": \"/bin/ls\", \"Args\": [\"/\"]}' | \
+circuit mkproc /X88550014d4c82e4d/pippi"
+    )]
+    Mkproc {
+        /// Forget the element by itself once the process has exited and its readers are gone
+        #[arg(long)]
+        scrub: bool,
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Write stdin to a process's stdin, and close it
+    Stdin {
+        /// The process
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Print a process's stdout, live
+    Stdout {
+        /// The process
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Print a process's stderr, live, on stdout
+    Stderr {
+        /// The process
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Wait for a process to exit, and print its status as JSON
+    Wait {
+        /// The process
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Wait for all the processes whose paths are on stdin, one per line
+    ///
+    /// Prints a line for each as it exits: its path, a tab, and `ok`, `exit status N` or
+    /// `signal: NAME`.
+    Waitall {
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Send a signal to a process
+    Signal {
+        /// To the process's whole group
+        #[arg(long)]
+        group: bool,
+        /// Its name, with or without SIG, in any case, or its number
+        signal: String,
+        /// The process
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Execute a command on a server as if it ran here
+    ///
+    /// Makes a process, attaches stdin, stdout and stderr, passes signals on, exits as the process
+    /// did (128 + the signal's number if one ended it), and scrubs it. If this command is killed,
+    /// the process goes on, at its path.
+    #[command(override_usage = "circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...")]
+    Run(Run),
+    /// Merge the circuit of a server with another circuit
+    Join {
+        /// The server
+        path: Path,
+        /// A server of the other circuit
+        url: Url,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Make a server leave the circuit and exit
+    Suicide {
+        /// The server
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Print what a server's threads and operations are doing
+    Stk {
+        /// The server
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Print a shell's completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory, which must exist
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    /// The address to listen on; a missing port is any free one
+    #[arg(short = 'a', long = "addr", value_name = "HOST[:PORT]")]
+    pub(super) address: Option<String>,
+    /// Listen on this network interface's address
+    #[arg(long = "if", value_name = "NAME")]
+    pub(super) interface: Option<String>,
+    /// The address that others dial, where it is another than the one listened on
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) advertise: Option<String>,
+    /// A name for people [default: the host's name]
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Keep the server's identity in this directory, and come back as itself
+    #[arg(long, value_name = "DIR")]
+    pub(super) var: Option<PathBuf>,
+    /// Join this server's circuit; may be repeated
+    #[arg(short = 'j', long, value_name = "URL")]
+    pub(super) join: Vec<Url>,
+    /// Find other servers on this multicast group; may be repeated [env: CIRCUIT_DISCOVER]
+    #[arg(long, value_name = "GROUP:PORT", value_parser = group)]
+    pub(super) discover: Vec<SocketAddr>,
+    /// The file that holds the circuit's key [env: CIRCUIT_HMAC]
+    #[arg(long, value_name = "FILE")]
+    pub(super) hmac: Option<PathBuf>,
+    /// Host containers
+    #[arg(long)]
+    pub(super) docker: bool,
+    /// The form of the log on stderr
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    pub(super) log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Show what each anchor holds, and of servers the name and address
+    #[arg(short = 'l', long)]
+    pub(super) long: bool,
+    /// Print what is below an anchor before the anchor
+    #[arg(long)]
+    pub(super) depth: bool,
+    /// An anchor, whose children are listed, or PATH/... for all that is below it
+    #[arg(default_value = "/")]
+    pub(super) pattern: Pattern,
+    #[command(flatten)]
+    pub(super) dial: Dial,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Run it on a terminal, which is this one
+    #[arg(short = 'i', long)]
+    pub(super) interactive: bool,
+    /// Where to make the process: an anchor, or a server's path, id or name for a new anchor there
+    #[arg(value_name = "PATH|SERVER")]
+    pub(super) place: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    pub(super) dial: Dial,
+}
+
+/// How to reach the circuit.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Reaching the circuit")]
+pub(super) struct Dial {
+    /// Dial this server
+    #[arg(short = 'd', long = "dial", value_name = "URL")]
+    pub(super) url: Option<Url>,
+    /// Ask this multicast group for a server [env: CIRCUIT_DISCOVER]
+    #[arg(long, value_name = "GROUP:PORT", value_parser = group)]
+    pub(super) discover: Option<SocketAddr>,
+    /// The file that holds the circuit's key [env: CIRCUIT_HMAC]
+    #[arg(long, value_name = "FILE")]
+    pub(super) hmac: Option<PathBuf>,
+    /// The deadline of operations that do not block by nature
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(super) timeout: Duration,
+}
+
+/// A multicast group and port.
+pub(super) fn group(text: &str) -> Result<SocketAddr, String> {
+    let group: SocketAddr = text
+        .parse()
+        .map_err(|_| "not GROUP:PORT, as in 228.8.8.8:7711".to_owned())?;
+    match group {
+        group if !group.ip().is_multicast() => Err(
+            "not a multicast address: those are 224.0.0.0 to 239.255.255.255, and ff00::/8"
+                .to_owned(),
+        ),
+        group if group.port() == 0 => Err("the port cannot be 0".to_owned()),
+        group => Ok(group),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "not a number of seconds above 0".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() && seconds < 1e9 => Ok(duration),
+        _ => Err(wrong()),
+    }
+}

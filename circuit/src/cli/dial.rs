@@ -1,0 +1,160 @@
+//! Which circuit a command means, and the way in.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
+use circuit_client::{Client, Key, ServerId, Url, discover, key_file};
+
+use super::command::{self, Dial};
+use super::error::{Failure, say};
+
+/// How long a multicast group is asked.
+const DISCOVER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// Dials the circuit that the flags, the environment or this machine name, the first match.
+pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
+    let key = key(dial.hmac.as_deref())?;
+    let client = match choose(dial)? {
+        Choice::Url(url) => Client::dial(&url, key.as_ref()).await?,
+        Choice::Group(group) => ask(group, key.as_ref()).await?,
+        Choice::Local => local(key.as_ref()).await?,
+    };
+    Ok(client.with_timeout(dial.timeout))
+}
+
+enum Choice {
+    Url(Url),
+    Group(SocketAddr),
+    Local,
+}
+
+fn choose(dial: &Dial) -> Result<Choice, Failure> {
+    if let Some(url) = &dial.url {
+        return Ok(Choice::Url(url.clone()));
+    }
+    if let Some(group) = dial.discover {
+        return Ok(Choice::Group(group));
+    }
+    if let Some(file) = variable("CIRCUIT") {
+        return Ok(Choice::Url(url_in(&file)?));
+    }
+    Ok(match groups_in_environment()?.first() {
+        Some(group) => Choice::Group(*group),
+        None => Choice::Local,
+    })
+}
+
+/// An environment variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The multicast groups that `CIRCUIT_DISCOVER` names, with spaces or commas between them.
+pub(super) fn groups_in_environment() -> Result<Vec<SocketAddr>, Failure> {
+    let value = variable("CIRCUIT_DISCOVER").unwrap_or_default();
+    let groups = value.split([' ', ',']).filter(|group| !group.is_empty());
+    groups
+        .map(|group| {
+            command::group(group)
+                .map_err(|error| Failure::usage(format!("CIRCUIT_DISCOVER={group}: {error}")))
+        })
+        .collect()
+}
+
+/// The key that the flag or the environment names.
+pub(super) fn key(flag: Option<&Path>) -> Result<Option<Key>, Failure> {
+    let named = flag
+        .map(Path::to_owned)
+        .or_else(|| variable("CIRCUIT_HMAC").map(home));
+    let Some(path) = named else { return Ok(None) };
+    let (key, exposed) =
+        key_file::read(&path).map_err(|error| Failure::failed(super::error::chain(&error)))?;
+    if exposed {
+        let path = path.display();
+        say(&format!(
+            "circuit: warning: others can read the key file {path}: chmod 600 {path}"
+        ));
+    }
+    Ok(Some(key))
+}
+
+/// The URL in the file that `CIRCUIT` names.
+fn url_in(file: &str) -> Result<Url, Failure> {
+    let path = home(file.to_owned());
+    let shown = path.display();
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let what = format!("cannot read the file {shown} that CIRCUIT names");
+        Failure::no_circuit(format!(
+            "{what}: {}",
+            super::error::chain(&error).to_lowercase()
+        ))
+        .with_hint("write a server's URL into it, or use -d URL")
+    })?;
+    text.parse().map_err(|error| {
+        Failure::no_circuit(format!(
+            "the file {shown} that CIRCUIT names holds no URL: {error}"
+        ))
+    })
+}
+
+/// A leading `~` is the user's home, even where no shell expanded it.
+fn home(path: String) -> PathBuf {
+    match (path.strip_prefix('~'), std::env::var_os("HOME")) {
+        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+            Path::new(&home).join(rest.trim_start_matches('/'))
+        }
+        _ => PathBuf::from(path),
+    }
+}
+
+/// A server that answers on the group.
+async fn ask(group: SocketAddr, key: Option<&Key>) -> Result<Client, Failure> {
+    let urls = discover::discover(group, key, DISCOVER_TIMEOUT).await?;
+    let mut failure = None;
+    for url in urls {
+        match Client::dial(&url, key).await {
+            Ok(client) => return Ok(client),
+            Err(error) => failure = Some(Failure::from(error)),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Failure::no_circuit(format!("no server answered on {group}"))))
+}
+
+/// The newest server of this user on this machine, if all of them are in one circuit.
+async fn local(key: Option<&Key>) -> Result<Client, Failure> {
+    let servers = RuntimeDir::existing()
+        .map(|dir| dir.servers())
+        .unwrap_or_default();
+    let Some(newest) = servers.first() else {
+        return Err(Failure::no_circuit(
+            "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER is given, and \
+             no server of yours runs on this machine",
+        )
+        .with_hint("`circuit start` starts one"));
+    };
+    let client = Client::dial(&newest.url, key).await?;
+    if servers.len() > 1 {
+        let seen = client.servers().await?;
+        let seen: BTreeSet<ServerId> = seen.into_iter().map(|server| server.id).collect();
+        let apart = |server: &&LocalServer| {
+            server
+                .url
+                .server
+                .is_some_and(|pinned| !seen.contains(&pinned.id))
+        };
+        if servers.iter().any(|server| apart(&server)) {
+            let urls: Vec<String> = servers
+                .iter()
+                .map(|server| server.url.to_string())
+                .collect();
+            return Err(Failure::no_circuit(format!(
+                "several circuits run on this machine: {}",
+                urls.join(", ")
+            ))
+            .with_hint("choose one with -d URL"));
+        }
+    }
+    Ok(client)
+}

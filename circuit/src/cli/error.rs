@@ -1,0 +1,244 @@
+//! From what went wrong to one line for a person, a hint where one helps, and the exit status.
+
+use std::error::Error as StdError;
+use std::io::Write;
+use std::process::ExitCode;
+
+use circuit_client::discover::DiscoverError;
+use circuit_client::{Code, DialError, Error};
+use circuit_proto::auth::KeyMismatch;
+
+/// The operation failed.
+const FAILED: u8 = 1;
+
+/// Wrong usage.
+const USAGE: u8 = 2;
+
+/// No circuit could be reached, or it refused us.
+const NO_CIRCUIT: u8 = 255;
+
+/// Why a command failed, as a person reads it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: u8,
+    command: Option<&'static str>,
+    text: String,
+    hint: Option<String>,
+    /// The reader of stdout has gone, which is no failure.
+    pipe_closed: bool,
+}
+
+impl Failure {
+    fn new(status: u8, text: impl Into<String>) -> Failure {
+        Failure {
+            status,
+            command: None,
+            text: text.into(),
+            hint: None,
+            pipe_closed: false,
+        }
+    }
+
+    /// Something that the command tried, and the reason why it failed.
+    pub(super) fn operation(what: &str, error: &(dyn StdError + 'static)) -> Failure {
+        Failure::new(FAILED, format!("{what}: {}", chain(error)))
+    }
+
+    /// A failure in these words.
+    pub(super) fn failed(text: impl Into<String>) -> Failure {
+        Failure::new(FAILED, text)
+    }
+
+    /// The input makes no sense.
+    pub(super) fn usage(text: impl Into<String>) -> Failure {
+        Failure::new(USAGE, text)
+    }
+
+    /// No circuit was reached.
+    pub(super) fn no_circuit(text: impl Into<String>) -> Failure {
+        Failure::new(NO_CIRCUIT, text)
+    }
+
+    /// The reader of stdout has gone: success.
+    pub(super) fn pipe_closed() -> Failure {
+        Failure {
+            pipe_closed: true,
+            ..Failure::new(0, "")
+        }
+    }
+
+    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The command that failed, which the message names first.
+    pub(super) fn of_command(mut self, name: &'static str) -> Failure {
+        self.command = Some(name);
+        self
+    }
+
+    /// Where in the input of a command something was wrong.
+    pub(super) fn at(mut self, place: &str) -> Failure {
+        self.text = format!("{place}: {}", self.text);
+        self
+    }
+
+    /// The message, for those who print it among others.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let mut failure = Failure::new(FAILED, chain(&error));
+        failure.hint = match error.code() {
+            Some(Code::NoSuchServer) => Some("`circuit ls -l /` lists the servers".to_owned()),
+            Some(Code::Occupied) => {
+                Some("`circuit peek` shows what is there, `circuit scrub` removes it".to_owned())
+            }
+            _ => None,
+        };
+        failure
+    }
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Failure {
+        let failure = Failure::new(NO_CIRCUIT, chain(&error));
+        match error.key_mismatch() {
+            Some(mismatch) => failure.with_hint(key_hint(mismatch)),
+            None => failure,
+        }
+    }
+}
+
+impl From<DiscoverError> for Failure {
+    fn from(error: DiscoverError) -> Failure {
+        let failure = Failure::new(NO_CIRCUIT, chain(&error));
+        match error {
+            DiscoverError::OtherKey { reason, .. } => failure.with_hint(key_hint(reason)),
+            DiscoverError::NoAnswer { .. } | DiscoverError::Socket { .. } => failure,
+        }
+    }
+}
+
+/// What to do about keys that do not match, from the view of the one who dialled.
+fn key_hint(mismatch: KeyMismatch) -> &'static str {
+    match mismatch {
+        KeyMismatch::Missing => "name its key with -hmac FILE, or in CIRCUIT_HMAC",
+        KeyMismatch::Wrong => "-hmac FILE, or CIRCUIT_HMAC, must name the key of that circuit",
+        KeyMismatch::Unexpected => "leave -hmac out, and CIRCUIT_HMAC unset, for that circuit",
+    }
+}
+
+/// The message with its causes, each said once, the operating system's in our own style.
+pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        let words = words.split(" (os error").next().unwrap_or(&words);
+        let lower = match words.chars().next() {
+            Some(first) if cause.is::<std::io::Error>() => {
+                first.to_lowercase().chain(words.chars().skip(1)).collect()
+            }
+            _ => words.to_owned(),
+        };
+        if !text.contains(&lower) {
+            text = format!("{text}: {lower}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Says what went wrong, and how the process exits.
+pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
+    match result {
+        Ok(status) => ExitCode::from(*status),
+        Err(failure) if failure.pipe_closed => ExitCode::SUCCESS,
+        Err(failure) => {
+            let command = failure
+                .command
+                .map(|name| format!("{name}: "))
+                .unwrap_or_default();
+            // A path follows its command without a colon: `mkproc /X…/a: …`.
+            let command = match failure.text.starts_with('/') {
+                true => command.replace(": ", " "),
+                false => command,
+            };
+            say(&format!("circuit: {command}{}", failure.text));
+            if let Some(hint) = &failure.hint {
+                say(&format!("hint: {hint}"));
+            }
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Help and version are data; anything else that the parser says is wrong usage.
+pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
+    if !wrong.use_stderr() {
+        let _ = wrong.print();
+        return ExitCode::SUCCESS;
+    }
+    if wrong.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = wrong.print();
+        return ExitCode::from(USAGE);
+    }
+    let text = wrong.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    // What is missing stands below the first line.
+    let rest: Vec<&str> = lines
+        .by_ref()
+        .take_while(|line| {
+            !line.starts_with("Usage") && !line.starts_with("tip:") && !line.starts_with("For more")
+        })
+        .collect();
+    let text = match (first.strip_suffix(':'), rest.as_slice()) {
+        (Some(first), [_, ..]) => format!("{first}: {}", rest.join(", ")),
+        _ => first.to_owned(),
+    };
+    say(&format!("circuit: {text}"));
+    let rendered = wrong.render().to_string();
+    let usage = rendered
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("tip: "));
+    match usage {
+        Some(tip) => say(&format!("hint: {tip}")),
+        None => {
+            if let Some(usage) = rendered
+                .lines()
+                .find_map(|line| line.strip_prefix("Usage: "))
+            {
+                say(&format!("hint: {usage}"));
+            }
+        }
+    }
+    ExitCode::from(USAGE)
+}
+
+/// Says a line on stderr. A stderr that is closed hears nothing.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        let source = std::io::Error::from_raw_os_error(98);
+        let address = "127.0.0.1:7".parse().unwrap();
+        let error = crate::server::StartError::Listen { address, source };
+        assert_eq!(
+            chain(&error),
+            "cannot listen on 127.0.0.1:7: address already in use"
+        );
+    }
+}

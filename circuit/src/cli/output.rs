@@ -1,0 +1,128 @@
+//! The one place that writes to stdout. A reader who has gone is no error.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::Failure;
+
+/// How many pieces may wait for a slow reader of stdout. Chosen: half a megabyte at most.
+const QUEUE: usize = 8;
+
+/// Prints text as it is.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| failed(&error))
+}
+
+/// Prints a value as JSON, indented by tabs, with a line end.
+pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    let indent = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, indent);
+    value
+        .serialize(&mut serializer)
+        .map_err(|error| Failure::operation("cannot print", &error))?;
+    text.push(b'\n');
+    print(&String::from_utf8_lossy(&text))
+}
+
+fn failed(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::pipe_closed(),
+        _ => Failure::operation("cannot write to stdout", error),
+    }
+}
+
+/// Which of this process's outputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Data on its way out, written by a thread, so that a slow reader never keeps the connection from
+/// being looked after.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pieces: mpsc::Sender<Bytes>,
+    result: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Pipe {
+    /// Begins to write.
+    pub(super) fn new(target: Target) -> Pipe {
+        let (pieces, queue) = mpsc::channel(QUEUE);
+        let (done, result) = oneshot::channel();
+        std::thread::spawn(move || {
+            let written = match target {
+                Target::Stdout => write_all(queue, &mut io::stdout().lock()),
+                Target::Stderr => write_all(queue, &mut io::stderr().lock()),
+            };
+            // Whoever waited may have been cancelled.
+            let _ = done.send(written);
+        });
+        Pipe { pieces, result }
+    }
+
+    /// Writes a piece, once there is room. Fails when the reader has gone.
+    pub(super) async fn write(&mut self, piece: Bytes) -> Result<(), Failure> {
+        match self.pieces.send(piece).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.reason().await),
+        }
+    }
+
+    /// Waits until all is written.
+    pub(super) async fn finish(self) -> Result<(), Failure> {
+        drop(self.pieces);
+        match self.result.await {
+            Ok(Err(error)) => Err(failed(&error)),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn reason(&mut self) -> Failure {
+        match (&mut self.result).await {
+            Ok(Err(error)) => failed(&error),
+            Ok(Ok(())) | Err(_) => Failure::pipe_closed(),
+        }
+    }
+}
+
+fn write_all(mut queue: mpsc::Receiver<Bytes>, out: &mut impl Write) -> io::Result<()> {
+    while let Some(piece) = queue.blocking_recv() {
+        out.write_all(&piece)?;
+        // Live: what comes is shown, but a flood is not flushed piece by piece.
+        if queue.is_empty() {
+            out.flush()?;
+        }
+    }
+    out.flush()
+}
+
+/// Prints the completions of a shell.
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut super::definition(), "circuit", &mut text);
+    print(&String::from_utf8_lossy(&text))?;
+    Ok(0)
+}
+
+/// Writes the manual pages, one per command.
+pub(super) fn manual_pages(directory: &Path) -> Result<u8, Failure> {
+    clap_mangen::generate_to(super::definition(), directory).map_err(|error| {
+        Failure::operation(
+            &format!("cannot write the manual pages to {}", directory.display()),
+            &error,
+        )
+    })?;
+    Ok(0)
+}

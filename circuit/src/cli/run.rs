@@ -1,0 +1,280 @@
+//! `run`: a process on some server, as if it ran here.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, PoisonError};
+
+use circuit_client::{Client, Cmd, Code, Error, Path, Proc, Reader, TerminalSize, process};
+use rustix::termios::{OptionalActions, Termios};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::command::Run;
+use super::dial::dial;
+use super::error::Failure;
+use super::output::{Pipe, Target};
+use super::process::copy;
+
+/// What is passed on to the process. Not SIGPIPE, SIGCHLD and those that cannot be caught; a
+/// terminal's own signals come as bytes.
+const PASSED_ON: [(&str, fn() -> SignalKind); 6] = [
+    ("HUP", SignalKind::hangup),
+    ("INT", SignalKind::interrupt),
+    ("QUIT", SignalKind::quit),
+    ("TERM", SignalKind::terminate),
+    ("USR1", SignalKind::user_defined1),
+    ("USR2", SignalKind::user_defined2),
+];
+
+/// Runs a command on a server, attached, and exits as it did.
+pub(super) async fn run(options: Run) -> Result<u8, Failure> {
+    let mut cmd = command(&options.command)?;
+    let place = place(&options.place)?;
+    let terminal = match options.interactive {
+        true => Some(Terminal::find()?),
+        false => None,
+    };
+    cmd.terminal = terminal.as_ref().map(Terminal::size);
+    // From here on no signal ends this command without the process's knowing.
+    let mut signals = Signals::listen()?;
+    let client = dial(&options.dial).await?;
+    let process = client.anchor(place).make_proc(cmd).await?;
+    let attached = attached(&process, terminal, &mut signals).await;
+    let scrubbed = match &attached {
+        Ok(_) => process.scrub().await,
+        // Whatever went wrong, the process is still there to be looked at.
+        Err(_) => Ok(()),
+    };
+    let status = attached?;
+    match scrubbed {
+        // Somebody else was faster.
+        Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => (),
+        other => other?,
+    }
+    close(client).await;
+    Ok(exit_status(&status))
+}
+
+async fn close(client: Client) {
+    client.close().await;
+}
+
+fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {
+    let words: Result<Vec<String>, _> = words
+        .iter()
+        .map(|word| word.clone().into_string())
+        .collect();
+    let words = words.map_err(|word| {
+        Failure::usage(format!(
+            "the command is not UTF-8: {}",
+            word.to_string_lossy()
+        ))
+    })?;
+    match words.split_first() {
+        Some((program, args)) => Ok(Cmd {
+            args: args.to_vec(),
+            ..Cmd::new(program)
+        }),
+        None => Err(Failure::usage("no command to run")),
+    }
+}
+
+/// The anchor; below a server's own a new one, named at random.
+fn place(text: &str) -> Result<Path, Failure> {
+    let wrong = |error: circuit_client::PathError| Failure::usage(error.to_string());
+    let path: Path = match text.starts_with('/') {
+        true => text.parse().map_err(wrong)?,
+        false => format!("/{text}").parse().map_err(wrong)?,
+    };
+    match path.names() {
+        [] => Err(Failure::usage(
+            "the root holds no process: name a server, as in /X…/name",
+        )),
+        [_server] => {
+            let mut random = [0; 4];
+            // Any name that is free will do, were the system without randomness.
+            let _ = getrandom::fill(&mut random);
+            path.join(&format!("run-{:08x}", u32::from_ne_bytes(random)))
+                .map_err(wrong)
+        }
+        _ => Ok(path),
+    }
+}
+
+/// Attaches the streams, and waits until the process has exited and all it said was printed.
+async fn attached(
+    process: &Proc,
+    mut terminal: Option<Terminal>,
+    signals: &mut Signals,
+) -> Result<process::Status, Failure> {
+    let stdout = process.stdout().await?;
+    let stderr = process.stderr().await?;
+    let mut stdin = process.stdin().await?;
+    if let Some(terminal) = &mut terminal {
+        terminal.make_raw()?;
+    }
+    let feed = async {
+        // A process that reads no more is no failure of its own.
+        if copy(tokio::io::stdin(), &mut stdin).await.is_ok() {
+            let _ = stdin.finish().await;
+        }
+        std::future::pending::<()>().await
+    };
+    let outputs = async {
+        tokio::try_join!(show(stdout, Target::Stdout), show(stderr, Target::Stderr))?;
+        Ok::<_, Failure>(())
+    };
+    let pass_on = async {
+        loop {
+            match signals.next(terminal.is_some()).await {
+                Passed::Signal(name) => {
+                    // A process that has exited meanwhile hears no signals.
+                    let _ = process.signal(name).await;
+                }
+                Passed::Resize => {
+                    if let Some(size) = terminal.as_ref().map(Terminal::size) {
+                        let _ = process.resize(size).await;
+                    }
+                }
+            }
+        }
+    };
+    let end = async {
+        let (status, ()) = tokio::try_join!(async { Ok(process.wait().await?) }, outputs)?;
+        Ok(status)
+    };
+    tokio::select! {
+        end = end => end,
+        () = feed => unreachable!("feeding never ends by itself"),
+        () = pass_on => unreachable!("passing on never ends by itself"),
+    }
+}
+
+async fn show(mut reader: Reader, target: Target) -> Result<(), Failure> {
+    let mut out = Pipe::new(target);
+    while let Some(piece) = reader.chunk().await? {
+        if out.write(piece).await.is_err() {
+            // Nobody reads: as with a local pipe, the process is to feel it, not we.
+            drop(reader);
+            return Ok(());
+        }
+    }
+    // Whoever has gone by now has missed nothing that we could still give.
+    let _ = out.finish().await;
+    Ok(())
+}
+
+fn exit_status(status: &process::Status) -> u8 {
+    let number = match (status.code, status.signal_number) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 1,
+    };
+    // Exit statuses have eight bits (wait(2)).
+    number.to_le_bytes()[0]
+}
+
+/// The signals that are passed on.
+struct Signals {
+    passed: Vec<(&'static str, Signal)>,
+    resized: Signal,
+}
+
+enum Passed {
+    Signal(&'static str),
+    Resize,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, Failure> {
+        let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
+        let listen = |(name, kind): (&'static str, fn() -> SignalKind)| {
+            Ok((name, signal(kind()).map_err(failed)?))
+        };
+        Ok(Signals {
+            passed: PASSED_ON
+                .into_iter()
+                .map(listen)
+                .collect::<Result<_, Failure>>()?,
+            resized: signal(SignalKind::window_change()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self, on_terminal: bool) -> Passed {
+        std::future::poll_fn(|cx| {
+            for (name, signal) in &mut self.passed {
+                if signal.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(Passed::Signal(name));
+                }
+            }
+            match self.resized.poll_recv(cx).is_ready() && on_terminal {
+                true => std::task::Poll::Ready(Passed::Resize),
+                false => std::task::Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// The settings that the terminal had, for every way out.
+static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// The terminal that this command runs on. It is as it was before when this is dropped.
+struct Terminal;
+
+impl Terminal {
+    fn find() -> Result<Terminal, Failure> {
+        match rustix::termios::isatty(stdin()) {
+            true => Ok(Terminal),
+            false => Err(Failure::usage("-i needs a terminal on stdin")),
+        }
+    }
+
+    fn size(&self) -> TerminalSize {
+        match rustix::termios::tcgetwinsize(stdin()) {
+            Ok(size) => TerminalSize {
+                rows: size.ws_row,
+                columns: size.ws_col,
+            },
+            Err(_) => TerminalSize {
+                rows: 24,
+                columns: 80,
+            },
+        }
+    }
+
+    fn make_raw(&mut self) -> Result<(), Failure> {
+        let failed = |errno: rustix::io::Errno| {
+            Failure::failed(format!("cannot set the terminal to raw mode: {errno}"))
+        };
+        let original = rustix::termios::tcgetattr(stdin()).map_err(failed)?;
+        let mut raw = original.clone();
+        raw.make_raw();
+        *ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(original);
+        // A panic ends the process without dropping anything.
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            restore();
+            before(panic);
+        }));
+        rustix::termios::tcsetattr(stdin(), OptionalActions::Now, &raw).map_err(failed)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+fn restore() {
+    let original = ORIGINAL
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some(original) = original {
+        let _ = rustix::termios::tcsetattr(stdin(), OptionalActions::Now, &original);
+    }
+}
+
+fn stdin() -> BorrowedFd<'static> {
+    rustix::stdio::stdin()
+}

@@ -1,0 +1,188 @@
+//! `start` and `keygen`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use circuit_client::{Url, key_file};
+use circuit_proto::path::check_name;
+use circuit_proto::url::Host;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::command::{LogFormat, Start};
+use super::dial;
+use super::error::{Failure, chain, say};
+use super::output::print;
+use crate::server::address::{self, AddressError};
+use crate::server::{self, Listen, Options, log};
+
+/// Runs a server until it is told to stop.
+pub(super) fn start(flags: Start) -> Result<u8, Failure> {
+    serve(flags).map_err(|failure| failure.of_command("start"))
+}
+
+fn serve(flags: Start) -> Result<u8, Failure> {
+    let format = match flags.log {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let options = options(flags)?;
+    let _log = log::start(format).map_err(|error| Failure::operation("cannot log", &error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
+    runtime.block_on(async {
+        // Before the URL is out, so that whoever read it can stop the server in order.
+        let stopped = stop_signal()?;
+        let running = server::start(options)
+            .await
+            .map_err(|error| Failure::failed(chain(&error)))?;
+        if running.is_open_to_all() {
+            say(&format!(
+                "circuit: WARNING: no key: anybody who reaches {} may run programs on this host \
+                 (make a key with `circuit keygen FILE`, give it with -hmac FILE)",
+                running.url().authority()
+            ));
+        }
+        // Whoever started the server may have no use for its URL.
+        let _ = print(&format!("{}\n", running.url()));
+        running.finished(stopped).await;
+        Ok(0)
+    })
+}
+
+/// Checks and completes what was given on the command line.
+fn options(flags: Start) -> Result<Options, Failure> {
+    if flags.docker {
+        return Err(Failure::failed(
+            "containers are not in this build yet: leave -docker out",
+        ));
+    }
+    let discover = match flags.discover.is_empty() {
+        true => dial::groups_in_environment()?,
+        false => flags.discover,
+    };
+    let key = dial::key(flags.hmac.as_deref())?;
+    let listen = listen(
+        flags.address.as_deref(),
+        flags.interface.as_deref(),
+        !discover.is_empty(),
+        &flags.join,
+    )?;
+    let advertise = flags.advertise.as_deref().map(advertised).transpose()?;
+    let name = match flags.name {
+        Some(name) => checked_name(name)?,
+        None => host_name(),
+    };
+    Ok(Options {
+        listen,
+        advertise,
+        name,
+        var: flags.var,
+        join: flags.join,
+        discover,
+        key,
+    })
+}
+
+fn listen(
+    address: Option<&str>,
+    interface: Option<&str>,
+    discovers: bool,
+    joins: &[Url],
+) -> Result<Listen, Failure> {
+    let wrong = |error: AddressError| Failure::usage(chain(&error));
+    let (host, port) = match address {
+        Some(address) => address::resolve(address).map_err(wrong)?,
+        None => (None, 0),
+    };
+    let host = match (host, interface) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::usage(
+                "-a HOST and -if both say where to listen: give one (-a :PORT goes with -if)",
+            ));
+        }
+        (None, Some(interface)) => Some(address::of_interface(interface).map_err(wrong)?),
+        (host, None) => host,
+    };
+    // With servers to join that are all on this machine, nobody else is meant to come.
+    let outside = discovers || joins.iter().any(|url| !url.is_loopback());
+    Ok(match host {
+        Some(ip) if ip.is_unspecified() && ip.is_ipv6() => Listen::Everywhere(port),
+        Some(ip) => Listen::At(SocketAddr::new(ip, port)),
+        None if address.is_some() || outside => Listen::Everywhere(port),
+        None => Listen::Loopback,
+    })
+}
+
+/// The host, and the port or 0.
+fn advertised(text: &str) -> Result<(Host, u16), Failure> {
+    let wrong = || Failure::usage(format!("-advertise: not an address (HOST[:PORT]): {text}"));
+    let with_port = match text.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && !host.ends_with(':') && !host.is_empty() => {
+            text.to_owned()
+        }
+        _ => format!("{text}:1"),
+    };
+    let given = with_port == text;
+    let text = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]:1"),
+        _ => with_port,
+    };
+    let url: Url = format!("circuit://{text}").parse().map_err(|_| wrong())?;
+    match &url.host {
+        Host::Ip(ip) if ip.is_unspecified() => Err(wrong()),
+        _ => Ok((url.host.clone(), if given { url.port } else { 0 })),
+    }
+}
+
+fn checked_name(name: String) -> Result<String, Failure> {
+    let wrong = |why: String| Err(Failure::usage(format!("-name {name:?}: {why}")));
+    if name.is_empty() || name.contains('/') {
+        return wrong("a name is not empty and holds no slash".to_owned());
+    }
+    if name.parse::<circuit_client::ServerId>().is_ok() {
+        return wrong("a name must not look like an id".to_owned());
+    }
+    match check_name(&name, &name) {
+        Ok(()) => Ok(name),
+        Err(error) => wrong(error.to_string()),
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+/// Resolves at SIGINT or SIGTERM. A second one ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => (),
+            _ = terminate.recv() => (),
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => (),
+                _ = terminate.recv() => (),
+            }
+            std::process::exit(1);
+        });
+    })
+}
+
+/// Prints a new key, or writes it to a new file.
+pub(super) fn keygen(file: Option<&Path>) -> Result<u8, Failure> {
+    let failed =
+        |error: key_file::KeyFileError| Failure::failed(chain(&error)).of_command("keygen");
+    let key = key_file::generate().map_err(failed)?;
+    match file {
+        Some(path) => key_file::write_new(path, &key).map_err(failed)?,
+        None => print(&format!("{}\n", key.to_text()))?,
+    }
+    Ok(0)
+}
