@@ -42,8 +42,12 @@ fn execute(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Start(options) => start::start(options),
         Command::Keygen { file } => start::keygen(file.as_deref()),
-        Command::Completions { shell } => output::completions(shell),
-        Command::Man { directory } => output::manual_pages(&directory),
+        Command::Completions { shell } => {
+            output::completions(shell).map_err(|failure| failure.of_command("completions"))
+        }
+        Command::Man { directory } => {
+            output::manual_pages(&directory).map_err(|failure| failure.of_command("man"))
+        }
         Command::Run(options) => async_command("run", run::run(options)),
         Command::Ls(options) => async_command("ls", anchors::ls(options)),
         Command::Peek { path, dial } => async_command("peek", anchors::peek(path, dial)),

@@ -122,6 +122,8 @@ impl Client {
 
     /// Asks a multicast group for a server of the circuit with this key, and dials it.
     ///
+    /// Without a key, the user's servers on loopback are found too, by the local key.
+    ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// let client = circuit_client::Client::discover("228.8.8.8:7711".parse()?, None).await?;
@@ -132,7 +134,26 @@ impl Client {
         group: SocketAddr,
         key: Option<&Key>,
     ) -> Result<Client, DiscoverDialError> {
-        let urls = discover::discover(group, key, DISCOVER_TIMEOUT).await?;
+        let local = match key {
+            Some(_) => None,
+            None => RuntimeDir::existing().and_then(|dir| dir.existing_key()),
+        };
+        let ours = async { Ok((discover::discover(group, key, DISCOVER_TIMEOUT).await?, key)) };
+        // The user's own servers on loopback have the local key, and nobody has to know.
+        let on_loopback = async {
+            let Some(local) = &local else {
+                return std::future::pending().await;
+            };
+            match discover::discover(group, Some(local), DISCOVER_TIMEOUT).await {
+                Ok(urls) => (urls, Some(local)),
+                // What the other asking says is of more use.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let (urls, key) = tokio::select! {
+            found = ours => found.map_err(DiscoverDialError::Discover)?,
+            found = on_loopback => found,
+        };
         let mut last = None;
         for url in &urls {
             match Client::dial_exactly(url, key, DIAL_TIMEOUT).await {

@@ -48,7 +48,7 @@ pub use circuit_proto::element::{ElementKind, Status, process, server};
 pub use circuit_proto::path::{Path, PathError, Pattern};
 pub use circuit_proto::request::ServerEntry;
 pub use circuit_proto::{Code, Key, ServerId, Url};
-pub use client::Client;
+pub use client::{Client, DiscoverDialError};
 pub use element::Element;
 pub use element::process::Proc;
 pub use element::server::Server;

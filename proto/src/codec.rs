@@ -46,12 +46,13 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// Reads a whole body: bytes that are left over are refused.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     // bincode allocates a string or byte buffer of the length that the bytes claim, up to the
-    // limit of its configuration, which is a constant of the type: so the tightest is chosen.
+    // limit of its configuration, which is a constant of the type: so the tightest is chosen. It
+    // counts an integer with its full size, up to eight times what it takes on the wire.
     match body.len() {
-        0..=1024 => decode_within::<T, 1024>(body),
-        0..=16_384 => decode_within::<T, 16_384>(body),
-        0..=131_072 => decode_within::<T, 131_072>(body),
-        0..=MAX_FRAME => decode_within::<T, MAX_FRAME>(body),
+        0..=1024 => decode_within::<T, { 8 * 1024 }>(body),
+        0..=16_384 => decode_within::<T, { 8 * 16_384 }>(body),
+        0..=131_072 => decode_within::<T, { 8 * 131_072 }>(body),
+        0..=MAX_FRAME => decode_within::<T, { 8 * MAX_FRAME }>(body),
         n => Err(CodecError::TooLarge(n)),
     }
 }
@@ -142,6 +143,15 @@ mod tests {
             _all: Vec<[u64; 16]>,
         }
         assert!(decode::<Many>(&body).is_err());
+    }
+
+    #[test]
+    fn bodies_of_any_size_are_read_back() {
+        for length in [1, 900, 1020, 1030, 16_000, 17_000, 130_000, 140_000, 1_000_000] {
+            // Small integers take the fewest bytes for what bincode counts.
+            let body = encode(&vec![7u64; length]).unwrap();
+            assert_eq!(decode::<Vec<u64>>(&body), Ok(vec![7; length]), "{length}");
+        }
     }
 
     #[test]

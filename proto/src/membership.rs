@@ -9,6 +9,12 @@
 //! and passes messages on. Everything else (introductions, sync, which connections become links,
 //! which are closed again) is the machine's.
 //!
+//! **Invariants:** what is held of a server never decreases, and only that server raises its
+//! incarnation; it is never anything but alive in its own view, until it leaves. Nobody is down
+//! without a leave, hard evidence, or a suspicion that has expired. Notices alternate per server,
+//! and with the first list they make the view. The same seed and inputs give the same outputs.
+//! Whatever peers say, every table is bounded and nothing panics.
+//!
 //! After each [`Machine::handle`]: first drain [`Machine::poll_output`], then arm one timer for
 //! [`Machine::poll_timeout`].
 
@@ -22,11 +28,15 @@ use crate::{Fingerprint, ServerId, Url};
 
 mod audit;
 mod connection;
+mod entry;
 mod flood;
+mod input;
 mod message;
+mod output;
 mod overlay;
 mod probe;
 mod random;
+mod rewire;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod suspicion;
@@ -38,9 +48,10 @@ mod tuning;
 mod view;
 mod witness;
 
-pub use message::{
-    BUCKETS, Entry, Held, MAX_DATAGRAM, MAX_ENTRIES, MAX_HASHES, Message, Phase, Wish,
-};
+pub use entry::{Entry, Held, Phase};
+pub use input::{Gone, Input, TetherState};
+pub use message::{BUCKETS, MAX_DATAGRAM, MAX_ENTRIES, MAX_HASHES, Message, Wish};
+pub use output::{Notice, Output};
 
 use connection::{Connection, Purpose};
 use flood::Flood;
@@ -72,126 +83,6 @@ pub struct Config {
     /// The incarnation to begin with: 0, or one more than the last one of an earlier life that
     /// was kept (`-var`).
     pub incarnation: u64,
-}
-
-/// What happens to a machine.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// A connection for membership is up: authenticated, usable in both directions. At most one
-    /// per peer: a second one replaces the first.
-    Connected {
-        /// The other end.
-        peer: Fingerprint,
-        /// Whether this end opened it.
-        dialled: bool,
-    },
-    /// The connection is gone.
-    Disconnected {
-        /// The other end.
-        peer: Fingerprint,
-        /// What is known of the reason.
-        why: Gone,
-    },
-    /// An [`Output::Connect`] did not succeed.
-    ConnectFailed {
-        /// Whom it was to.
-        peer: Fingerprint,
-    },
-    /// A message came on a connection.
-    Message {
-        /// The other end.
-        from: Fingerprint,
-        /// What it said.
-        message: Message,
-    },
-    /// A message came outside of connections; authenticated.
-    Datagram {
-        /// The sender.
-        from: Fingerprint,
-        /// What it said.
-        message: Message,
-    },
-    /// What the tether beside a link says has changed. Optional: without it silence decides.
-    Tether {
-        /// The other end.
-        peer: Fingerprint,
-        /// Its state from now on.
-        state: TetherState,
-    },
-    /// Leave the circuit in order: the outputs that follow say so to all neighbours, and are the
-    /// last.
-    Leave,
-    /// A timeout came due.
-    Tick,
-}
-
-/// What is known of the reason why a connection is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gone {
-    /// The other side closed it in order, or it was closed as redundant.
-    Closed,
-    /// The other side closed it because it leaves the circuit.
-    Leaving,
-    /// Nothing was heard for the idle time-out.
-    Silent,
-    /// A stateless reset (RFC 9000, section 10.3): the other host is there and does not know the
-    /// connection. Hard evidence, unless the server then answers a ping.
-    Reset,
-    /// The kernel's word that the process is gone: hard evidence.
-    Dead,
-}
-
-/// What a tether, the silent TCP connection beside a link, says of the process at its other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TetherState {
-    /// There is none, or its host does not answer either: no evidence.
-    Unknown,
-    /// The other host's kernel has acknowledged it within the last second.
-    Acknowledged,
-    /// The other kernel has closed it: the process is probably gone.
-    Broken,
-}
-
-/// What a machine wants done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    /// Open a connection for membership; answered by [`Input::Connected`] or
-    /// [`Input::ConnectFailed`]. If there is one already, nothing is to be done.
-    Connect {
-        /// To whom.
-        to: Record,
-    },
-    /// There is no further use for this connection: close it in order. No
-    /// [`Input::Disconnected`] is expected, and one does no harm.
-    Disconnect {
-        /// The other end.
-        peer: Fingerprint,
-    },
-    /// Send on the connection: reliable, ordered; dropped silently if there is none.
-    Send {
-        /// The other end.
-        to: Fingerprint,
-        /// What to say.
-        message: Message,
-    },
-    /// Send outside of connections: cheap, unreliable, at most [`MAX_DATAGRAM`] bytes.
-    Datagram {
-        /// To whom. The name may be empty and the start 0 where they are not known.
-        to: Record,
-        /// What to say.
-        message: Message,
-    },
-    /// Tell the subscribers.
-    Notice(Notice),
-}
-
-/// What subscribers hear: joins and leaves, alternating per server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// This server is a member from now on.
-    Join(Record),
-    /// This server is a member no longer.
-    Leave(Record),
 }
 
 /// The membership of one server.

@@ -233,7 +233,8 @@ pub(super) struct Run {
 #[command(next_help_heading = "Reaching the circuit")]
 pub(super) struct Dial {
     /// Dial this server
-    #[arg(short = 'd', long = "dial", value_name = "URL")]
+    // Named apart from the URL that `join` takes.
+    #[arg(id = "dial", short = 'd', long = "dial", value_name = "URL")]
     pub(super) url: Option<Url>,
     /// Ask this multicast group for a server [env: CIRCUIT_DISCOVER]
     #[arg(long, value_name = "GROUP:PORT", value_parser = group)]

@@ -5,20 +5,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
-use circuit_client::{Client, Key, ServerId, Url, discover, key_file};
+use circuit_client::{Client, Key, ServerId, Url, key_file};
 
 use super::command::{self, Dial};
 use super::error::{Failure, say};
-
-/// How long a multicast group is asked.
-const DISCOVER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Dials the circuit that the flags, the environment or this machine name, the first match.
 pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     let key = key(dial.hmac.as_deref())?;
     let client = match choose(dial)? {
         Choice::Url(url) => Client::dial(&url, key.as_ref()).await?,
-        Choice::Group(group) => ask(group, key.as_ref()).await?,
+        Choice::Group(group) => Client::discover(group, key.as_ref()).await?,
         Choice::Local => local(key.as_ref()).await?,
     };
     Ok(client.with_timeout(dial.timeout))
@@ -86,11 +83,8 @@ fn url_in(file: &str) -> Result<Url, Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(&path).map_err(|error| {
         let what = format!("cannot read the file {shown} that CIRCUIT names");
-        Failure::no_circuit(format!(
-            "{what}: {}",
-            super::error::chain(&error).to_lowercase()
-        ))
-        .with_hint("write a server's URL into it, or use -d URL")
+        Failure::no_circuit(format!("{what}: {}", super::error::chain(&error)))
+            .with_hint("write a server's URL into it, or use -d URL")
     })?;
     text.parse().map_err(|error| {
         Failure::no_circuit(format!(
@@ -107,19 +101,6 @@ fn home(path: String) -> PathBuf {
         }
         _ => PathBuf::from(path),
     }
-}
-
-/// A server that answers on the group.
-async fn ask(group: SocketAddr, key: Option<&Key>) -> Result<Client, Failure> {
-    let urls = discover::discover(group, key, DISCOVER_TIMEOUT).await?;
-    let mut failure = None;
-    for url in urls {
-        match Client::dial(&url, key).await {
-            Ok(client) => return Ok(client),
-            Err(error) => failure = Some(Failure::from(error)),
-        }
-    }
-    Err(failure.unwrap_or_else(|| Failure::no_circuit(format!("no server answered on {group}"))))
 }
 
 /// The newest server of this user on this machine, if all of them are in one circuit.

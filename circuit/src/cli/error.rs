@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use circuit_client::discover::DiscoverError;
-use circuit_client::{Code, DialError, Error};
+use circuit_client::{Code, DialError, DiscoverDialError, Error};
 use circuit_proto::auth::KeyMismatch;
 
 /// The operation failed.
@@ -78,12 +78,6 @@ impl Failure {
         self
     }
 
-    /// Where in the input of a command something was wrong.
-    pub(super) fn at(mut self, place: &str) -> Failure {
-        self.text = format!("{place}: {}", self.text);
-        self
-    }
-
     /// The message, for those who print it among others.
     pub(super) fn text(&self) -> &str {
         &self.text
@@ -124,6 +118,15 @@ impl From<DiscoverError> for Failure {
     }
 }
 
+impl From<DiscoverDialError> for Failure {
+    fn from(error: DiscoverDialError) -> Failure {
+        match error {
+            DiscoverDialError::Discover(error) => error.into(),
+            DiscoverDialError::Dial(error) => error.into(),
+        }
+    }
+}
+
 /// What to do about keys that do not match, from the view of the one who dialled.
 fn key_hint(mismatch: KeyMismatch) -> &'static str {
     match mismatch {
@@ -135,23 +138,30 @@ fn key_hint(mismatch: KeyMismatch) -> &'static str {
 
 /// The message with its causes, each said once, the operating system's in our own style.
 pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = words(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        let words = cause.to_string();
-        let words = words.split(" (os error").next().unwrap_or(&words);
-        let lower = match words.chars().next() {
-            Some(first) if cause.is::<std::io::Error>() => {
-                first.to_lowercase().chain(words.chars().skip(1)).collect()
-            }
-            _ => words.to_owned(),
-        };
-        if !text.contains(&lower) {
-            text = format!("{text}: {lower}");
+        let words = words(cause);
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
         }
         source = cause.source();
     }
     text
+}
+
+/// One error's own words: the operating system's begin in lower case and have no number.
+fn words(error: &(dyn StdError + 'static)) -> String {
+    let words = error.to_string();
+    if !error.is::<std::io::Error>() {
+        return words;
+    }
+    let words = words.split(" (os error").next().unwrap_or(&words);
+    let mut chars = words.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
 }
 
 /// Says what went wrong, and how the process exits.
@@ -188,38 +198,56 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
         let _ = wrong.print();
         return ExitCode::from(USAGE);
     }
+    say(&format!("circuit: {}", usage_text(wrong)));
+    let rendered = wrong.render().to_string();
+    let after = |start| {
+        rendered
+            .lines()
+            .find_map(move |l| l.trim().strip_prefix(start))
+    };
+    // The parser's other tip is how to pass what looks like a flag as a value: hardly ever meant.
+    let tip = after("tip: ").filter(|tip| !tip.starts_with("to pass"));
+    if let Some(hint) = tip.or_else(|| after("Usage: ")) {
+        say(&format!("hint: {hint}"));
+    }
+    ExitCode::from(USAGE)
+}
+
+/// What the parser says, in one line.
+fn usage_text(wrong: &clap::Error) -> String {
+    use clap::error::{ContextKind, ErrorKind};
+    let of = |kind| wrong.get(kind).map(ToString::to_string);
+    if wrong.kind() == ErrorKind::ValueValidation
+        && let (Some(argument), Some(value), Some(why)) = (
+            of(ContextKind::InvalidArg),
+            of(ContextKind::InvalidValue),
+            wrong.source(),
+        )
+    {
+        let text = format!("invalid value '{value}' for '{argument}': {why}");
+        return text
+            .chars()
+            .map(|c| match c.is_control() {
+                true => c.escape_default().to_string(),
+                false => c.to_string(),
+            })
+            .collect();
+    }
     let text = wrong.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let first = first.strip_prefix("error: ").unwrap_or(first);
-    // What is missing stands below the first line.
+    // What is missing, or what there is to choose from, stands below the first line.
     let rest: Vec<&str> = lines
-        .by_ref()
         .take_while(|line| {
             !line.starts_with("Usage") && !line.starts_with("tip:") && !line.starts_with("For more")
         })
         .collect();
-    let text = match (first.strip_suffix(':'), rest.as_slice()) {
+    match (first.strip_suffix(':'), rest.as_slice()) {
         (Some(first), [_, ..]) => format!("{first}: {}", rest.join(", ")),
+        (None, [choice, ..]) if choice.starts_with('[') => format!("{first} {choice}"),
         _ => first.to_owned(),
-    };
-    say(&format!("circuit: {text}"));
-    let rendered = wrong.render().to_string();
-    let usage = rendered
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("tip: "));
-    match usage {
-        Some(tip) => say(&format!("hint: {tip}")),
-        None => {
-            if let Some(usage) = rendered
-                .lines()
-                .find_map(|line| line.strip_prefix("Usage: "))
-            {
-                say(&format!("hint: {usage}"));
-            }
-        }
     }
-    ExitCode::from(USAGE)
 }
 
 /// Says a line on stderr. A stderr that is closed hears nothing.

@@ -61,9 +61,19 @@ enum Watched {
 impl Process {
     /// Executes the command. Fails with the operating system's reason, and then nothing is left.
     ///
-    /// Must be called within a tokio runtime.
-    pub fn spawn(cmd: Cmd) -> Result<Arc<Process>, SpawnError> {
-        let spawned = spawn::spawn(&cmd)?;
+    /// The system takes up to a millisecond to start a process, so that is left to a thread of the
+    /// runtime's pool.
+    ///
+    /// **Cancellation:** a future that is dropped half-way leaves a process that nobody knows, so
+    /// it is not to be dropped before the runtime is.
+    pub async fn spawn(cmd: Cmd) -> Result<Arc<Process>, SpawnError> {
+        let spawned = tokio::task::spawn_blocking(move || {
+            let spawned = spawn::spawn(&cmd)?;
+            Ok((cmd, spawned))
+        });
+        let (cmd, spawned) = spawned
+            .await
+            .map_err(|error| SpawnError::System(error.to_string()))??;
         let process = Arc::new(Process {
             pid: spawned.pid,
             started: SystemTime::now(),

@@ -245,7 +245,7 @@ impl Call {
                 self.answer(result).await;
             }
             Op::MakeProcess(cmd) => {
-                let result = self.make_process(&path, cmd);
+                let result = self.make_process(&path, cmd).await;
                 self.answer(result).await;
             }
             Op::Stdin => match process(element, "stdin")
@@ -313,7 +313,7 @@ impl Call {
     }
 
     /// Makes a process element, and sees to it that one which forgets itself does.
-    fn make_process(&mut self, path: &Path, cmd: Cmd) -> Result<(), Error> {
+    async fn make_process(&mut self, path: &Path, cmd: Cmd) -> Result<(), Error> {
         let (server, names) = (self.server.clone(), path.below_server());
         // A loser is logged at once, a winner when its element is there.
         let reserved = self.operation.in_order(
@@ -325,7 +325,9 @@ impl Call {
             },
             Result::is_err,
         )?;
-        let process = Process::spawn(cmd).map_err(|error| exec_failed(&server, &error))?;
+        let process = Process::spawn(cmd)
+            .await
+            .map_err(|error| exec_failed(&server, &error))?;
         let element = Element::Process(process.clone());
         self.operation
             .in_order(|| Ok(reserved.commit(element)), |_| true)?;

@@ -4,15 +4,17 @@
 //! too slow, lines are dropped and counted, and the log says how many once it goes on.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How many lines may wait. Chosen: at 200 bytes each this is under a megabyte.
-const QUEUE: usize = 4096;
+/// How many bytes of lines may wait. Chosen: some 5,000 lines, in under a megabyte.
+const QUEUE: usize = 1 << 20;
+
+/// How long the thread gathers lines before it writes again. Waking it for each line would cost
+/// more than the operation that the line tells of.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,25 +26,41 @@ pub enum Format {
     Json,
 }
 
-/// Holds the log open. Dropped, it waits a moment for the lines that are queued.
+/// Holds the log open. Dropped, it waits for the lines that are queued, if stderr takes them.
 #[derive(Debug)]
 pub struct Log {
-    lines: Option<SyncSender<Vec<u8>>>,
+    queue: Arc<Queue>,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    /// There is something to write, or the end.
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<u8>,
+    /// Lines that found the queue full since the last time this was said.
+    dropped: u64,
+    /// The thread waits to be woken.
+    asleep: bool,
+    ended: bool,
 }
 
 /// Sends everything that this process traces to stderr.
 pub fn start(format: Format) -> io::Result<Log> {
-    let (lines, queue) = sync_channel(QUEUE);
-    let dropped = Arc::new(AtomicU64::new(0));
+    let queue = Arc::new(Queue::default());
     let writer = Writer {
-        lines: lines.clone(),
-        dropped: dropped.clone(),
+        queue: queue.clone(),
     };
+    let source = queue.clone();
     let thread = std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(64 << 10)
-        .spawn(move || write_lines(&queue, &dropped, format, &mut io::stderr()))?;
+        .spawn(move || source.write_to(&mut io::stderr(), format))?;
     let builder = tracing_subscriber::fmt()
         .with_writer(writer)
         .with_ansi(false)
@@ -55,45 +73,82 @@ pub fn start(format: Format) -> io::Result<Log> {
         }
     };
     Ok(Log {
-        lines: Some(lines),
+        queue,
         thread: Some(thread),
     })
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // An empty line is the end. A queue that is full has a reader who is gone.
-        let sent = self
-            .lines
-            .take()
-            .is_some_and(|lines| lines.try_send(Vec::new()).is_ok());
-        if let Some(thread) = self.thread.take().filter(|_| sent) {
+        let stuck = {
+            let mut state = self.queue.lock();
+            state.ended = true;
+            self.queue.wake.notify_one();
+            // Lines were dropped: whoever reads stderr may never read on.
+            state.dropped > 0
+        };
+        if let Some(thread) = self.thread.take().filter(|_| !stuck) {
             let _ = thread.join();
         }
     }
 }
 
-fn write_lines(
-    queue: &Receiver<Vec<u8>>,
-    dropped: &AtomicU64,
-    format: Format,
-    out: &mut impl Write,
-) {
-    loop {
-        let line = match queue.recv_timeout(Duration::from_secs(1)) {
-            Ok(line) if line.is_empty() => return,
-            Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => Vec::new(),
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        // A stderr that is closed is no reason to stop serving.
-        let _ = out.write_all(&line);
-        match dropped.swap(0, Ordering::Relaxed) {
-            0 => (),
-            count => {
-                let _ = out.write_all(missing(count, format).as_bytes());
+impl Queue {
+    fn push(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.lines.len() + line.len() > QUEUE {
+            state.dropped += 1;
+            return;
+        }
+        state.lines.extend_from_slice(line);
+        if state.asleep {
+            state.asleep = false;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes what is queued until the end.
+    fn write_to(&self, out: &mut impl Write, format: Format) {
+        loop {
+            let (lines, dropped, ended) = self.next();
+            // A stderr that is closed is no reason to stop serving.
+            let _ = out.write_all(&lines);
+            if dropped > 0 {
+                let _ = out.write_all(missing(dropped, format).as_bytes());
+            }
+            if ended {
+                return;
             }
         }
+    }
+
+    /// Waits for lines, a moment more for others, and takes them all.
+    fn next(&self) -> (Vec<u8>, u64, bool) {
+        let mut state = self.lock();
+        while state.lines.is_empty() && state.dropped == 0 && !state.ended {
+            state.asleep = true;
+            state = self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.asleep = false;
+        if !state.ended {
+            let gathered = self.wake.wait_timeout(state, GATHER);
+            state = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let State {
+            lines,
+            dropped,
+            ended,
+            ..
+        } = &mut *state;
+        (std::mem::take(lines), std::mem::take(dropped), *ended)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,15 +161,12 @@ fn missing(count: u64, format: Format) -> String {
 
 #[derive(Debug, Clone)]
 struct Writer {
-    lines: SyncSender<Vec<u8>>,
-    dropped: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 }
 
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.lines.try_send(line.to_vec()).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.queue.push(line);
         Ok(line.len())
     }
 
@@ -137,23 +189,19 @@ mod tests {
 
     #[test]
     fn says_when_lines_were_dropped() {
-        let (lines, queue) = sync_channel(2);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let queue = Arc::new(Queue::default());
         let mut writer = Writer {
-            lines: lines.clone(),
-            dropped: dropped.clone(),
+            queue: queue.clone(),
         };
-        for n in 0..5 {
-            writer.write_all(format!("line {n}\n").as_bytes()).unwrap();
+        let line = vec![b'x'; QUEUE / 2];
+        for _ in 0..5 {
+            writer.write_all(&line).unwrap();
         }
-        drop((writer, lines));
+        queue.lock().ended = true;
         let mut out = Vec::new();
-        write_lines(&queue, &dropped, Format::Text, &mut out);
+        queue.write_to(&mut out, Format::Text);
         let text = String::from_utf8(out).unwrap();
-        assert!(
-            text.starts_with("line 0\n3 log lines were dropped"),
-            "{text}"
-        );
-        assert!(text.ends_with("line 1\n"), "{text}");
+        assert_eq!(text.len() - QUEUE, missing(3, Format::Text).len());
+        assert!(text.ends_with("x3 log lines were dropped: stderr is read too slowly\n"));
     }
 }

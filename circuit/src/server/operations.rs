@@ -4,7 +4,7 @@
 //! holds no payload, no argument and no key.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -133,7 +133,17 @@ impl fmt::Display for Outcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("ok"),
-            Some(error) => write!(f, "{:?}: {}", error.code, error.message.escape_debug()),
+            Some(error) => {
+                write!(f, "{:?}: ", error.code)?;
+                // A line is one operation's, whatever the message quotes.
+                error
+                    .message
+                    .chars()
+                    .try_for_each(|c| match c.is_control() {
+                        true => write!(f, "{}", c.escape_default()),
+                        false => f.write_char(c),
+                    })
+            }
         }
     }
 }

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use circuit_proto::codec::{self, CodecError, HEADER, MAX_CHUNK, MAX_FRAME};
@@ -372,7 +372,11 @@ impl RecvHalf {
 
 impl Drop for RecvHalf {
     fn drop(&mut self) {
-        // Without effect on a stream that has been read to its finish.
-        let _ = self.inner.stop(ABANDONED);
+        // A stream whose finish has arrived, and only was not read, is not to be stopped: that
+        // would cost a packet each way for every request.
+        let mut cx = Context::from_waker(Waker::noop());
+        if !matches!(self.poll_more(&mut cx), Poll::Ready(Ok(false))) {
+            let _ = self.inner.stop(ABANDONED);
+        }
     }
 }

@@ -5,7 +5,8 @@
 //! tombstones are pinged too, and whoever answers is met again.
 
 use super::connection::Purpose;
-use super::message::{Entry, Held, MAX_DATAGRAM, Message, Phase};
+use super::entry::{Entry, Held, Phase};
+use super::message::{MAX_DATAGRAM, Message};
 use super::timer::Timer;
 use super::tuning::*;
 use super::{Machine, Output, Record};

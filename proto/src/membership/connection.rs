@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::message::{Entry, Held, Message, Phase, Wish};
+use super::entry::{Entry, Held, Phase};
+use super::message::{Message, Wish};
 use super::timer::Timer;
 use super::tuning::*;
 use super::view::is_sane;

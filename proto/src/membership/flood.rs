@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::message::{Entry, MAX_ENTRIES, Message};
+use super::entry::Entry;
+use super::message::{MAX_ENTRIES, Message};
 use super::timer::Timer;
 use super::tuning::*;
 use super::view::{Standing, is_sane};

@@ -6,11 +6,9 @@
 //! **Invariant:** no message that the machine makes is longer than a frame, and none of those sent
 //! as datagrams is longer than [`MAX_DATAGRAM`] bytes.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{Entry, Held};
 use crate::codec::{self, CodecError};
 use crate::{Fingerprint, Url};
 
@@ -32,133 +30,6 @@ pub const BUCKETS: usize = 64;
 
 /// The number of variants of [`Message`] that this build knows.
 const VARIANTS: u32 = 15;
-
-/// What is held of a member, from best to worst: the second part of its lattice value, after the
-/// incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Phase {
-    /// Nothing is held against it.
-    Alive,
-    /// It does not answer.
-    Suspect,
-    /// It does not answer, and its host's kernel does: the process is stopped, or very busy.
-    Stalled,
-    /// It is suspected upon hard evidence.
-    Condemned,
-    /// It has failed.
-    Down,
-    /// It has said that it leaves.
-    Left,
-}
-
-impl Phase {
-    /// Whether a member in this phase still counts as a member: alive or suspected.
-    pub fn is_live(self) -> bool {
-        self < Phase::Down
-    }
-
-    /// Whether it is suspected, and not yet given up.
-    pub fn is_suspected(self) -> bool {
-        self.is_live() && self != Phase::Alive
-    }
-}
-
-/// What is held of one life of a server, without saying of which server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// When that life began, in milliseconds since 1970.
-    pub started: u64,
-    /// The incarnation.
-    pub incarnation: u64,
-    /// What is held of that incarnation.
-    pub phase: Phase,
-}
-
-impl Held {
-    /// The order of the lattice: the incarnation first, then the phase, then, for two lives that
-    /// claim the same incarnation, the later one.
-    pub fn rank(&self) -> (u64, Phase, u64) {
-        (self.incarnation, self.phase, self.started)
-    }
-}
-
-/// Where a server is and what it is called: what a [`Record`] says besides who and since when.
-#[derive(Serialize, Deserialize)]
-struct Place {
-    url: Url,
-    name: String,
-}
-
-/// What one server holds of another, as it is told.
-///
-/// On the wire the record is its URL and name alone, the rest being said already.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Wire", into = "Wire")]
-pub struct Entry {
-    /// Who is meant.
-    pub fingerprint: Fingerprint,
-    /// What is held of it.
-    pub held: Held,
-    /// For how many seconds it has been down; 0 for the live.
-    pub age: u32,
-    /// Its record; left out where the receiver is thought to know.
-    pub record: Option<Arc<Record>>,
-}
-
-/// An [`Entry`] as it is encoded.
-#[derive(Serialize, Deserialize)]
-struct Wire {
-    fingerprint: Fingerprint,
-    held: Held,
-    age: u32,
-    place: Option<Place>,
-}
-
-impl From<Entry> for Wire {
-    fn from(entry: Entry) -> Wire {
-        let Entry {
-            fingerprint,
-            held,
-            age,
-            record,
-        } = entry;
-        let place = record.map(|record| Place {
-            url: record.url.clone(),
-            name: record.name.clone(),
-        });
-        Wire {
-            fingerprint,
-            held,
-            age,
-            place,
-        }
-    }
-}
-
-impl From<Wire> for Entry {
-    fn from(wire: Wire) -> Entry {
-        let Wire {
-            fingerprint,
-            held,
-            age,
-            place,
-        } = wire;
-        let record = place.map(|Place { url, name }| {
-            Arc::new(Record {
-                fingerprint,
-                url,
-                name,
-                started: held.started,
-            })
-        });
-        Entry {
-            fingerprint,
-            held,
-            age,
-            record,
-        }
-    }
-}
 
 /// How a server that asks for a link means it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -315,7 +186,10 @@ impl Message {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::membership::{Phase, Record};
 
     const WHO: Fingerprint = Fingerprint([255; 32]);
     const HELD: Held = Held {

@@ -21,7 +21,7 @@ use crate::Fingerprint;
 
 impl Machine {
     /// How many links this server wants.
-    fn wanted(&self) -> usize {
+    pub(super) fn wanted(&self) -> usize {
         DEGREE.min(self.view.live().len().saturating_sub(1))
     }
 
@@ -31,7 +31,7 @@ impl Machine {
     }
 
     /// How many links are missing, not counting those that are being made.
-    fn missing(&self) -> usize {
+    pub(super) fn missing(&self) -> usize {
         let connecting = self
             .connecting
             .values()
@@ -47,7 +47,7 @@ impl Machine {
     }
 
     /// How many requests for links are under way.
-    fn seeking(&self) -> usize {
+    pub(super) fn seeking(&self) -> usize {
         self.asked.len()
             + self
                 .connecting
@@ -79,7 +79,7 @@ impl Machine {
     }
 
     /// A server to ask for a link.
-    fn candidate(&mut self) -> Option<Fingerprint> {
+    pub(super) fn candidate(&mut self) -> Option<Fingerprint> {
         let members = self.view.live().len();
         // Where there are many, a few random tries find one; where there are few, all are looked at.
         for _ in 0..8 {
@@ -111,7 +111,7 @@ impl Machine {
     }
 
     /// Asks for a link, on a connection that there is or on a new one.
-    fn seek(&mut self, who: Fingerprint, wish: Wish) {
+    pub(super) fn seek(&mut self, who: Fingerprint, wish: Wish) {
         if self.links.contains(&who) || self.asked.contains_key(&who) {
             return;
         }
@@ -204,6 +204,11 @@ impl Machine {
                             self.give_up(old, Some(other));
                         }
                     }
+                    _ if self.links.len() > MAX_DEGREE => {
+                        if let Some(old) = self.neighbour_except(from, None) {
+                            self.give_up(old, None);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -294,31 +299,13 @@ impl Machine {
         self.timers.arm_by(Timer::Seek, self.now + SEEK_AGAIN);
     }
 
-    /// Sends heartbeats, and gives up a link where both ends have too many.
+    /// Sends heartbeats.
     pub(super) fn on_heartbeat_timer(&mut self) {
         self.timers.arm(Timer::Heartbeat, self.now + HEARTBEAT);
         for peer in self.links.iter().copied().collect::<Vec<_>>() {
             self.heartbeat(peer);
         }
-        if self.is_complete() || self.links.len() <= DEGREE {
-            return;
-        }
-        let crowded: Vec<_> = self
-            .links
-            .iter()
-            .copied()
-            .filter(|peer| {
-                self.connections
-                    .get(peer)
-                    .is_some_and(|connection| connection.degree > DEGREE)
-            })
-            .collect();
-        // Not at once: the other end may be about to do the same.
-        if self.random.below(4) == 0
-            && let Some(peer) = self.random.pick(&crowded)
-        {
-            self.give_up(peer, None);
-        }
+        self.trim();
     }
 
     fn heartbeat(&mut self, peer: Fingerprint) {
@@ -345,53 +332,5 @@ impl Machine {
         } else {
             self.probe(peer, false);
         }
-    }
-
-    /// Exchanges a link at random.
-    pub(super) fn on_rewire_timer(&mut self) {
-        let mixing = self.mixing >= 1.0;
-        let pause = if mixing { REWIRE_MIXING } else { REWIRE };
-        let pause = pause / 2 + self.random.time(pause);
-        self.timers.arm(Timer::Rewire, self.now + pause);
-        if self.is_complete() || self.links.len() < self.wanted() || self.seeking() > 0 {
-            return;
-        }
-        self.mixing = (self.mixing - 1.0).max(0.0);
-        if let Some(who) = self.candidate() {
-            self.seek(who, Wish::Swap);
-        }
-    }
-
-    /// A newcomer is to be mixed into the graph: each server exchanges, in all, as many of its
-    /// links as would lead to newcomers if the graph were made anew.
-    pub(super) fn mix_in(&mut self) {
-        let members = self.view.live().len();
-        if members <= COMPLETE {
-            return;
-        }
-        // Each exchange moves two links at this end's cost of one: a quarter of the degree does.
-        self.mixing = (self.mixing + DEGREE as f64 / 4.0 / members as f64).min(DEGREE as f64);
-        if self.mixing >= 1.0 {
-            let soon = self.random.time(REWIRE_MIXING);
-            self.timers
-                .arm_by(Timer::Rewire, self.now + soon + REWIRE_MIXING / 2);
-        }
-    }
-
-    /// Two circuits have merged: link them.
-    pub(super) fn on_bridge_timer(&mut self, peer: Fingerprint) {
-        if self.links.contains(&peer)
-            || !self.view.is_trusted(&peer)
-            || !self.connections.contains_key(&peer)
-        {
-            return;
-        }
-        let wish = match self.missing() {
-            _ if self.is_complete() => Wish::Plain,
-            0 => Wish::Swap,
-            1 => Wish::Plain,
-            _ => Wish::Split,
-        };
-        self.ask(peer, wish);
     }
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Machine;
-use super::message::{Held, Message, Phase};
+use super::connection::Purpose;
+use super::entry::{Entry, Held, Phase};
+use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
 use crate::Fingerprint;
@@ -294,7 +296,7 @@ impl Machine {
         };
         if member.record.started != started {
             // Another life, of which we have not heard yet.
-            self.connect(from, super::connection::Purpose::Sync);
+            self.connect(from, Purpose::Sync);
         } else if incarnation > member.incarnation {
             let held = Held {
                 started,
@@ -302,7 +304,7 @@ impl Machine {
                 phase: Phase::Alive,
             };
             self.on_entry(
-                super::Entry {
+                Entry {
                     fingerprint: from,
                     held,
                     age: 0,

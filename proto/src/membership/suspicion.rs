@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use super::message::{Entry, Held, Message, Phase};
+use super::entry::{Entry, Held, Phase};
+use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
 use super::{Machine, TetherState};

@@ -58,7 +58,7 @@ fn nobody_was_wronged(sim: &Simulation) {
 
 #[test]
 fn circuits_form_in_any_order() {
-    for seed in 1..=5 {
+    for seed in 1..=3 {
         for n in [1, 2, 3, 9, 10, 12, 32] {
             // One after another by the first.
             nobody_was_wronged(&circuit(n, seed));
@@ -70,7 +70,10 @@ fn circuits_form_in_any_order() {
             for i in (0..n).rev() {
                 sim.start(i, &[(i + 1) % n]);
             }
-            becomes_whole(&mut sim, 8);
+            // Those that dialled a server which was not there yet try again after a second or two;
+            // what one missed while it made its links must not wait for the digests of heartbeats.
+            let took = becomes_whole(&mut sim, 8);
+            assert!(took <= SECOND * 3, "{n} servers, seed {seed}: {took:?}");
             nobody_was_wronged(&sim);
         }
     }
@@ -78,7 +81,7 @@ fn circuits_form_in_any_order() {
 
 #[test]
 fn the_silent_are_removed_within_six_seconds() {
-    for seed in 1..=5 {
+    for seed in 1..=3 {
         for (n, killed) in [(2, 1), (3, 1), (3, 2), (12, 1), (12, 6), (32, 1), (32, 16)] {
             let mut sim = circuit(n, seed);
             for i in 0..killed {
@@ -131,7 +134,7 @@ fn leaving_takes_a_moment() {
 
 #[test]
 fn partitions_heal_by_themselves() {
-    for seed in 1..=3 {
+    for seed in 1..=2 {
         for (n, parts) in [(2, 2), (3, 2), (12, 2), (32, 2), (32, 3)] {
             for seconds in [3, 12, 60] {
                 let mut sim = circuit(n, seed);
@@ -182,7 +185,7 @@ fn one_that_is_cut_off_knows_it_and_comes_back() {
 
 #[test]
 fn a_restarted_server_is_a_leave_and_a_join() {
-    for seed in 1..=5 {
+    for seed in 1..=3 {
         for n in [2, 3, 12] {
             // With its incarnation kept and without; soon, and after it was given up.
             for (kept, pause) in [(true, 1), (false, 1), (true, 9), (false, 9)] {
@@ -227,7 +230,7 @@ fn two_circuits_merge_when_one_dials_the_other() {
 
 #[test]
 fn loss_and_short_stalls_wrong_nobody() {
-    for seed in 1..=3 {
+    for seed in 1..=2 {
         for n in [2, 3, 12, 24] {
             let mut sim = circuit(n, seed);
             sim.network.loss = 0.05;
@@ -271,6 +274,11 @@ fn blocked_pairs_are_no_failures() {
             }
             sim.run(SECOND * 60);
             nobody_was_wronged(&sim);
+            // Nobody was even suspected: witnesses reach whom one cannot reach.
+            assert!(
+                sim.up().all(|(_, machine)| machine.incarnation() == 0),
+                "seed {seed}"
+            );
             let took = sim.run_until(SECOND * 5, |sim| sim.is_exact() && sim.is_connected());
             assert!(took.is_some(), "{n} servers, seed {seed}");
         }
@@ -308,4 +316,19 @@ fn the_same_seed_gives_the_same_trace() {
     };
     assert_eq!(trace(7), trace(7));
     assert_ne!(trace(7), trace(8));
+}
+
+#[test]
+fn many_join_at_once() {
+    for seed in 1..=5 {
+        let mut sim = circuit(3, seed);
+        for _ in 0..61 {
+            sim.add_started(&[0]);
+            sim.run(Duration::from_millis(1));
+        }
+        let took = sim.run_until(SECOND * 10, Simulation::is_exact).unwrap();
+        assert!(took <= SECOND, "seed {seed}: {took:?}");
+        becomes_whole(&mut sim, 2);
+        nobody_was_wronged(&sim);
+    }
 }

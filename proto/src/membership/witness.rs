@@ -1,7 +1,8 @@
 //! Errands: trying a server for others who cannot reach it.
 
 use super::Machine;
-use super::message::{Held, Message};
+use super::entry::Held;
+use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
 use crate::Fingerprint;

@@ -216,15 +216,13 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
         return invalid("the command has no Path".to_owned());
     }
     let env = cmd.env.iter().flatten();
-    if let Some(bad) = env
+    if let Some(at) = env
         .clone()
-        .find(|entry| entry.find('=').is_none_or(|at| at == 0))
+        .position(|entry| entry.find('=').is_none_or(|at| at == 0))
     {
-        // The entry may hold a secret: only its name is shown.
-        let name = bad.split('=').next().unwrap_or_default();
-        return invalid(format!(
-            "Env holds an entry that is not NAME=value: {name:?}"
-        ));
+        // The entry may be a secret, and what is said here is logged: its place must do.
+        let number = at + 1;
+        return invalid(format!("entry {number} of Env is not NAME=value"));
     }
     let texts = env.chain(&cmd.args).chain(&cmd.dir).chain([&cmd.path]);
     if texts.into_iter().any(|text| text.contains('\0')) {

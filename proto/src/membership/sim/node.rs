@@ -1,6 +1,6 @@
 //! One simulated server: its machine, and the driver's side of its connections.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::membership::random::Random;
@@ -19,9 +19,10 @@ pub struct Node {
     pub(super) life: u64,
     /// Until when the process is stopped.
     pub(super) stalled: Option<Duration>,
-    /// Whom it dials until one has answered.
+    /// Whom it dials until it knows somebody.
     pub(super) joins: Vec<usize>,
-    pub(super) joined: bool,
+    /// Whom it is dialling.
+    pub(super) dialling: BTreeSet<usize>,
     pub(super) ends: BTreeMap<usize, End>,
     armed: Option<Duration>,
     /// Who is in the circuit, as a subscriber knows it: the first list, and then the notices.
@@ -77,7 +78,7 @@ impl Node {
             life: 0,
             stalled: None,
             joins: Vec::new(),
-            joined: false,
+            dialling: BTreeSet::new(),
             ends: BTreeMap::new(),
             armed: None,
             subscribed: BTreeMap::new(),
@@ -101,7 +102,7 @@ impl Node {
 
     pub(super) fn start(&mut self, started: u64, seed: u64, now: Duration) {
         self.life += 1;
-        self.joined = false;
+        self.dialling.clear();
         self.stalled = None;
         self.armed = None;
         self.record.started = started;

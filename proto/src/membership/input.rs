@@ -1,0 +1,82 @@
+//! What a machine is told.
+
+use super::Message;
+use crate::Fingerprint;
+
+/// What happens to a machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A connection for membership is up: authenticated, usable in both directions. At most one
+    /// per peer: a second one replaces the first.
+    Connected {
+        /// The other end.
+        peer: Fingerprint,
+        /// Whether this end opened it.
+        dialled: bool,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// The other end.
+        peer: Fingerprint,
+        /// What is known of the reason.
+        why: Gone,
+    },
+    /// An [`Output::Connect`](super::Output::Connect) did not succeed.
+    ConnectFailed {
+        /// Whom it was to.
+        peer: Fingerprint,
+    },
+    /// A message came on a connection.
+    Message {
+        /// The other end.
+        from: Fingerprint,
+        /// What it said.
+        message: Message,
+    },
+    /// A message came outside of connections; authenticated.
+    Datagram {
+        /// The sender.
+        from: Fingerprint,
+        /// What it said.
+        message: Message,
+    },
+    /// What the tether beside a link says has changed. Optional: without it silence decides.
+    Tether {
+        /// The other end.
+        peer: Fingerprint,
+        /// Its state from now on.
+        state: TetherState,
+    },
+    /// Leave the circuit in order: the outputs that follow say so to all neighbours, and are the
+    /// last.
+    Leave,
+    /// A timeout came due.
+    Tick,
+}
+
+/// What is known of the reason why a connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gone {
+    /// The other side closed it in order, or it was closed as redundant.
+    Closed,
+    /// The other side closed it because it leaves the circuit.
+    Leaving,
+    /// Nothing was heard for the idle time-out.
+    Silent,
+    /// A stateless reset (RFC 9000, section 10.3): the other host is there and does not know the
+    /// connection. Hard evidence, unless the server then answers a ping.
+    Reset,
+    /// The kernel's word that the process is gone: hard evidence.
+    Dead,
+}
+
+/// What a tether, the silent TCP connection beside a link, says of the process at its other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TetherState {
+    /// There is none, or its host does not answer either: no evidence.
+    Unknown,
+    /// The other host's kernel has acknowledged it within the last second.
+    Acknowledged,
+    /// The other kernel has closed it: the process is probably gone.
+    Broken,
+}

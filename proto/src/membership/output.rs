@@ -1,0 +1,46 @@
+//! What a machine wants done.
+
+use super::{Message, Record};
+use crate::Fingerprint;
+
+/// What a machine wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Open a connection for membership; answered by [`Input::Connected`](super::Input::Connected) or
+    /// [`Input::ConnectFailed`](super::Input::ConnectFailed). If there is one already, nothing is to be done.
+    Connect {
+        /// To whom.
+        to: Record,
+    },
+    /// There is no further use for this connection: close it in order. No
+    /// [`Input::Disconnected`](super::Input::Disconnected) is expected, and one does no harm.
+    Disconnect {
+        /// The other end.
+        peer: Fingerprint,
+    },
+    /// Send on the connection: reliable, ordered; dropped silently if there is none.
+    Send {
+        /// The other end.
+        to: Fingerprint,
+        /// What to say.
+        message: Message,
+    },
+    /// Send outside of connections: cheap, unreliable, at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
+    Datagram {
+        /// To whom. The name may be empty and the start 0 where they are not known.
+        to: Record,
+        /// What to say.
+        message: Message,
+    },
+    /// Tell the subscribers.
+    Notice(Notice),
+}
+
+/// What subscribers hear: joins and leaves, alternating per server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// This server is a member from now on.
+    Join(Record),
+    /// This server is a member no longer.
+    Leave(Record),
+}

@@ -1,0 +1,60 @@
+//! What is asked of a simulated circuit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Simulation;
+use crate::Fingerprint;
+
+impl Simulation {
+    /// Whether the view of every running server is the set of the running servers.
+    pub fn is_exact(&self) -> bool {
+        let up: BTreeSet<_> = self
+            .nodes
+            .iter()
+            .filter(|node| node.is_up())
+            .map(|node| node.record().clone())
+            .collect();
+        self.up()
+            .all(|(_, machine)| machine.len() == up.len() && machine.live().eq(up.iter()))
+    }
+
+    /// The links of the running servers.
+    fn links(&self) -> BTreeMap<Fingerprint, BTreeSet<Fingerprint>> {
+        self.up()
+            .map(|(_, machine)| {
+                (
+                    machine.me().fingerprint,
+                    machine
+                        .neighbours()
+                        .map(|record| record.fingerprint)
+                        .collect(),
+                )
+            })
+            .collect()
+    }
+
+    /// Whether both ends of every link hold it to be one.
+    pub fn is_symmetric(&self) -> bool {
+        let links = self.links();
+        links.iter().all(|(who, peers)| {
+            peers
+                .iter()
+                .all(|peer| links.get(peer).is_some_and(|back| back.contains(who)))
+        })
+    }
+
+    /// Whether the links are one graph of one piece.
+    pub fn is_connected(&self) -> bool {
+        let links = self.links();
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<_> = links.keys().next().copied().into_iter().collect();
+        while let Some(who) = next.pop() {
+            if reached.insert(who) {
+                let back =
+                    |peer: &Fingerprint| links.get(peer).is_some_and(|back| back.contains(&who));
+                next.extend(links.get(&who).into_iter().flatten().copied().filter(back));
+            }
+        }
+        reached.len() == links.len()
+    }
+}

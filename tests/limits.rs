@@ -1,0 +1,152 @@
+//! Many at once: makers at one place, requests on one connection.
+
+use circuit_client::{Cmd, Code, Error};
+
+use crate::support::{Home, eventually};
+
+fn code<T>(result: &Result<T, Error>) -> Option<Code> {
+    result.as_ref().err().and_then(Error::code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_makers_at_one_place_one_wins() {
+    let home = Home::new();
+    let [one, _two] = home.start_all(["one", "two"]);
+    // Half of them through their own connections, half through another server's.
+    let direct = one.client(&home).await;
+    let other = _two.client(&home).await;
+    for round in 0..5 {
+        let path = format!("/one/place/{round}");
+        let mut makers = tokio::task::JoinSet::new();
+        for number in 0..32 {
+            let client = if number % 2 == 0 { &direct } else { &other };
+            let anchor = client.walk(&path).unwrap();
+            makers.spawn(async move { anchor.make_proc(Cmd::new("cat")).await });
+        }
+        let results = makers.join_all().await;
+        let winners = results.iter().filter(|result| result.is_ok()).count();
+        let losers = results
+            .iter()
+            .filter(|result| code(result) == Some(Code::Occupied))
+            .count();
+        assert_eq!((winners, losers), (1, 31));
+    }
+    assert_eq!(
+        tokio::task::block_in_place(|| one.peek("/one"))["Elements"],
+        5
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn makers_that_fail_leave_nothing_however_many() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    let mut makers = tokio::task::JoinSet::new();
+    for number in 0..64 {
+        let anchor = client.walk(&format!("/one/{}", number % 4)).unwrap();
+        makers.spawn(async move { anchor.make_proc(Cmd::new("/no/such")).await });
+    }
+    for result in makers.join_all().await {
+        let code = code(&result).unwrap();
+        assert!(matches!(code, Code::Exec | Code::Occupied), "{code:?}");
+    }
+    tokio::task::block_in_place(|| {
+        assert!(one.ls("/one").is_empty());
+        assert_eq!(one.peek("/one")["Elements"], 0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_too_many_on_a_connection_is_busy() {
+    let home = Home::new();
+    let one = home.start("one");
+    tokio::task::block_in_place(|| one.make("/one/p", r#"{"Path": "cat"}"#));
+    let client = one.client(&home).await;
+    let process = client.walk("/one/p").unwrap().proc();
+    let mut waiters = tokio::task::JoinSet::new();
+    for _ in 0..1024 {
+        let process = process.clone();
+        waiters.spawn(async move { process.wait().await });
+    }
+    tokio::task::block_in_place(|| {
+        eventually("all wait", || {
+            let output = one.circuit("stk /one").any_stdout().run();
+            output
+                .stdout()
+                .starts_with("operations in flight: 1025\n")
+                .then_some(())
+        });
+    });
+    let refused = client.walk("/one/p").unwrap().peek().await;
+    assert_eq!(code(&refused), Some(Code::Busy));
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "/one/p: 1024 requests are in flight on this connection"
+    );
+    // Others have connections of their own; and a place that is free again is used.
+    tokio::task::block_in_place(|| one.circuit("scrub /one/p").run());
+    for result in waiters.join_all().await {
+        assert_eq!(code(&result), Some(Code::Aborted));
+    }
+    assert!(
+        client
+            .walk("/one/p")
+            .unwrap()
+            .peek()
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_too_large_is_refused_here() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    let cmd = Cmd {
+        args: vec!["x".repeat(2 << 20)],
+        ..Cmd::new("echo")
+    };
+    let refused = client.walk("/one/p").unwrap().make_proc(cmd).await;
+    assert_eq!(code(&refused), Some(Code::TooLarge));
+    assert!(
+        client
+            .walk("/one/p")
+            .unwrap()
+            .peek()
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_reads_stops_no_other() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    let mut unread = Vec::new();
+    for number in 0..20 {
+        let anchor = client.walk(&format!("/one/{number}")).unwrap();
+        let process = anchor.make_proc(Cmd::new("yes")).await.unwrap();
+        unread.push(process.stdout().await.unwrap());
+    }
+    let cmd = Cmd {
+        args: vec!["-c".into(), "2000000".into(), "/dev/zero".into()],
+        ..Cmd::new("head")
+    };
+    let process = client
+        .walk("/one/read")
+        .unwrap()
+        .make_proc(cmd)
+        .await
+        .unwrap();
+    let mut reader = process.stdout().await.unwrap();
+    let mut length = 0;
+    while let Some(chunk) = reader.chunk().await.unwrap() {
+        length += chunk.len();
+    }
+    assert_eq!(length, 2_000_000);
+}

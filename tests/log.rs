@@ -1,0 +1,168 @@
+//! The operation log: every operation, in order, and no secret.
+
+use serde_json::Value;
+
+use crate::support::{Home, Server, eventually, sh};
+
+/// The operations in a text log: what, path, outcome.
+fn operations(server: &Server) -> Vec<(String, String, String)> {
+    let log = server.log();
+    let lines = log.lines().filter(|line| line.contains(" operation: "));
+    lines
+        .map(|line| {
+            let between = |from: &str, to: &str| {
+                let (_, rest) = line.split_once(from).unwrap();
+                let (found, _) = rest.split_once(to).unwrap();
+                found.to_owned()
+            };
+            assert!(line.contains("Z  INFO operation: who=127.0.0.1:"), "{line}");
+            let micros = line.rsplit_once(" micros=").unwrap().1;
+            assert!(micros.parse::<u64>().is_ok(), "{line}");
+            (
+                between(" what=\"", "\" "),
+                between(" path=", " outcome="),
+                between(" outcome=", " micros="),
+            )
+        })
+        .collect()
+}
+
+fn own(operation: &str, path: &str, outcome: &str) -> (String, String, String) {
+    (operation.into(), path.into(), outcome.into())
+}
+
+#[test]
+fn one_line_per_operation_in_their_order() {
+    let home = Home::new();
+    let one = home.start("one");
+    let id = one.id();
+    let path = format!("/{id}/p");
+    let run = |line: &str| drop(one.circuit(line).any_stdout().any_stderr().unchecked());
+    one.make("/one/p", sh("cat; exit 1"));
+    one.circuit("mkproc /one/p")
+        .stdin(sh(""))
+        .status(1)
+        .any_stderr()
+        .run();
+    run("peek /one/p");
+    one.circuit("stdin /one/p").stdin("x").run();
+    run("stdout /one/p");
+    run("wait /one/p");
+    run("signal KILL /one/p");
+    run("ls /...");
+    run("scrub /one/p");
+    run("scrub /one/p");
+    run("peek /two/p");
+    let expected = [
+        own("mkproc", &path, "ok"),
+        own("mkproc", &path, "Occupied: occupied by a proc"),
+        own("peek", &path, "ok"),
+        own("stdin", &path, "ok"),
+        own("stdout", &path, "ok"),
+        own("wait", &path, "ok"),
+        own("signal", &path, "Closed: the process has exited"),
+        own("ls", "/", "ok"),
+        own("ls", &format!("/{id}"), "ok"),
+        own("scrub", &path, "ok"),
+        own("scrub", &path, "NoSuchElement: nothing there"),
+        own("peek", "/two/p", "NoSuchServer: no server is named two"),
+    ];
+    eventually("all is logged", || {
+        (operations(&one).len() >= expected.len()).then_some(())
+    });
+    assert_eq!(operations(&one), expected);
+}
+
+#[test]
+fn no_payload_and_no_argument() {
+    let home = Home::new();
+    let one = home.circuit("start -name one -log json").serve();
+    let secret = "s3cret";
+    let command = |path: &str, env: &str| {
+        serde_json::json!({"Path": path, "Args": [secret], "Env": [env]}).to_string()
+    };
+    let run = |line: &str, stdin: &str| {
+        drop(
+            one.circuit(line)
+                .stdin(stdin)
+                .any_stdout()
+                .any_stderr()
+                .unchecked(),
+        );
+    };
+    run("mkproc /one/a", &command("echo", "A=s3cret"));
+    run("mkproc /one/b", &command("/no/such", "A=s3cret"));
+    run("mkproc /one/c", &command("echo", secret));
+    run("mkproc /one/d", r#"{"Path": "cat"}"#);
+    run("stdin /one/d", secret);
+    run("stdout /one/d", "");
+    run("stdout /one/a", "");
+    run("wait /one/a", "");
+    run("peek /one/a", "");
+    run("scrub /one/a", "");
+    one.logs("\"what\":\"scrub\"");
+    assert!(!one.log().contains(secret), "{}", one.log());
+    assert!(!one.log().contains(&home.key().to_text()));
+}
+
+#[test]
+fn the_json_form_has_every_field() {
+    let home = Home::new();
+    let one = home.circuit("start -name one -log json").serve();
+    one.circuit("scrub /one/p").status(1).any_stderr().run();
+    let line: Value = serde_json::from_str(&one.logs("\"operation\"")).unwrap();
+    assert_eq!(line["target"], "operation");
+    assert_eq!(line["what"], "scrub");
+    assert_eq!(line["path"], format!("/{}/p", one.id()));
+    assert_eq!(line["outcome"], "NoSuchElement: nothing there");
+    assert!(
+        line["who"].as_str().unwrap().starts_with("127.0.0.1:"),
+        "{line}"
+    );
+    assert!(
+        line["micros"].is_u64() && line["timestamp"].is_string(),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_forwarded_operation_is_logged_where_it_is_executed_with_its_origin() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    one.make("/two/p", sh("exit 0"));
+    let line = two.logs("what=\"mkproc\"");
+    let who = format!(" via {} what=", one.id());
+    assert!(
+        line.contains("who=127.0.0.1:") && line.contains(&who),
+        "{line}"
+    );
+    assert!(!one.log().contains("mkproc"), "{}", one.log());
+    // A server that does not know the name says so itself.
+    one.circuit("peek /three").status(1).any_stderr().run();
+    one.logs("NoSuchServer: no server is named three");
+}
+
+#[test]
+fn a_caller_that_goes_away_is_logged() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = one.client(&home).await;
+        let reader = client
+            .walk("/one/p")
+            .unwrap()
+            .proc()
+            .stdout()
+            .await
+            .unwrap();
+        drop(reader);
+        client.close().await;
+    });
+    let line = one.logs("what=\"stdout\"");
+    assert!(
+        line.contains("outcome=Aborted: the caller went away"),
+        "{line}"
+    );
+}

@@ -1,0 +1,31 @@
+//! Black-box tests: the real binary, as processes, on loopback.
+//!
+//! Each file is about one theme, each test about one promise. A test starts the servers that it
+//! needs in a [`support::Home`] of its own, so that tests run side by side and never meet each
+//! other's servers or the user's own.
+//!
+//! ```text
+//! cargo test -p circuit --test integration            # all
+//! cargo test -p circuit --test integration streams    # one theme
+//! ```
+
+// Tests say what they expect by failing.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod dialing;
+mod forwarding;
+mod keys;
+mod limits;
+mod listing;
+mod log;
+mod making;
+mod processes;
+mod reference;
+mod run;
+mod servers;
+mod start;
+mod strangers;
+mod streams;
+mod support;
+mod usage;
+mod vanishing;

@@ -1,0 +1,330 @@
+//! A process's life: `peek`, `wait`, `waitall`, `signal`, and what scrubbing leaves.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::{Home, Server, eventually, sh};
+
+fn wait(server: &Server, path: &str) -> Value {
+    server
+        .circuit(format!("wait {path}"))
+        .any_stdout()
+        .run()
+        .json()
+}
+
+fn pid(status: &Value) -> u64 {
+    status["Pid"].as_u64().unwrap()
+}
+
+fn runs(pid: u64) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The text with what differs from run to run replaced.
+fn masked(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| match line.trim().split(':').next() {
+            Some(r#""Pid""#) => "\t\"Pid\": PID,\n".to_owned(),
+            Some(r#""Started""#) => "\t\"Started\": TIME,\n".to_owned(),
+            Some(r#""Ended""#) if line.contains("Z\"") => "\t\"Ended\": TIME,\n".to_owned(),
+            _ => format!("{line}\n"),
+        });
+    lines.collect()
+}
+
+#[test]
+fn the_status_is_in_the_references_form() {
+    let home = Home::new();
+    let one = home.start("one");
+    let command = json!({
+        "Path": "/bin/sh",
+        "Args": ["-c", "exit 3"],
+        "Env": ["A=b"],
+        "Dir": "/",
+        "Stderr": "discard",
+    });
+    one.make("/one/p", command.to_string());
+    let waited = one.circuit("wait /one/p").any_stdout().run();
+    let expected = "{
+\t\"Cmd\": {
+\t\t\"Env\": [
+\t\t\t\"A=b\"
+\t\t],
+\t\t\"Dir\": \"/\",
+\t\t\"Path\": \"/bin/sh\",
+\t\t\"Args\": [
+\t\t\t\"-c\",
+\t\t\t\"exit 3\"
+\t\t],
+\t\t\"Scrub\": false,
+\t\t\"Stdout\": \"pipe\",
+\t\t\"Stderr\": \"discard\",
+\t\t\"Terminal\": null
+\t},
+\t\"Exit\": \"exit status 3\",
+\t\"Phase\": \"exited\",
+\t\"Code\": 3,
+\t\"Signal\": null,
+\t\"SignalNumber\": null,
+\t\"Pid\": PID,
+\t\"Started\": TIME,
+\t\"Ended\": TIME,
+\t\"Blocked\": null,
+\t\"Stdin\": {
+\t\t\"Open\": false,
+\t\t\"Writer\": false
+\t},
+\t\"Stdout\": {
+\t\t\"Ended\": true,
+\t\t\"Reader\": false,
+\t\t\"Held\": 0
+\t},
+\t\"Stderr\": {
+\t\t\"Ended\": true,
+\t\t\"Reader\": false,
+\t\t\"Held\": 0
+\t}
+}
+";
+    assert_eq!(masked(waited.stdout()), expected);
+    let peeked = one.circuit("peek /one/p").any_stdout().run();
+    assert_eq!(peeked.stdout(), waited.stdout());
+}
+
+#[test]
+fn how_it_ended_is_told_in_the_references_words() {
+    let home = Home::new();
+    let one = home.start("one");
+    let check = |script: &str, expected: Value| {
+        one.make("/one/p", sh(script));
+        let status = wait(&one, "/one/p");
+        let told = json!([
+            status["Exit"],
+            status["Phase"],
+            status["Code"],
+            status["Signal"],
+            status["SignalNumber"]
+        ]);
+        assert_eq!(told, expected, "{script}");
+        assert!(!runs(pid(&status)), "it is reaped");
+        one.circuit("scrub /one/p").run();
+    };
+    check("exit 0", json!([null, "exited", 0, null, null]));
+    check("exit 1", json!(["exit status 1", "exited", 1, null, null]));
+    check(
+        "exit 255",
+        json!(["exit status 255", "exited", 255, null, null]),
+    );
+    check(
+        "kill $$",
+        json!(["signal: terminated", "signaled", null, "SIGTERM", 15]),
+    );
+    check(
+        "kill -9 $$",
+        json!(["signal: killed", "signaled", null, "SIGKILL", 9]),
+    );
+    check(
+        "kill -40 $$",
+        json!(["signal: signal 40", "signaled", null, "SIG40", 40]),
+    );
+}
+
+#[test]
+fn everybody_who_waits_is_answered() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", sh("read x; exit 5"));
+    let waiters: Vec<_> = (0..4).map(|_| one.circuit("wait /one/p").spawn()).collect();
+    eventually("all wait", || {
+        let stacks = one.circuit("stk /one").any_stdout().run();
+        (stacks.stdout().matches("  wait ").count() == 4).then_some(())
+    });
+    one.circuit("stdin /one/p").run();
+    for waiter in waiters {
+        assert_eq!(waiter.finish().json()["Code"], 5);
+    }
+    assert_eq!(wait(&one, "/one/p")["Code"], 5, "and who comes later");
+}
+
+#[test]
+fn waiters_learn_that_the_element_was_scrubbed() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    let waiter = one.circuit("wait /one/p").spawn();
+    eventually("it waits", || {
+        let stacks = one.circuit("stk /one").any_stdout().run();
+        stacks.stdout().contains("  wait ").then_some(())
+    });
+    one.circuit("scrub /one/p").run();
+    let end = waiter.finish();
+    assert_eq!(
+        (end.status.code(), end.stderr()),
+        (Some(1), "circuit: wait /one/p: the element was scrubbed\n")
+    );
+}
+
+#[test]
+fn waitall_tells_of_each_as_it_exits() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("waitall").run();
+    one.make("/one/ok", sh("exit 0"));
+    one.make("/one/bad", sh("read x; exit 2"));
+    one.make("/one/killed", sh("read x; kill -9 $$"));
+    let mut all = one.circuit("waitall").stdin_open().spawn();
+    all.write("/one/killed\n\n  /one/bad  \n/one/ok\n");
+    all.close_stdin();
+    all.prints("/one/ok\tok\n");
+    one.circuit("stdin /one/bad").run();
+    all.prints("/one/ok\tok\n/one/bad\texit status 2\n");
+    one.circuit("stdin /one/killed").run();
+    all.prints("/one/ok\tok\n/one/bad\texit status 2\n/one/killed\tsignal: killed\n");
+    assert_eq!(all.finish().status.code(), Some(0));
+    one.circuit("waitall")
+        .stdin("/one/nothing\n/one/ok\n")
+        .status(1)
+        .stdout("/one/ok\tok\n")
+        .stderr("circuit: waitall /one/nothing: nothing there\n")
+        .run();
+    one.circuit("waitall")
+        .stdin("/one/ok\nok\n")
+        .status(2)
+        .stderr("circuit: waitall: a path begins with /: ok\n")
+        .run();
+}
+
+#[test]
+fn signals_have_names_and_numbers() {
+    let home = Home::new();
+    let one = home.start("one");
+    for signal in ["TERM", "SIGTERM", "sigterm", "term", "15"] {
+        one.make("/one/p", r#"{"Path": "cat"}"#);
+        one.circuit(format!("signal {signal} /one/p")).run();
+        assert_eq!(
+            wait(&one, "/one/p")["Exit"],
+            "signal: terminated",
+            "{signal}"
+        );
+        one.circuit("scrub /one/p").run();
+    }
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    for signal in ["FOO", "0", "-1", "1000"] {
+        one.circuit("signal")
+            .arg("--")
+            .arg(signal)
+            .arg("/one/p")
+            .status(1)
+            .stderr(format!(
+                "circuit: signal /one/p: no such signal: {signal:?} (a name such as TERM, or its \
+                 number)\n"
+            ))
+            .run();
+    }
+    one.circuit("signal KILL /one/p").run();
+    wait(&one, "/one/p");
+    one.circuit("signal KILL /one/p")
+        .status(1)
+        .stderr("circuit: signal /one/p: the process has exited\n")
+        .run();
+}
+
+#[test]
+fn a_signal_is_for_the_process_and_with_group_for_its_children_too() {
+    let home = Home::new();
+    let one = home.start("one");
+    // The child's own number is on stdout; it ends with its signal or never.
+    let script = "trap 'exit 0' USR1; tail -f /dev/null & echo $!; wait $!; wait $!";
+    let children = ["", "-group"].map(|flag| {
+        let path = format!("/one/p{flag}");
+        one.make(&path, sh(script));
+        let reader = one.circuit(format!("stdout {path}")).spawn();
+        let line = reader.stdout().wait_for(crate::support::DEADLINE, |shown| {
+            shown.contains('\n').then(|| shown.trim().to_owned())
+        });
+        one.circuit(format!("signal {flag} USR1 {path}")).run();
+        wait(&one, &path);
+        line.unwrap().parse().unwrap()
+    });
+    eventually("the group is gone", || (!runs(children[1])).then_some(()));
+    assert!(runs(children[0]), "only the process was meant");
+}
+
+#[test]
+fn stops_and_continuations_show() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    assert_eq!(one.peek("/one/p")["Phase"], "running");
+    one.circuit("signal STOP /one/p").run();
+    one.until("/one/p", |status| status["Phase"] == "stopped");
+    one.circuit("signal CONT /one/p").run();
+    one.until("/one/p", |status| status["Phase"] == "continued");
+    one.circuit("stdin /one/p").run();
+    assert_eq!(wait(&one, "/one/p")["Phase"], "exited");
+}
+
+#[test]
+fn a_scrubbed_process_goes_on_and_its_output_never_blocks_it() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make(
+        "/one/p",
+        sh("head -c 1000000 /dev/zero; echo done > mark; exec sleep 600"),
+    );
+    let status = one.until("/one/p", |status| status["Blocked"] == "stdout");
+    one.circuit("scrub /one/p").run();
+    one.circuit("peek /one/p").stdout("null\n").run();
+    eventually("it gets to its end", || fs::read(home.file("mark")).ok());
+    assert!(runs(pid(&status)));
+    // Its place is free for another.
+    one.make("/one/p", sh("exit 0"));
+}
+
+#[test]
+fn an_element_forgets_itself_once_it_is_over() {
+    let home = Home::new();
+    let one = home.start("one");
+    let gone = |path: &str| {
+        eventually("it is forgotten", || one.peek(path).is_null().then_some(()));
+    };
+    one.make("/one/a", r#"{"Path": "true", "Scrub": true}"#);
+    gone("/one/a");
+    one.circuit("mkproc -scrub /one/b")
+        .stdin(r#"{"Path": "true"}"#)
+        .run();
+    gone("/one/b");
+    // A reader that is attached has its end first.
+    one.circuit("mkproc --scrub /one/c")
+        .stdin(sh("read x; head -c 3000000 /dev/zero; exit 1"))
+        .run();
+    let reader = one.circuit("stdout /one/c").spawn();
+    one.until("/one/c", |status| status["Stdout"]["Reader"] == true);
+    let waiter = one.circuit("wait /one/c").spawn();
+    eventually("it waits", || {
+        let stacks = one.circuit("stk /one").any_stdout().run();
+        stacks.stdout().contains("  wait ").then_some(())
+    });
+    one.circuit("stdin /one/c").run();
+    let read = reader.finish();
+    assert_eq!(
+        (read.stdout.len(), read.status.code(), read.stderr()),
+        (3_000_000, Some(0), "")
+    );
+    assert_eq!(waiter.finish().json()["Code"], 1);
+    gone("/one/c");
+}
+
+#[test]
+fn the_children_of_a_server_that_ends_go_on() {
+    let home = Home::new();
+    let mut one = home.start("one");
+    one.make("/one/p", sh("exec sleep 600"));
+    let child = pid(&one.peek("/one/p"));
+    one.stop();
+    assert!(runs(child));
+}

@@ -1,0 +1,271 @@
+//! `run`: a process elsewhere as if it ran here.
+
+use rustix::process::Signal;
+
+use crate::support::{Home, Terminal, eventually, eventually_within};
+
+#[test]
+fn it_exits_as_the_process_did_and_leaves_nothing() {
+    let home = Home::new();
+    let one = home.start("one");
+    let check = |script: &str, status: i32| {
+        one.circuit("run one -- sh -c")
+            .arg(script)
+            .status(status)
+            .run();
+    };
+    check("exit 0", 0);
+    check("exit 3", 3);
+    check("exit 255", 255);
+    check("kill -TERM $$", 128 + 15);
+    check("kill -KILL $$", 128 + 9);
+    assert!(one.ls("/one").is_empty());
+}
+
+#[test]
+fn all_three_streams_are_attached() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("run one -- sh -c")
+        .arg("cat; echo err >&2; exit 7")
+        .stdin("in\n")
+        .stdout("in\n")
+        .stderr("err\n")
+        .status(7)
+        .run();
+    let data = "0123456789".repeat(300_000);
+    one.circuit("run one -- cat")
+        .stdin(data.clone())
+        .stdout(data)
+        .run();
+    // A process that reads nothing is no failure.
+    one.circuit("run one -- true")
+        .stdin("x".repeat(1_000_000))
+        .run();
+}
+
+#[test]
+fn it_runs_where_it_is_told() {
+    let home = Home::new();
+    let one = home.start("one");
+    let id = one.id();
+    for place in ["one", "/one", &id, &format!("/{id}"), "one/a", "/one/a/b"] {
+        one.circuit(format!("run {place} -- true")).run();
+    }
+    one.make("/one/taken", r#"{"Path": "cat"}"#);
+    one.circuit("run one/taken -- true")
+        .status(1)
+        .stderr(
+            "circuit: run /one/taken: occupied by a proc\n\
+             hint: `circuit peek` shows what is there, `circuit scrub` removes it\n",
+        )
+        .run();
+    one.circuit("run / -- true")
+        .status(2)
+        .stderr("circuit: run: the root holds no process: name a server, as in /X…/name\n")
+        .run();
+    one.circuit("run two -- true").status(1).any_stderr().run();
+    one.circuit("run one/a -- /no/such")
+        .status(1)
+        .stderr(format!(
+            "circuit: run /one/a: no such file or directory: /no/such (exec on {})\n",
+            one.address()
+        ))
+        .run();
+    assert_eq!(one.ls("/one").len(), 1, "only what was there before");
+}
+
+#[test]
+fn what_follows_the_two_dashes_is_the_commands() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("run one -- printf %s, -name --name -d -discover -- -x=y")
+        .stdout("-name,--name,-d,-discover,--,-x=y,")
+        .run();
+    one.circuit("run one")
+        .status(2)
+        .stderr(
+            "circuit: the following required arguments were not provided: <COMMAND>...\n\
+             hint: circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
+        )
+        .run();
+    one.circuit("run one ls")
+        .status(2)
+        .stderr(
+            "circuit: unexpected argument 'ls' found\n\
+             hint: circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
+        )
+        .run();
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let home = Home::new();
+    let one = home.start("one");
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+        (Signal::USR1, "USR1"),
+    ] {
+        let script = format!(
+            "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.01; done"
+        );
+        let run = one.circuit("run one -- sh -c").arg(script).spawn();
+        run.prints("ready\n");
+        run.signal(signal);
+        let end = run.finish();
+        assert_eq!(
+            (end.status.code(), end.stdout()),
+            (Some(9), &*format!("ready\ngot {name}\n"))
+        );
+    }
+    let run = one
+        .circuit("run one -- sh -c")
+        .arg("echo ready; exec cat /dev/zero")
+        .spawn();
+    run.shows("ready\n");
+    run.signal(Signal::TERM);
+    assert_eq!(run.finish().status.code(), Some(128 + 15));
+    assert!(one.ls("/one").is_empty());
+}
+
+#[test]
+fn an_output_that_nobody_reads_is_the_processs_affair() {
+    let home = Home::new();
+    let one = home.start("one");
+    let (read, write) = std::io::pipe().unwrap();
+    drop(read);
+    let end = one
+        .circuit("run one -- seq 100000")
+        .spawn_into(write)
+        .finish();
+    eventually("it is over", || one.ls("/one").is_empty().then_some(()));
+    assert_eq!(end.stderr(), "");
+}
+
+#[test]
+fn an_element_that_somebody_scrubs_is_an_error() {
+    let home = Home::new();
+    let one = home.start("one");
+    let run = one
+        .circuit("run /one/p -- sh -c")
+        .arg("echo ready; exec cat")
+        .stdin_open()
+        .spawn();
+    run.prints("ready\n");
+    one.circuit("scrub /one/p").run();
+    let end = run.finish();
+    assert_eq!(
+        (end.status.code(), end.stderr()),
+        (Some(1), "circuit: run /one/p: the element was scrubbed\n")
+    );
+}
+
+#[test]
+fn a_server_that_leaves_is_an_error() {
+    let home = Home::new();
+    let mut one = home.start("one");
+    let run = one
+        .circuit("run one -- sh -c")
+        .arg("echo ready; exec cat")
+        .spawn();
+    run.prints("ready\n");
+    one.stop();
+    let end = run.finish();
+    assert_eq!(
+        (end.status.code(), end.stderr()),
+        (
+            Some(1),
+            &*format!(
+                "circuit: run: lost the connection to {}: it left the circuit\n",
+                one.url()
+            )
+        )
+    );
+}
+
+#[test]
+fn interactive_needs_a_terminal() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("run -i one -- true")
+        .status(2)
+        .stderr("circuit: run: -i needs a terminal on stdin\n")
+        .run();
+    assert!(one.ls("/one").is_empty());
+}
+
+#[test]
+fn interactive_is_this_terminal_while_it_lasts() {
+    let home = Home::new();
+    let one = home.start("one");
+    let mut terminal = Terminal::new(33, 99);
+    let script = "stty size; read line; echo \"got $line\"; exit 5";
+    let mut run = one
+        .circuit("run -i one -- sh -c")
+        .arg(script)
+        .spawn_on(&terminal);
+    run.shows("33 99\r\n");
+    assert!(terminal.is_raw());
+    terminal.types("hello\r");
+    run.shows("got hello\r\n");
+    assert_eq!(run.exit_status().code(), Some(5));
+    assert!(!terminal.is_raw(), "as it was before");
+}
+
+#[test]
+fn interactive_keys_and_sizes_reach_the_process() {
+    let home = Home::new();
+    let one = home.start("one");
+    let mut terminal = Terminal::new(24, 80);
+    let script = "trap 'stty size' WINCH; trap 'echo interrupted; exit 6' INT; echo ready; \
+                  while :; do sleep 0.01; done";
+    let mut run = one
+        .circuit("run -i one -- sh -c")
+        .arg(script)
+        .spawn_on(&terminal);
+    run.shows("ready");
+    terminal.resize(50, 132);
+    run.signal(Signal::WINCH);
+    run.shows("50 132\r\n");
+    terminal.types("\x03");
+    run.shows("interrupted");
+    assert_eq!(run.exit_status().code(), Some(6));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn interactive_restores_the_terminal_when_a_signal_ends_it() {
+    let home = Home::new();
+    let one = home.start("one");
+    let terminal = Terminal::new(24, 80);
+    let mut run = one
+        .circuit("run -i one -- sh -c")
+        .arg("echo ready; exec cat")
+        .spawn_on(&terminal);
+    run.shows("ready");
+    assert!(terminal.is_raw());
+    run.signal(Signal::TERM);
+    assert_eq!(run.exit_status().code(), Some(128 + 15));
+    assert!(!terminal.is_raw());
+}
+
+#[test]
+fn interactive_restores_the_terminal_when_the_server_dies() {
+    let home = Home::new();
+    let mut one = home.start("one");
+    let terminal = Terminal::new(24, 80);
+    let mut run = one
+        .circuit("run -i one -- sh -c")
+        .arg("echo ready; exec cat")
+        .spawn_on(&terminal);
+    run.shows("ready");
+    assert!(terminal.is_raw());
+    one.kill();
+    let idle = std::time::Duration::from_secs(13);
+    eventually_within(idle, "it notices", || (!run.is_running()).then_some(()));
+    assert_eq!(run.exit_status().code(), Some(1));
+    assert!(!terminal.is_raw());
+    run.shows("it no longer answers");
+}

@@ -1,0 +1,160 @@
+//! Servers as elements: `peek`, `join`, `suicide`, `stk`.
+
+use serde_json::json;
+
+use crate::support::{Home, Server, eventually};
+
+#[test]
+fn the_status_of_a_server() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    let mut status = one.peek("/one");
+    let joined = status["Joined"].take();
+    assert!(joined.as_str().unwrap().ends_with('Z'), "{joined}");
+    assert_eq!(
+        status,
+        json!({
+            "Addr": one.url().to_string(),
+            "Joined": null,
+            "Name": "one",
+            "Version": env!("CARGO_PKG_VERSION"),
+            "Key": true,
+            "Servers": 2,
+            "Links": [two.id()],
+            "Suspected": [],
+            "Isolated": false,
+            "Clients": 1,
+            "Elements": 1,
+        })
+    );
+    let text = one.circuit("peek /one").any_stdout().run();
+    let begin = format!("{{\n\t\"Addr\": \"{}\",\n\t\"Joined\": \"", one.url());
+    assert!(text.stdout().starts_with(&begin), "{}", text.stdout());
+    let mut status = one.peek("/two");
+    let mut same = one.peek(&format!("/{}", two.id()));
+    // Counted while somebody looks.
+    status["Clients"].take();
+    same["Clients"].take();
+    assert_eq!(status, same);
+}
+
+#[test]
+fn join_merges_two_circuits() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    let [three, four] = home.start_all(["three", "four"]);
+    one.circuit(format!("join /one {}", three.url())).run();
+    Server::see_each_other(&[&one, &two, &three, &four]);
+    // Again, it changes nothing.
+    one.circuit(format!("join /two {}", three.url())).run();
+    Server::see_each_other(&[&one, &two, &three, &four]);
+}
+
+#[test]
+fn a_join_that_fails_says_why() {
+    let home = Home::new();
+    let one = home.start("one");
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    one.circuit(format!("join /one circuit://{address}"))
+        .status(1)
+        .stderr(format!(
+            "circuit: join /one: no answer from {address} within 3 s\n"
+        ))
+        .run();
+    one.circuit(format!("join /one {}", one.url()))
+        .status(1)
+        .stderr(format!(
+            "circuit: join /one: {} refused us: it is this server itself\n",
+            one.address()
+        ))
+        .run();
+    one.circuit("join /one 10.0.0.1:7000")
+        .status(2)
+        .stderr(
+            "circuit: invalid value '10.0.0.1:7000' for '<URL>': not a circuit URL \
+             (circuit://HOST:PORT/PID/Qid): 10.0.0.1:7000\n",
+        )
+        .run();
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    one.circuit(format!("join /one/p circuit://{address}"))
+        .status(1)
+        .stderr("circuit: join /one/p: a proc does not take join\n")
+        .run();
+}
+
+#[test]
+fn suicide_makes_a_server_leave_in_order() {
+    let home = Home::new();
+    let [one, mut two] = home.start_all(["one", "two"]);
+    one.circuit("suicide /two").run();
+    assert_eq!(two.exit_status().code(), Some(0));
+    one.logs(&format!("left: {}", two.id()));
+    Server::see_each_other(&[&one]);
+    assert_eq!(home.registered(), [format!("{}.url", one.id())]);
+    let mut one = one;
+    one.circuit("suicide /one").run();
+    assert_eq!(one.exit_status().code(), Some(0));
+    assert!(home.registered().is_empty());
+}
+
+#[test]
+fn stk_shows_operations_in_flight_and_threads() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    let _waiter = one.circuit("wait /one/p").spawn();
+    let text = eventually("both are in flight", || {
+        let output = one.circuit("stk /one").any_stdout().run();
+        let text = output.stdout().to_owned();
+        text.starts_with("operations in flight: 2\n")
+            .then_some(text)
+    });
+    let lines: Vec<&str> = text.lines().collect();
+    let path = format!("/{}/p", one.id());
+    assert!(
+        lines[1].starts_with(&format!("  wait {path} by 127.0.0.1:")),
+        "{text}"
+    );
+    assert!(
+        lines[2].starts_with(&format!("  stk /{} by 127.0.0.1:", one.id())),
+        "{text}"
+    );
+    assert!(lines[3].starts_with("threads: "), "{text}");
+    assert!(
+        lines.iter().any(|line| line.contains(" circuit ")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_killed_server_is_forgotten_by_the_others() {
+    let home = Home::new();
+    let [one, mut two, three] = home.start_all(["one", "two", "three"]);
+    two.kill();
+    Server::see_each_other(&[&one, &three]);
+    one.logs(&format!("left: {}", two.id()));
+}
+
+#[test]
+fn a_server_that_comes_back_as_itself_is_one_server() {
+    let home = Home::new();
+    let one = home.start("one");
+    let start = format!("start -name two -var two -j {}", one.url());
+    let mut two = home.circuit(&start).serve();
+    Server::see_each_other(&[&one, &two]);
+    two.kill();
+    let again = home.circuit(&start).serve();
+    assert_eq!(again.id(), two.id());
+    Server::see_each_other(&[&one, &again]);
+    eventually("it is reached at its new address", || {
+        let output = one
+            .circuit("peek /two")
+            .any_stdout()
+            .any_stderr()
+            .unchecked();
+        let same = output.status.success() && output.json()["Addr"] == again.url().to_string();
+        same.then_some(())
+    });
+}

@@ -1,0 +1,27 @@
+//! What the tests are written with.
+//!
+//! A [`Home`] is a user of their own: a directory, a runtime directory, a clean environment. In it
+//! [`Home::start`] runs servers and [`Home::circuit`] commands, as a shell would:
+//!
+//! ```text
+//! let home = Home::new();
+//! let one = home.start("one");
+//! one.circuit("peek /one/nothing").stdout("null\n").run();
+//! ```
+//!
+//! Everything that waits has a deadline, and everything that is started is gone when its owner is
+//! dropped. Nothing here sleeps for luck: [`eventually`] asks again until it holds.
+
+mod capture;
+mod command;
+mod home;
+mod server;
+pub(crate) mod stranger;
+mod terminal;
+mod wait;
+
+pub(crate) use command::{Circuit, Running};
+pub(crate) use home::{Home, sh};
+pub(crate) use server::Server;
+pub(crate) use terminal::Terminal;
+pub(crate) use wait::{DEADLINE, eventually, eventually_within};

@@ -1,0 +1,157 @@
+//! A server that runs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::ExitStatus;
+use std::thread;
+
+use circuit_client::{Client, Url};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{Circuit, DEADLINE, Home, Running, eventually};
+
+/// A server, known by the URL that it printed. Dropped, it is killed; in a test that fails, its
+/// log is shown.
+pub(crate) struct Server {
+    running: Running,
+    url: Url,
+    home: std::path::PathBuf,
+}
+
+impl Server {
+    pub(crate) fn new(running: Running) -> Server {
+        let first_line = |shown: &str| Some(shown.split_once('\n')?.0.to_owned());
+        let line = running.stdout().wait_for(DEADLINE, first_line);
+        let Some(url) = line.as_deref().and_then(|line| line.parse().ok()) else {
+            panic!(
+                "no URL on stdout but {line:?}; on stderr:\n{}",
+                running.stderr().text()
+            );
+        };
+        let home = fs::read_link(format!("/proc/{}/cwd", running.pid().as_raw_nonzero())).unwrap();
+        Server { running, url, home }
+    }
+
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Its id, as in paths.
+    pub(crate) fn id(&self) -> String {
+        self.url.server.unwrap().id.to_string()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.url.address().unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.running.pid().as_raw_nonzero().get()
+    }
+
+    /// A command that dials this server.
+    pub(crate) fn circuit(&self, line: impl AsRef<str>) -> Circuit {
+        let (command, rest) = line.as_ref().split_once(' ').unwrap_or((line.as_ref(), ""));
+        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_circuit"));
+        process
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.home)
+            .env("XDG_RUNTIME_DIR", self.home.join("run"))
+            .current_dir(&self.home);
+        Circuit::new(process, &format!("{command} -d {} {rest}", self.url))
+    }
+
+    /// Makes a process from JSON.
+    pub(crate) fn make(&self, path: &str, json: impl Into<Vec<u8>>) {
+        self.circuit(format!("mkproc {path}")).stdin(json).run();
+    }
+
+    /// The status of what is at a path.
+    pub(crate) fn peek(&self, path: &str) -> Value {
+        self.circuit(format!("peek {path}"))
+            .any_stdout()
+            .run()
+            .json()
+    }
+
+    /// Waits until the status at a path is as it should be.
+    pub(crate) fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let what = format!("{path} is as expected");
+        eventually(&what, || Some(self.peek(path)).filter(|now| holds(now)))
+    }
+
+    /// The paths that `ls` prints.
+    pub(crate) fn ls(&self, pattern: &str) -> Vec<String> {
+        let output = self
+            .circuit(format!("ls {pattern}"))
+            .any_stdout()
+            .any_stderr()
+            .unchecked();
+        output.stdout().lines().map(str::to_owned).collect()
+    }
+
+    /// A connection of this test's own.
+    pub(crate) async fn client(&self, home: &Home) -> Client {
+        Client::dial(&self.url, Some(&home.key())).await.unwrap()
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.running.stderr().text()
+    }
+
+    /// Waits for a line of its log that contains this text.
+    pub(crate) fn logs(&self, text: &str) -> String {
+        let line = self.running.stderr().wait_for(DEADLINE, |log| {
+            log.lines()
+                .find(|line| line.contains(text))
+                .map(str::to_owned)
+        });
+        line.unwrap_or_else(|| panic!("no {text:?} in the log of {}", self.url))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.running.signal(signal);
+    }
+
+    /// Waits until it exits.
+    pub(crate) fn exit_status(&mut self) -> ExitStatus {
+        self.running.exit_status()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.running.is_running()
+    }
+
+    /// Stops it in order.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.exit_status()
+    }
+
+    /// Kills it: it has no chance to say farewell.
+    pub(crate) fn kill(&mut self) {
+        self.running.kill();
+    }
+
+    /// Waits until each of these servers has exactly these in its view.
+    pub(crate) fn see_each_other(servers: &[&Server]) {
+        let mut ids: Vec<String> = servers.iter().map(|s| format!("/{}", s.id())).collect();
+        ids.sort();
+        for server in servers {
+            eventually("all servers see each other", || {
+                (server.ls("/") == ids).then_some(())
+            });
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the log of {}\n{}---", self.url, self.log());
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Waiting for something to become true.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything may take: far longer than it does, far shorter than anybody's patience.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Asks until there is an answer, and panics with `what` if there is none in time.
+pub(crate) fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, ask)
+}
+
+/// The same with a deadline of its own.
+pub(crate) fn eventually_within<T>(
+    deadline: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            begin.elapsed() < deadline,
+            "not within {deadline:?}: {what}"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+}
