@@ -220,6 +220,43 @@ fn a_server_that_leaves_in_the_middle_says_so() {
 }
 
 #[test]
+fn a_server_that_comes_back_as_itself_says_that_the_old_streams_are_gone() {
+    let home = Home::new();
+    let one = home.start("one");
+    let start = format!("start -name two -var two -j {}", one.url());
+    let mut two = home.circuit(&start).serve();
+    Server::see_each_other(&[&one, &two]);
+    one.make("/two/p", sh("echo begun; exec cat"));
+    let reader = one.circuit("stdout /two/p").spawn();
+    reader.prints("begun\n");
+    two.kill();
+    let address = two.address();
+    let _again = home.circuit(format!("{start} -a {address}")).serve();
+    let begin = Instant::now();
+    let end = reader.finish();
+    assert_eq!(
+        (end.status.code(), end.stderr()),
+        (
+            Some(1),
+            &*format!("circuit: stdout /two/p: lost the server at {address}: it was restarted\n")
+        )
+    );
+    assert!(
+        begin.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+    eventually("the new one is reached", || {
+        let output = one
+            .circuit("peek /two/p")
+            .any_stdout()
+            .any_stderr()
+            .unchecked();
+        (output.stdout() == "null\n").then_some(())
+    });
+}
+
+#[test]
 fn a_listing_names_who_is_silent_and_prints_the_rest() {
     let home = Home::new();
     let [one, two] = home.start_all(["one", "two"]);

@@ -191,6 +191,15 @@ fn key_files_that_are_none_are_refused_and_exposed_ones_draw_a_warning() {
         "c2hvcnQ=",
         "the key has 40 bits, at least 128 are needed: make one with circuit keygen",
     );
+    let place = home.file("key");
+    let place = place.display();
+    home.circuit(format!("ls -hmac {place} /"))
+        .status(1)
+        .stderr(format!(
+            "circuit: ls: {place}: the key has 40 bits, at least 128 are needed: make one with \
+             circuit keygen\n"
+        ))
+        .run();
     let key = home.write("key", KEY);
     let one = home
         .circuit("start -name one -a 127.0.0.1 -hmac key")

@@ -2,7 +2,7 @@
 
 use circuit_client::{Cmd, Code, Error};
 
-use crate::support::{Home, eventually};
+use crate::support::{Home, Server, eventually};
 
 fn code<T>(result: &Result<T, Error>) -> Option<Code> {
     result.as_ref().err().and_then(Error::code)
@@ -149,4 +149,71 @@ async fn a_stream_that_nobody_reads_stops_no_other() {
         length += chunk.len();
     }
     assert_eq!(length, 2_000_000);
+}
+
+/// How many of something a server has, by its directory in `/proc`.
+fn count(server: &Server, what: &str) -> usize {
+    std::fs::read_dir(format!("/proc/{}/{what}", server.pid()))
+        .unwrap()
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_elements_later_nothing_is_left_open() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    let cycle = async |number: usize| {
+        let anchor = client.walk(&format!("/one/{number}")).unwrap();
+        let process = anchor.make_proc(Cmd::new("cat")).await.unwrap();
+        let reader = process.stdout().await.unwrap();
+        process.stdin().await.unwrap().finish().await.unwrap();
+        process.wait().await.unwrap();
+        drop(reader);
+        anchor.scrub().await.unwrap();
+    };
+    cycle(0).await;
+    let before = count(&one, "fd");
+    for number in 1..1000 {
+        cycle(number).await;
+    }
+    tokio::task::block_in_place(|| {
+        assert!(one.ls("/one").is_empty());
+        eventually("descriptors are as before", || {
+            (count(&one, "fd") <= before).then_some(())
+        });
+    });
+    let children = format!("/proc/{0}/task/{0}/children", one.pid());
+    assert_eq!(std::fs::read_to_string(children).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiters_of_elements_that_forget_themselves_are_answered() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    for round in 0..20 {
+        let cmd = Cmd {
+            scrub: true,
+            ..Cmd::new("cat")
+        };
+        let anchor = client.walk(&format!("/one/{round}")).unwrap();
+        let process = anchor.make_proc(cmd).await.unwrap();
+        let mut waiters = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let process = process.clone();
+            waiters.spawn(async move { process.wait().await });
+        }
+        tokio::task::block_in_place(|| {
+            eventually("all wait", || {
+                let output = one.circuit("stk /one").any_stdout().run();
+                let begin = "operations in flight: 21\n";
+                output.stdout().starts_with(begin).then_some(())
+            });
+        });
+        process.stdin().await.unwrap().finish().await.unwrap();
+        for status in waiters.join_all().await {
+            assert_eq!(status.unwrap().code, Some(0));
+        }
+    }
 }

@@ -20,6 +20,7 @@ mod listing;
 mod log;
 mod making;
 mod processes;
+mod readme;
 mod reference;
 mod run;
 mod servers;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::support::{Home, Server, eventually, sh};
@@ -317,6 +318,24 @@ fn an_element_forgets_itself_once_it_is_over() {
     );
     assert_eq!(waiter.finish().json()["Code"], 1);
     gone("/one/c");
+}
+
+#[test]
+fn an_exit_is_an_exit_whoever_else_holds_the_pipes() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", sh("echo out; tail -f /dev/null & exit 2"));
+    let status = wait(&one, "/one/p");
+    assert_eq!(
+        (&status["Code"], &status["Stdout"]["Ended"]),
+        (&json!(2), &json!(false))
+    );
+    let reader = one.circuit("stdout /one/p").spawn();
+    reader.prints("out\n");
+    // The shell's child is of its group still.
+    let group = Pid::from_raw(i32::try_from(pid(&status)).unwrap()).unwrap();
+    rustix::process::kill_process_group(group, Signal::KILL).unwrap();
+    assert_eq!(reader.finish().status.code(), Some(0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::{Home, Terminal, eventually, eventually_within};
+use crate::support::{Home, Terminal, eventually_within};
 
 #[test]
 fn it_exits_as_the_process_did_and_leaves_nothing() {
@@ -131,17 +131,20 @@ fn signals_are_passed_on() {
 }
 
 #[test]
-fn an_output_that_nobody_reads_is_the_processs_affair() {
+fn a_process_whose_output_nobody_reads_feels_a_broken_pipe() {
     let home = Home::new();
     let one = home.start("one");
-    let (read, write) = std::io::pipe().unwrap();
-    drop(read);
-    let end = one
-        .circuit("run one -- seq 100000")
-        .spawn_into(write)
-        .finish();
-    eventually("it is over", || one.ls("/one").is_empty().then_some(()));
-    assert_eq!(end.stderr(), "");
+    let into_nowhere = |script: &str| {
+        let (read, write) = std::io::pipe().unwrap();
+        drop(read);
+        let run = one.circuit("run one -- sh -c").arg(script);
+        let end = run.spawn_into(write).finish();
+        assert_eq!(end.stderr(), "");
+        end.status.code()
+    };
+    assert_eq!(into_nowhere("exec yes"), Some(128 + 13));
+    assert_eq!(into_nowhere("trap '' PIPE; seq 100000; exit 3"), Some(3));
+    assert!(one.ls("/one").is_empty());
 }
 
 #[test]

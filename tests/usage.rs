@@ -165,7 +165,7 @@ fn completions_for_every_shell() {
         .status(2)
         .stderr(
             "circuit: invalid value 'csh' for '<SHELL>' [possible values: bash, elvish, fish, \
-             powershell, zsh]\n",
+             powershell, zsh]\nhint: a similar value exists: 'zsh'\n",
         )
         .run();
 }

@@ -175,22 +175,28 @@ impl Peer {
     /// Merges this circuit with that of the server at `url`. Returns when it is in the view.
     pub async fn join(&self, url: &Url) -> Result<(), Error> {
         let refused = |error: String| Error::new(Code::Unreachable, error);
-        let mut changes = self.changes.subscribe();
         let accepted = seek::dial(self, url)
             .await
             .map_err(|error| refused(error.to_string()))?;
         let id = accepted.fingerprint.id();
         self.adopt_in_order(accepted, true).await;
+        match self.seen(id, JOIN_TIMEOUT).await {
+            true => Ok(()),
+            false => Err(refused(format!("{url} answered, and then did not join"))),
+        }
+    }
+
+    /// Waits until the server with this id is in the view, for so long at most.
+    async fn seen(&self, id: ServerId, patience: Duration) -> bool {
+        let mut changes = self.changes.subscribe();
         let seen = async {
             while self.member(id).is_none() {
                 if changes.changed().await.is_err() {
-                    break;
+                    std::future::pending::<()>().await;
                 }
             }
         };
-        tokio::time::timeout(JOIN_TIMEOUT, seen)
-            .await
-            .map_err(|_| refused(format!("{url} answered, and then did not join")))
+        tokio::time::timeout(patience, seen).await.is_ok()
     }
 
     /// Takes over a connection for membership.

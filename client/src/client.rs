@@ -342,7 +342,7 @@ impl Client {
             .await
             .map_err(|error| self.failed(path, error))?;
         reply
-            .map(Bytes::from)
+            .map(|value| Bytes::from(value.0))
             .map_err(|error| Error::from_reply(path, error))
     }
 }

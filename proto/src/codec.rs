@@ -113,6 +113,40 @@ where
     deserializer.deserialize_seq(Growing(std::marker::PhantomData))
 }
 
+/// For `#[serde(with)]` on byte vectors: in one piece, where serde's own goes byte by byte.
+pub mod bytes {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    /// Writes the bytes in one piece.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    /// Reads what [`serialize`] writes.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Whole;
+
+        impl Visitor<'_> for Whole {
+            type Value = Vec<u8>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+
+            fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+        }
+
+        deserializer.deserialize_byte_buf(Whole)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -147,7 +181,9 @@ mod tests {
 
     #[test]
     fn bodies_of_any_size_are_read_back() {
-        for length in [1, 900, 1020, 1030, 16_000, 17_000, 130_000, 140_000, 1_000_000] {
+        for length in [
+            1, 900, 1020, 1030, 16_000, 17_000, 130_000, 140_000, 1_000_000,
+        ] {
             // Small integers take the fewest bytes for what bincode counts.
             let body = encode(&vec![7u64; length]).unwrap();
             assert_eq!(decode::<Vec<u64>>(&body), Ok(vec![7; length]), "{length}");

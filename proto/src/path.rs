@@ -106,9 +106,12 @@ impl Path {
         Path { names }
     }
 
-    /// The anchor of this name below this one.
-    pub fn join(&self, name: &str) -> Result<Path, PathError> {
-        format!("{self}/{name}").parse()
+    /// The anchor below this one, of one name or several with slashes between them.
+    pub fn join(&self, below: &str) -> Result<Path, PathError> {
+        let mut names = Vec::with_capacity(self.names.len() + 1);
+        names.extend_from_slice(&self.names);
+        push_names(&mut names, below, below)?;
+        Ok(Path { names })
     }
 
     /// The names from the root.
@@ -162,15 +165,21 @@ impl FromStr for Path {
             return Err(PathError::Relative(printable(text)));
         };
         let mut names = Vec::new();
-        for name in rest.split('/').filter(|name| !name.is_empty()) {
-            check_name(name, text)?;
-            if names.len() == MAX_DEPTH {
-                return Err(PathError::Deep(printable(text)));
-            }
-            names.push(name.to_owned());
-        }
+        push_names(&mut names, rest, text)?;
         Ok(Path { names })
     }
+}
+
+/// Appends the names in `text`, if they are names; `shown` is what an error shows.
+fn push_names(names: &mut Vec<String>, text: &str, shown: &str) -> Result<(), PathError> {
+    for name in text.split('/').filter(|name| !name.is_empty()) {
+        check_name(name, shown)?;
+        if names.len() == MAX_DEPTH {
+            return Err(PathError::Deep(printable(shown)));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(())
 }
 
 impl fmt::Display for Path {

@@ -30,6 +30,7 @@ pub struct Request {
     /// The anchor. Its first name says which server executes the operation.
     pub path: Path,
     /// The encoded [`Op`], opaque to a server that only forwards it.
+    #[serde(with = "codec::bytes")]
     pub op: Vec<u8>,
     /// Who asks, for the log: set by the forwarding server, empty from a client.
     pub origin: String,
@@ -37,8 +38,12 @@ pub struct Request {
     pub forwarded: bool,
 }
 
-/// The answer to a request: an encoded value, or why not.
-pub type Reply = Result<Vec<u8>, Error>;
+/// The answer to a request: a value, or why not.
+pub type Reply = Result<Value, Error>;
+
+/// An encoded value, whose type depends on the operation. Empty where data follows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Value(#[serde(with = "codec::bytes")] pub Vec<u8>);
 
 /// How a direction of a stream ended.
 pub type End = Result<(), Error>;

@@ -53,11 +53,6 @@ impl Capture {
         self.lock().bytes.clone()
     }
 
-    /// How much came so far.
-    pub(crate) fn len(&self) -> usize {
-        self.lock().bytes.len()
-    }
-
     /// Waits until what came, as text, satisfies `found`.
     pub(crate) fn wait_for<T>(
         &self,

@@ -14,6 +14,8 @@ use super::{DEADLINE, Server, Terminal, eventually};
 
 /// A command that is about to run. Unless told, it must print nothing and succeed.
 pub(crate) struct Circuit {
+    /// What comes before the line: the binary, and where it runs.
+    base: Command,
     command: Command,
     line: String,
     stdin: Input,
@@ -29,9 +31,12 @@ enum Input {
 }
 
 impl Circuit {
-    pub(crate) fn new(mut command: Command, line: &str) -> Circuit {
+    /// A line for the binary. What comes before it, and its environment, is the `base`.
+    pub(crate) fn new(base: Command, line: &str) -> Circuit {
+        let mut command = again(&base);
         command.args(line.split_whitespace());
         Circuit {
+            base,
             command,
             line: format!("circuit {line}"),
             stdin: Input::Empty,
@@ -49,6 +54,7 @@ impl Circuit {
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Circuit {
+        self.base.env(name, &value);
         self.command.env(name, value);
         self
     }
@@ -173,8 +179,24 @@ impl Circuit {
 
     /// Starts it as a server, and waits for its URL.
     pub(crate) fn serve(self) -> Server {
-        Server::new(self.spawn())
+        let base = again(&self.base);
+        Server::new(self.spawn(), base)
     }
+}
+
+/// A command that begins as this one does, in no environment but that which this one was given.
+pub(super) fn again(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args()).env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            copy.env(name, value);
+        }
+    }
+    if let Some(dir) = command.get_current_dir() {
+        copy.current_dir(dir);
+    }
+    copy
 }
 
 /// A command that runs. Dropped, it is killed.

@@ -97,7 +97,11 @@ impl Home {
 
     /// The binary, in a clean environment.
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_circuit"));
+        self.clean(Command::new(env!("CARGO_BIN_EXE_circuit")))
+    }
+
+    /// A command with this user's environment and nothing else of ours.
+    pub(crate) fn clean(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -1,14 +1,15 @@
 //! A server that runs.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::thread;
+use std::time::Duration;
 
 use circuit_client::{Client, Url};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::command::again;
 use super::{Circuit, DEADLINE, Home, Running, eventually};
 
 /// A server, known by the URL that it printed. Dropped, it is killed; in a test that fails, its
@@ -16,11 +17,12 @@ use super::{Circuit, DEADLINE, Home, Running, eventually};
 pub(crate) struct Server {
     running: Running,
     url: Url,
-    home: std::path::PathBuf,
+    /// How it was called, without its arguments.
+    base: Command,
 }
 
 impl Server {
-    pub(crate) fn new(running: Running) -> Server {
+    pub(crate) fn new(running: Running, base: Command) -> Server {
         let first_line = |shown: &str| Some(shown.split_once('\n')?.0.to_owned());
         let line = running.stdout().wait_for(DEADLINE, first_line);
         let Some(url) = line.as_deref().and_then(|line| line.parse().ok()) else {
@@ -29,8 +31,7 @@ impl Server {
                 running.stderr().text()
             );
         };
-        let home = fs::read_link(format!("/proc/{}/cwd", running.pid().as_raw_nonzero())).unwrap();
-        Server { running, url, home }
+        Server { running, url, base }
     }
 
     pub(crate) fn url(&self) -> &Url {
@@ -50,17 +51,13 @@ impl Server {
         self.running.pid().as_raw_nonzero().get()
     }
 
-    /// A command that dials this server.
+    /// A command that dials this server, given in the place and the environment of its start.
     pub(crate) fn circuit(&self, line: impl AsRef<str>) -> Circuit {
         let (command, rest) = line.as_ref().split_once(' ').unwrap_or((line.as_ref(), ""));
-        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_circuit"));
-        process
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", &self.home)
-            .env("XDG_RUNTIME_DIR", self.home.join("run"))
-            .current_dir(&self.home);
-        Circuit::new(process, &format!("{command} -d {} {rest}", self.url))
+        Circuit::new(
+            again(&self.base),
+            &format!("{command} -d {} {rest}", self.url),
+        )
     }
 
     /// Makes a process from JSON.
@@ -112,6 +109,17 @@ impl Server {
         line.unwrap_or_else(|| panic!("no {text:?} in the log of {}", self.url))
     }
 
+    /// How much of its log there is: what follows is new.
+    pub(crate) fn logged(&self) -> usize {
+        self.log().len()
+    }
+
+    /// Waits for this text in what is new in its log; whether it came in time.
+    pub(crate) fn logs_after(&self, logged: usize, text: &str, within: Duration) -> bool {
+        let found = |log: &str| log.get(logged..)?.contains(text).then_some(());
+        self.running.stderr().wait_for(within, found).is_some()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.running.signal(signal);
     }
@@ -119,10 +127,6 @@ impl Server {
     /// Waits until it exits.
     pub(crate) fn exit_status(&mut self) -> ExitStatus {
         self.running.exit_status()
-    }
-
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.running.is_running()
     }
 
     /// Stops it in order.

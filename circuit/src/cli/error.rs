@@ -24,6 +24,8 @@ pub(super) struct Failure {
     command: Option<&'static str>,
     text: String,
     hint: Option<String>,
+    /// The text begins with an anchor's path.
+    of_anchor: bool,
     /// The reader of stdout has gone, which is no failure.
     pipe_closed: bool,
 }
@@ -35,6 +37,7 @@ impl Failure {
             command: None,
             text: text.into(),
             hint: None,
+            of_anchor: false,
             pipe_closed: false,
         }
     }
@@ -87,6 +90,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let mut failure = Failure::new(FAILED, chain(&error));
+        failure.of_anchor = failure.text.starts_with('/');
         failure.hint = match error.code() {
             Some(Code::NoSuchServer) => Some("`circuit ls -l /` lists the servers".to_owned()),
             Some(Code::Occupied) => {
@@ -175,7 +179,7 @@ pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
                 .map(|name| format!("{name}: "))
                 .unwrap_or_default();
             // A path follows its command without a colon: `mkproc /X…/a: …`.
-            let command = match failure.text.starts_with('/') {
+            let command = match failure.of_anchor {
                 true => command.replace(": ", " "),
                 false => command,
             };

@@ -13,9 +13,12 @@ use super::error::Failure;
 use super::output::{Pipe, Target};
 use super::process::copy;
 
+/// A signal's name, and the signal.
+type Named = (&'static str, fn() -> SignalKind);
+
 /// What is passed on to the process. Not SIGPIPE, SIGCHLD and those that cannot be caught; a
 /// terminal's own signals come as bytes.
-const PASSED_ON: [(&str, fn() -> SignalKind); 6] = [
+const PASSED_ON: [Named; 6] = [
     ("HUP", SignalKind::hangup),
     ("INT", SignalKind::interrupt),
     ("QUIT", SignalKind::quit),
@@ -119,7 +122,10 @@ async fn attached(
         std::future::pending::<()>().await
     };
     let outputs = async {
-        tokio::try_join!(show(stdout, Target::Stdout), show(stderr, Target::Stderr))?;
+        tokio::try_join!(
+            show(process, stdout, Target::Stdout),
+            show(process, stderr, Target::Stderr)
+        )?;
         Ok::<_, Failure>(())
     };
     let pass_on = async {
@@ -148,12 +154,15 @@ async fn attached(
     }
 }
 
-async fn show(mut reader: Reader, target: Target) -> Result<(), Failure> {
+/// Prints an output. When nobody reads what is printed, the process feels it as at a local pipe.
+async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), Failure> {
     let mut out = Pipe::new(target);
     while let Some(piece) = reader.chunk().await? {
         if out.write(piece).await.is_err() {
-            // Nobody reads: as with a local pipe, the process is to feel it, not we.
-            drop(reader);
+            // One that has exited needs no signal; one that ignores it goes on, and is not to
+            // wait for a reader that never comes.
+            let _ = process.signal("PIPE").await;
+            let _ = reader.close().await;
             return Ok(());
         }
     }
@@ -186,9 +195,7 @@ enum Passed {
 impl Signals {
     fn listen() -> Result<Signals, Failure> {
         let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
-        let listen = |(name, kind): (&'static str, fn() -> SignalKind)| {
-            Ok((name, signal(kind()).map_err(failed)?))
-        };
+        let listen = |(name, kind): Named| Ok((name, signal(kind()).map_err(failed)?));
         Ok(Signals {
             passed: PASSED_ON
                 .into_iter()

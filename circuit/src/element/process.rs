@@ -128,7 +128,7 @@ impl Process {
         }
     }
 
-    /// Waits until the process has exited. Fails with `Aborted` when the element is scrubbed.
+    /// Waits until the process has exited. Fails with `Aborted` when the element is scrubbed before.
     pub async fn wait(&self) -> Result<Status, Error> {
         let mut watched = self.life_changes.subscribe();
         // The sender lives in `self`, so the watch cannot end before it tells.
@@ -137,7 +137,10 @@ impl Process {
             .await
             .map(|now| *now);
         match end {
-            Ok(Watched::Scrubbed) => Err(Error::new(Code::Aborted, "the element was scrubbed")),
+            // One that forgets itself has exited first: that is what was waited for.
+            Ok(Watched::Scrubbed) if !self.life().phase.is_final() => {
+                Err(Error::new(Code::Aborted, "the element was scrubbed"))
+            }
             _ => Ok(self.status()),
         }
     }

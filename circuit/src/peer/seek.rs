@@ -19,6 +19,10 @@ use super::outbound::pin_of;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// How long a server that answered may take to be seen in the circuit. Chosen: many times what
+/// the exchange takes.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 /// Joins the server at `url`, however long it takes.
 pub async fn until_joined(peer: Arc<Peer>, url: Url) {
     let mut wait = FIRST_WAIT;
@@ -29,9 +33,14 @@ pub async fn until_joined(peer: Arc<Peer>, url: Url) {
         }
         let error = match dial(&peer, &url).await {
             Ok(accepted) => {
-                info!("joined {accepted}");
+                info!("joining {accepted}");
+                let id = accepted.fingerprint.id();
                 peer.adopt(accepted, true);
-                return;
+                // The connection may be lost before the two have told each other anything.
+                match peer.seen(id, PATIENCE).await {
+                    true => return,
+                    false => "it answered, and then did not join".to_owned(),
+                }
             }
             Err(DialError::Refused {
                 reason: Refused::Myself,

@@ -14,7 +14,7 @@ use circuit_proto::element::process::Cmd;
 use circuit_proto::handshake::Close;
 use circuit_proto::membership::Record;
 use circuit_proto::path::ServerPart;
-use circuit_proto::request::{End, Listed, Op, OpError, Reply, Request};
+use circuit_proto::request::{End, Listed, Op, OpError, Reply, Request, Value};
 use circuit_proto::{Code, Error, Path, ServerId};
 use serde::Serialize;
 
@@ -329,8 +329,13 @@ impl Call {
             .await
             .map_err(|error| exec_failed(&server, &error))?;
         let element = Element::Process(process.clone());
-        self.operation
-            .in_order(|| Ok(reserved.commit(element)), |_| true)?;
+        self.operation.in_order(
+            || {
+                reserved.commit(element);
+                Ok(())
+            },
+            |_| true,
+        )?;
         if process.forgets_itself() {
             let names = names.to_vec();
             tokio::spawn(async move {
@@ -369,7 +374,7 @@ impl Call {
 
     /// Hands an output to the caller, live, until it ends or either goes away.
     async fn read(mut self, mut reading: Reading, process: &Process) {
-        if self.send.frame(&Reply::Ok(Vec::new())).await.is_err() {
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
             return;
         }
         let abandoned = self.send.abandoned();
@@ -392,10 +397,10 @@ impl Call {
                     Ok(()) => reading.handed(),
                     Err(_) => return,
                 },
-                // A reader that stopped reading altogether still closes in order.
+                // A reader that closes reads what is under way, and then our end.
                 Ok(None) = self.recv.data() => {
                     reading.discard();
-                    return;
+                    break Ok(());
                 }
             }
         };
@@ -407,7 +412,7 @@ impl Call {
 
     /// Takes an input from the caller until it ends or either goes away.
     async fn write(mut self, mut writing: Writing, process: &Process) {
-        if self.send.frame(&Reply::Ok(Vec::new())).await.is_err() {
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
             return;
         }
         let abandoned = self.send.abandoned();
@@ -443,7 +448,7 @@ impl Call {
 
     async fn list(mut self, entries: Vec<Listed>) {
         self.operation.log(None);
-        if self.send.frame(&Reply::Ok(Vec::new())).await.is_err() {
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
             return;
         }
         let mut rest = entries.as_slice();
@@ -459,7 +464,7 @@ impl Call {
 
     async fn text(mut self, text: String) {
         self.operation.log(None);
-        if self.send.frame(&Reply::Ok(Vec::new())).await.is_ok()
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_ok()
             && self.send.data(text.into()).await.is_ok()
         {
             let _ = self.send.end(Ok(())).await;
@@ -468,7 +473,9 @@ impl Call {
 
     async fn answer<T: Serialize>(mut self, result: Result<T, Error>) {
         let reply: Reply = result.and_then(|value| {
-            codec::encode(&value).map_err(|error| Error::new(Code::TooLarge, error.to_string()))
+            codec::encode(&value)
+                .map(Value)
+                .map_err(|error| Error::new(Code::TooLarge, error.to_string()))
         });
         self.operation.log(reply.as_ref().err());
         // A caller that is gone needs no answer.

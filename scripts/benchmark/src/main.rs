@@ -29,7 +29,9 @@ fn main() -> Result<()> {
 
 /// As the client's command line has it: one thread.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 async fn bench(binary: &Path) -> Result<()> {
@@ -77,7 +79,9 @@ fn start_server(binary: &Path, place: &Path) -> Result<(Ended, Url)> {
     std::fs::remove_dir_all(place)?;
     std::fs::DirBuilder::new().mode(0o700).create(place)?;
     let mut command = Command::new(binary);
-    command.args(["start", "-a", "127.0.0.1"]).env("XDG_RUNTIME_DIR", place);
+    command
+        .args(["start", "-a", "127.0.0.1"])
+        .env("XDG_RUNTIME_DIR", place);
     let (child, line) = first_line(command.stderr(Stdio::null()))?;
     Ok((child, line.trim().parse()?))
 }
@@ -89,7 +93,10 @@ fn start_raw() -> Result<(Ended, std::net::SocketAddr)> {
 }
 
 fn first_line(command: &mut Command) -> Result<(Ended, String)> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let stdout = child.stdout.take().ok_or("no stdout")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;

@@ -45,7 +45,9 @@ pub(crate) async fn serve() -> Result<()> {
 }
 
 async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
-    let Ok(request) = recv.read_to_end(1024).await else { return };
+    let Ok(request) = recv.read_to_end(1024).await else {
+        return;
+    };
     let written = match request.split_first() {
         Some((&STREAM, length)) => {
             let length = length.try_into().map_or(0, u64::from_be_bytes);
@@ -78,7 +80,9 @@ pub(crate) async fn dial(address: SocketAddr) -> Result<Connection> {
     let crypto = tls::dialler(&certificate, Verifier::new(Pin::Anybody))?;
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto)?));
     config.transport_config(Arc::new(transport_config()));
-    Ok(dialling(address)?.connect_with(config, address, "circuit")?.await?)
+    Ok(dialling(address)?
+        .connect_with(config, address, "circuit")?
+        .await?)
 }
 
 /// One request and its answer.
@@ -103,7 +107,10 @@ pub(crate) async fn stream(connection: &Connection, length: u64) -> Result<()> {
     let mut pieces: [Bytes; 32] = Default::default();
     let mut received = 0;
     while let Some(count) = recv.read_chunks(&mut pieces).await? {
-        received += pieces[..count].iter().map(|piece| piece.len() as u64).sum::<u64>();
+        received += pieces[..count]
+            .iter()
+            .map(|piece| piece.len() as u64)
+            .sum::<u64>();
     }
     match received == length {
         true => Ok(()),

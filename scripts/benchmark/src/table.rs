@@ -8,7 +8,9 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new() -> Table {
         let head = ["", "median", "min – max", "yardstick", "goal"];
-        Table { rows: vec![head.map(str::to_owned)] }
+        Table {
+            rows: vec![head.map(str::to_owned)],
+        }
     }
 
     /// Adds a figure: its rounds, what it is held against, and what it is to reach.
@@ -31,11 +33,19 @@ impl Table {
     }
 
     pub(crate) fn print(&self) {
-        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max();
+        let width = |column: usize| {
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+        };
         let widths: Vec<usize> = (0..5).map(|column| width(column).unwrap_or(0)).collect();
         for row in &self.rows {
-            let cells: Vec<String> =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
             println!("{}", cells.join("  ").trim_end());
         }
     }
@@ -48,9 +58,11 @@ pub(crate) fn median(rounds: &[f64]) -> f64 {
 }
 
 fn spread(rounds: &[f64]) -> (f64, f64) {
-    rounds.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &round| {
-        (low.min(round), high.max(round))
-    })
+    rounds
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &round| {
+            (low.min(round), high.max(round))
+        })
 }
 
 /// Three significant digits.

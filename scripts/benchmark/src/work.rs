@@ -42,8 +42,18 @@ pub(crate) async fn round_trips(
             ratios.push(our / their);
         }
     }
-    let yardstick = format!("{} × raw QUIC's {} µs", short(median(&ratios)), short(median(&theirs)));
-    table.add("peek, warm connection", "µs", &ours, Some(yardstick), "≤ 1.25 × raw QUIC");
+    let yardstick = format!(
+        "{} × raw QUIC's {} µs",
+        short(median(&ratios)),
+        short(median(&theirs))
+    );
+    table.add(
+        "peek, warm connection",
+        "µs",
+        &ours,
+        Some(yardstick),
+        "≤ 1.25 × raw QUIC",
+    );
     Ok(())
 }
 
@@ -58,7 +68,9 @@ pub(crate) fn whole_command(
     let mut times = Vec::new();
     for round in 0..ROUNDS + 5 {
         let mut command = Command::new(binary);
-        command.args(["ls", "-d", &url.to_string(), "/"]).env("XDG_RUNTIME_DIR", place);
+        command
+            .args(["ls", "-d", &url.to_string(), "/"])
+            .env("XDG_RUNTIME_DIR", place);
         let begin = Instant::now();
         let status = command.stdout(Stdio::null()).status()?;
         if !status.success() {
@@ -90,8 +102,11 @@ pub(crate) async fn processes(table: &mut Table, client: &Client) -> Result<()> 
                 ratios.push(100.0 * our / their);
             }
         }
-        let yardstick =
-            format!("{} % of bare spawning's {}/s", short(median(&ratios)), short(median(&bare)));
+        let yardstick = format!(
+            "{} % of bare spawning's {}/s",
+            short(median(&ratios)),
+            short(median(&bare))
+        );
         table.add(what, "/s", &ours, Some(yardstick), goal);
     }
     Ok(())
@@ -106,7 +121,10 @@ async fn elements(client: &Client, at_once: usize, count: usize) -> Result<Durat
         let anchor = server.walk(&format!("bench/{worker}"))?;
         workers.spawn(async move {
             for n in 0..count / at_once {
-                let process = anchor.walk(&n.to_string())?.make_proc(Cmd::new(PROGRAM)).await?;
+                let process = anchor
+                    .walk(&n.to_string())?
+                    .make_proc(Cmd::new(PROGRAM))
+                    .await?;
                 process.wait().await?;
             }
             Ok::<_, circuit_client::Error>(())
@@ -142,7 +160,10 @@ fn spawned(at_once: usize, count: usize) -> Result<Duration> {
     let spawn = |count: usize| {
         for _ in 0..count {
             let mut command = Command::new(PROGRAM);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             command.spawn()?.wait()?;
         }
         Ok::<_, std::io::Error>(())
@@ -150,8 +171,9 @@ fn spawned(at_once: usize, count: usize) -> Result<Duration> {
     match at_once {
         1 => spawn(count)?,
         _ => std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..at_once).map(|_| scope.spawn(|| spawn(count / at_once))).collect();
+            let workers: Vec<_> = (0..at_once)
+                .map(|_| scope.spawn(|| spawn(count / at_once)))
+                .collect();
             for worker in workers {
                 worker.join().map_err(|_| "a spawning thread panicked")??;
             }
@@ -198,9 +220,18 @@ pub(crate) async fn stdout(
             ratios.push(100.0 * our / their);
         }
     }
-    let yardstick =
-        format!("{} % of raw QUIC's {} MB/s", short(median(&ratios)), short(median(&theirs)));
-    table.add("256 MiB of a process's stdout", "MB/s", &ours, Some(yardstick), "≥ 300");
+    let yardstick = format!(
+        "{} % of raw QUIC's {} MB/s",
+        short(median(&ratios)),
+        short(median(&theirs))
+    );
+    table.add(
+        "256 MiB of a process's stdout",
+        "MB/s",
+        &ours,
+        Some(yardstick),
+        "≥ 300",
+    );
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -102,13 +103,15 @@ pub fn raise_open_files_limit() {
 static ORIGINAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
 
 fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spawned, SpawnError> {
-    command.stdin(Stdio::piped());
-    command.stdout(stdio(cmd, &cmd.stdout, "Stdout")?);
-    command.stderr(stdio(cmd, &cmd.stderr, "Stderr")?);
+    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout")?;
+    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr")?;
+    command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
     command.process_group(0);
     let mut child = command
         .spawn()
         .map_err(|error| explain(cmd, program, &error))?;
+    // It holds the pipes' writing ends, which only the child is to hold.
+    drop(command);
     let pid = pid_of(&child)?;
     let mut wired = || {
         let stdin = child
@@ -116,26 +119,13 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
             .take()
             .map(OwnedFd::from)
             .ok_or(io::ErrorKind::NotFound)?;
-        let stdout = child
-            .stdout
-            .take()
-            .map(OwnedFd::from)
-            .map(held_pipe)
-            .transpose()?;
-        let stderr = child
-            .stderr
-            .take()
-            .map(OwnedFd::from)
-            .map(held_pipe)
-            .transpose()?;
         let pidfd = registered(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
-        let stdin = input::Sink::Pipe(Arc::new(nonblocking(stdin)?));
         Ok(Spawned {
             pid,
             pidfd,
-            stdin,
-            stdout,
-            stderr,
+            stdin: input::Sink::Pipe(Arc::new(nonblocking(stdin)?)),
+            stdout: from_stdout.map(nonblocking).transpose()?,
+            stderr: from_stderr.map(nonblocking).transpose()?,
             terminal: None,
         })
     };
@@ -266,11 +256,18 @@ fn is_executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// Where an output goes, as the standard library wants it.
-fn stdio(cmd: &Cmd, sink: &Sink, field: &'static str) -> Result<Stdio, SpawnError> {
+/// Where an output goes, as the standard library wants it; of a pipe also the reading end.
+fn output(
+    cmd: &Cmd,
+    sink: &Sink,
+    field: &'static str,
+) -> Result<(Stdio, Option<OwnedFd>), SpawnError> {
     let path = match sink {
-        Sink::Pipe => return Ok(Stdio::piped()),
-        Sink::Discard => return Ok(Stdio::null()),
+        Sink::Pipe => {
+            let (read, write) = held_pipe().map_err(|e| SpawnError::System(words(&e)))?;
+            return Ok((write.into(), Some(read)));
+        }
+        Sink::Discard => return Ok((Stdio::null(), None)),
         Sink::File(path) => path,
     };
     let place = Path::new(directory(cmd).unwrap_or(".")).join(path);
@@ -286,7 +283,7 @@ fn stdio(cmd: &Cmd, sink: &Sink, field: &'static str) -> Result<Stdio, SpawnErro
             Ok(file)
         });
     match opened {
-        Ok(file) => Ok(file.into()),
+        Ok(file) => Ok((file.into(), None)),
         Err(error) => Err(SpawnError::File {
             reason: words(&error),
             path: path.clone(),
@@ -338,11 +335,13 @@ fn words(error: &io::Error) -> String {
     }
 }
 
-/// A pipe's reading end that holds no more than a late reader is promised.
-fn held_pipe(pipe: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // Where the kernel refuses, its own size holds a little more.
-    let _ = rustix::pipe::fcntl_setpipe_size(&pipe, HELD);
-    nonblocking(pipe)
+/// A pipe that holds no more than a late reader is promised: its reading and its writing end.
+fn held_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // Before anybody writes: a pipe that holds more cannot be cut. Where the kernel refuses, its
+    // own size holds a little more.
+    let _ = rustix::pipe::fcntl_setpipe_size(&read, HELD);
+    Ok((read, write))
 }
 
 fn nonblocking(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
