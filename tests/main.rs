@@ -14,6 +14,7 @@
 
 mod dialing;
 mod forwarding;
+mod hosts;
 mod keys;
 mod limits;
 mod listing;

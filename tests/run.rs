@@ -172,6 +172,7 @@ fn a_server_that_leaves_is_an_error() {
     let run = one
         .circuit("run one -- sh -c")
         .arg("echo ready; exec cat")
+        .stdin_open()
         .spawn();
     run.prints("ready\n");
     one.stop();

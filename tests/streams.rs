@@ -126,6 +126,28 @@ fn thirty_two_kilobytes_are_held_then_the_process_waits() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_process_is_fast_enough_to_have_more_held() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    let mut makers = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let anchor = client.walk(&format!("/one/{number}")).unwrap();
+        let cmd = circuit_client::Cmd::new("yes");
+        makers.spawn(async move { anchor.make_proc(cmd).await.unwrap() });
+    }
+    for process in makers.join_all().await {
+        let held = loop {
+            let status = process.peek().await.unwrap();
+            if status.blocked.is_some() {
+                break status.stdout.held;
+            }
+        };
+        assert_eq!(held, 32 << 10);
+    }
+}
+
 #[test]
 fn megabytes_pass_whole() {
     let home = Home::new();

@@ -112,10 +112,8 @@ fn a_client_behind_address_translation_is_one_like_others() {
             return;
         }
         client.move_to("eth0", 1);
-        client.ip(
-            "addr flush dev eth0\naddr add 192.168.7.2/24 dev eth0\n\
-             route add default via 192.168.7.1",
-        );
+        client.ip("addr flush dev eth0\naddr add 192.168.7.2/24 dev eth0\n\
+             route add default via 192.168.7.1");
         let servers = circuit_on(&[&a, &b], DISCOVER);
         has_all_of_it(&client, &servers);
     });
@@ -131,7 +129,11 @@ fn a_server_without_a_key_warns_and_one_on_loopback_is_alone() {
              (make a key with `circuit keygen FILE`, give it with -hmac FILE)",
             open.address()
         );
-        assert!(open.log().lines().any(|line| line == warning), "{}", open.log());
+        assert!(
+            open.log().lines().any(|line| line == warning),
+            "{}",
+            open.log()
+        );
         b.circuit(format!("run -d {} h1 -- echo run", open.url()))
             .env("CIRCUIT_HMAC", "")
             .stdout("run\n")
@@ -164,6 +166,9 @@ fn a_server_without_a_key_warns_and_one_on_loopback_is_alone() {
                 alone.address()
             ))
             .run();
-        alone.circuit("ls /").stdout(format!("/{}\n", alone.id())).run();
+        alone
+            .circuit("ls /")
+            .stdout(format!("/{}\n", alone.id()))
+            .run();
     });
 }

@@ -134,7 +134,15 @@ fn again(unshare: &Path, name: &str) {
     }
     let script = "mount -t tmpfs tmpfs /run && mkdir /run/netns && exec \"$@\"";
     let status = Command::new(unshare)
-        .args(["-Urnm", "--propagation", "private", "sh", "-c", script, "sh"])
+        .args([
+            "-Urnm",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
         .arg(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(AGAIN, name)

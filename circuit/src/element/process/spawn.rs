@@ -113,12 +113,9 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
     // It holds the pipes' writing ends, which only the child is to hold.
     drop(command);
     let pid = pid_of(&child)?;
-    let mut wired = || {
-        let stdin = child
-            .stdin
-            .take()
-            .map(OwnedFd::from)
-            .ok_or(io::ErrorKind::NotFound)?;
+    let stdin = child.stdin.take().map(OwnedFd::from);
+    let wired = || {
+        let stdin = stdin.ok_or(io::ErrorKind::NotFound)?;
         let pidfd = registered(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
         Ok(Spawned {
             pid,
