@@ -199,6 +199,16 @@ impl Peer {
         tokio::time::timeout(patience, seen).await.is_ok()
     }
 
+    /// Resolves when this server is no longer in the view.
+    pub async fn left(&self, fingerprint: &Fingerprint) {
+        let mut changes = self.changes.subscribe();
+        while self.machine().is_live(fingerprint) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Takes over a connection for membership.
     pub fn adopt(self: &Arc<Self>, accepted: Accepted, dialled: bool) {
         let peer = self.clone();

@@ -15,8 +15,8 @@ pub mod var_dir;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use circuit_client::runtime_dir::{Registration, RuntimeDir, RuntimeDirError};
@@ -130,6 +130,8 @@ pub struct Server {
     endpoint: quinn::Endpoint,
     clients: AtomicUsize,
     leaving: watch::Sender<bool>,
+    /// What tells the user's commands on this machine that it is there.
+    registration: Mutex<Option<Registration>>,
 }
 
 /// A server that runs.
@@ -140,7 +142,6 @@ pub struct Running {
     bound: SocketAddr,
     tasks: JoinSet<()>,
     _kept: Kept,
-    _registration: Option<Registration>,
 }
 
 /// Starts a server. On failure nothing is left behind.
@@ -185,6 +186,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     };
     let outbound = Outbound::new(&endpoint, &kept.certificate, key.as_ref(), &me);
     let (peer, driver) = Peer::new(record, kept.incarnation, outbound.clone(), datagrams);
+    // Only convenience hangs on it.
+    let registration = runtime_dir.and_then(|dir| dir.register(&me.url).ok());
     let server = Arc::new(Server {
         me,
         fingerprint,
@@ -198,6 +201,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         endpoint,
         clients: AtomicUsize::new(0),
         leaving: watch::Sender::new(false),
+        registration: Mutex::new(registration),
     });
     if let Ok(own) = server.tree.reserve(&[]) {
         own.commit(Element::Server);
@@ -215,13 +219,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     for url in options.join {
         tasks.spawn(seek::until_joined(server.peer.clone(), url));
     }
-    let registration = runtime_dir.and_then(|dir| dir.register(&server.me.url).ok());
     Ok(Running {
         server,
         bound,
         tasks,
         _kept: kept,
-        _registration: registration,
     })
 }
 
@@ -270,6 +272,13 @@ impl Running {
 impl Server {
     /// Has the server leave the circuit and end.
     pub fn stop(&self) {
+        // Nobody is to be led to a server that is about to go.
+        drop(
+            self.registration
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         self.leaving.send_replace(true);
     }
 

@@ -49,10 +49,10 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     // limit of its configuration, which is a constant of the type: so the tightest is chosen. It
     // counts an integer with its full size, up to eight times what it takes on the wire.
     match body.len() {
-        0..=1024 => decode_within::<T, { 8 * 1024 }>(body),
-        0..=16_384 => decode_within::<T, { 8 * 16_384 }>(body),
-        0..=131_072 => decode_within::<T, { 8 * 131_072 }>(body),
-        0..=MAX_FRAME => decode_within::<T, { 8 * MAX_FRAME }>(body),
+        ..=1024 => decode_within::<T, { 8 * 1024 }>(body),
+        1025..=16_384 => decode_within::<T, { 8 * 16_384 }>(body),
+        16_385..=131_072 => decode_within::<T, { 8 * 131_072 }>(body),
+        131_073..=MAX_FRAME => decode_within::<T, { 8 * MAX_FRAME }>(body),
         n => Err(CodecError::TooLarge(n)),
     }
 }

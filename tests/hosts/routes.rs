@@ -17,18 +17,21 @@ fn a_server_that_listens_everywhere_announces_the_way_to_the_group() {
             host.ip(&format!("addr add 10.7.1.{number}/24 dev eth1"));
             host.wait_for_carrier("eth1");
         }
-        // The one has a route to the group, the other none at all.
+        // The one has a route to the group, the others none at all.
         a.ip("route add 228.8.8.8/32 dev eth1");
+        // The third is on one segment only.
+        c.ip("route add 10.7.1.0/24 via 10.7.0.2");
+        a.ip("route add 10.7.0.3/32 via 10.7.1.2");
+        b.set("net/ipv4/ip_forward", "1");
         let one = a.start(&format!("-discover {GROUP}"));
         let two = b.start(&format!("-discover {GROUP}"));
         let three = c.starting("").env("CIRCUIT_DISCOVER", GROUP).serve();
         assert_eq!(host_of(&one), "10.7.1.1");
         assert_eq!(host_of(&two), "10.7.0.2");
         assert_eq!(host_of(&three), "10.7.0.3");
-        c.ip("route add 10.7.1.0/24 dev eth0");
-        a.ip("route add 10.7.0.3/32 dev eth0");
-        whole(&[&one, &two]);
-        work_together(&[&one, &two]);
+        whole(&[&one, &two, &three]);
+        work_together(&[&one, &two, &three]);
+        drop(three);
         let join = c.start(&format!("-a 0.0.0.0 -j {}", two.url()));
         assert_eq!(host_of(&join), "10.7.0.3");
     });

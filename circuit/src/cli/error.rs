@@ -93,9 +93,12 @@ impl From<Error> for Failure {
         failure.of_anchor = failure.text.starts_with('/');
         failure.hint = match error.code() {
             Some(Code::NoSuchServer) => Some("`circuit ls -l /` lists the servers".to_owned()),
-            Some(Code::Occupied) => {
-                Some("`circuit peek` shows what is there, `circuit scrub` removes it".to_owned())
-            }
+            Some(Code::Occupied) => Some(match &error {
+                Error::Refused { path, .. } if path.below_server().is_empty() => {
+                    "name an anchor below the server's own, as in /X…/name".to_owned()
+                }
+                _ => "`circuit peek` shows what is there, `circuit scrub` removes it".to_owned(),
+            }),
             _ => None,
         };
         failure

@@ -296,11 +296,11 @@ impl Call {
             }
             Op::Suicide => {
                 let result = this_server(element, "suicide");
-                let (server, leaves) = (self.server.clone(), result.is_ok());
-                self.answer(result).await;
-                if leaves {
-                    server.stop();
+                if result.is_ok() {
+                    // The farewell to the others leaves time for the answer.
+                    self.server.stop();
                 }
+                self.answer(result).await;
             }
             Op::Stacks => match this_server(element, "stk") {
                 Ok(()) => {

@@ -86,7 +86,16 @@ impl Transfers {
             state: Mutex::new((0, Instant::now())),
         });
         let in_use = InUse::begin(&used);
-        tokio::spawn(close_when_idle(accepted.connection.clone(), used.clone()));
+        let (peer, fingerprint) = (server.peer.clone(), to.fingerprint);
+        let idle = close_when_idle(accepted.connection.clone(), used.clone());
+        let connection = accepted.connection.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = idle => (),
+                // Membership knows sooner than this connection's own time-out.
+                () = peer.left(&fingerprint) => close(&connection, Close::Done),
+            }
+        });
         let connection = accepted.connection.clone();
         *place = Some(Transfer { accepted, used });
         Ok((connection, in_use))
@@ -264,6 +273,9 @@ fn unreachable(to: &Record, error: &StreamError) -> Error {
     let reason = match error {
         StreamError::Lost(quinn::ConnectionError::TimedOut) => "it no longer answers".to_owned(),
         StreamError::Lost(quinn::ConnectionError::Reset) => "it was restarted".to_owned(),
+        StreamError::Lost(quinn::ConnectionError::LocallyClosed) => {
+            "it is no longer in the circuit".to_owned()
+        }
         StreamError::Lost(quinn::ConnectionError::ApplicationClosed(closed))
             if u64::from(closed.error_code) == Close::Leaving as u64 =>
         {

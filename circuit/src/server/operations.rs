@@ -121,7 +121,7 @@ impl Drop for Operation {
     fn drop(&mut self) {
         self.log(Some(&Error::new(
             circuit_proto::Code::Aborted,
-            "the caller went away",
+            "cut off: the caller or this server went away",
         )));
         self.operations.lock().remove(&self.number);
     }

@@ -128,10 +128,9 @@ impl SendHalf {
     pub fn abandoned(&self) -> impl Future<Output = ()> + Send + 'static {
         let stopped = self.inner.stopped();
         async move {
-            match stopped.await {
+            if let Ok(None) = stopped.await {
                 // All was received in order: nobody lets go of anything.
-                Ok(None) => std::future::pending().await,
-                Ok(Some(_)) | Err(_) => (),
+                std::future::pending().await
             }
         }
     }
