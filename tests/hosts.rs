@@ -15,8 +15,10 @@
 //! });
 //! ```
 //!
+//! Times that are worth knowing are printed: `cargo test … hosts -- --show-output`.
 //! Needs `ip` (iproute2). What else is missing is said: `skipped: needs …`.
 
+mod addresses;
 mod clients;
 mod crashes;
 mod cuts;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{Home, eventually, eventually_within, sh};
@@ -100,5 +101,26 @@ fn a_stopped_client_does_not_hold_up_others() {
     reader.signal(rustix::process::Signal::STOP);
     for _ in 0..20 {
         one.circuit("run one -- echo fine").stdout("fine\n").run();
+    }
+}
+
+#[test]
+fn an_interrupted_command_says_farewell_and_frees_its_place_at_once() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/a", sh("echo ready; cat"));
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let reader = one
+            .circuit("stdout /one/a")
+            .status(status)
+            .any_stdout()
+            .spawn();
+        one.until("/one/a", |status| status["Stdout"]["Reader"] == true);
+        reader.signal(signal);
+        reader.finish();
+        // Far sooner than the ten seconds after which a silent client is given up.
+        eventually_within(Duration::from_secs(2), "the place is free", || {
+            (one.peek("/one/a")["Stdout"]["Reader"] == false).then_some(())
+        });
     }
 }

@@ -20,6 +20,7 @@ mod start;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
 use command::{Cli, Command};
 use error::Failure;
@@ -48,7 +49,8 @@ fn execute(command: Command) -> Result<u8, Failure> {
         Command::Man { directory } => {
             output::manual_pages(&directory).map_err(|failure| failure.of_command("man"))
         }
-        Command::Run(options) => async_command("run", run::run(options)),
+        // It passes signals on, and so ends as the process does.
+        Command::Run(options) => block_on("run", run::run(options)),
         Command::Ls(options) => async_command("ls", anchors::ls(options)),
         Command::Peek { path, dial } => async_command("peek", anchors::peek(path, dial)),
         Command::Scrub { path, dial } => async_command("scrub", anchors::scrub(path, dial)),
@@ -78,8 +80,21 @@ fn execute(command: Command) -> Result<u8, Failure> {
     }
 }
 
-/// Runs a client's command on a runtime of one thread: a command is over in milliseconds.
+/// Runs a client's command, until it is done or interrupted.
 fn async_command(
+    name: &'static str,
+    command: impl Future<Output = Result<u8, Failure>>,
+) -> Result<u8, Failure> {
+    block_on(name, async {
+        tokio::select! {
+            result = command => result,
+            status = interrupted() => Ok(status),
+        }
+    })
+}
+
+/// Runs a client's command on a runtime of one thread: a command is over in milliseconds.
+fn block_on(
     name: &'static str,
     command: impl Future<Output = Result<u8, Failure>>,
 ) -> Result<u8, Failure> {
@@ -87,10 +102,34 @@ fn async_command(
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
-    let result = runtime.block_on(command);
+    let result = runtime.block_on(async {
+        let result = command.await;
+        // A command that was cut short has let go of its connection: one turn of the connection's
+        // task sends the farewell, so that what it held is free at once.
+        tokio::task::yield_now().await;
+        result
+    });
     // A thread that reads a terminal or pipe is not waited for.
     runtime.shutdown_background();
     result.map_err(|failure| failure.of_command(name))
+}
+
+/// Resolves at SIGINT and SIGTERM, with the exit status that shells give to a process which such a
+/// signal ended.
+async fn interrupted() -> u8 {
+    let caught = |kind| match signal(kind) {
+        Ok(signal) => signal,
+        // Then it ends the process as it would any.
+        Err(_) => std::process::exit(1),
+    };
+    let (mut interrupt, mut terminate) = (
+        caught(SignalKind::interrupt()),
+        caught(SignalKind::terminate()),
+    );
+    tokio::select! {
+        _ = interrupt.recv() => 128 + 2,
+        _ = terminate.recv() => 128 + 15,
+    }
 }
 
 /// The arguments of this process as the tests of parsing want them.

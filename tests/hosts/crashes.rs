@@ -40,6 +40,28 @@ fn a_killed_server_is_gone_within_six_seconds() {
 }
 
 #[test]
+fn half_of_twelve_servers_killed_at_once_are_gone() {
+    on_hosts(|| {
+        let hosts = many_hosts(12);
+        // More than are linked each with each.
+        let mut killed = circuit_on(&hosts.iter().collect::<Vec<_>>(), DISCOVER);
+        let rest = killed.split_off(6);
+        let rest: Vec<&Server> = rest.iter().collect();
+        let before = logged(&rest);
+        let begin = Instant::now();
+        for server in &mut killed {
+            server.kill();
+        }
+        for server in &killed {
+            removed(&rest, &before, server, Duration::from_secs(8));
+        }
+        measured("six of twelve were killed, gone after", begin.elapsed());
+        Server::see_each_other(&rest);
+        work_together(&rest);
+    });
+}
+
+#[test]
 fn the_last_of_five_goes_on_alone() {
     on_hosts(|| {
         let hosts = many_hosts(5);

@@ -120,7 +120,8 @@ fn remove_leftovers() {
             let (pid, _) = rest.split_once('-')?;
             pid.parse::<u32>().ok()
         });
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        // One that has ended and was not waited for has no program any more.
+        if pid.is_some_and(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_err()) {
             delete(&name);
         }
     }

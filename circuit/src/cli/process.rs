@@ -1,7 +1,5 @@
 //! Processes: `mkproc`, `stdin`, `stdout`, `stderr`, `wait`, `waitall`, `signal`.
 
-use std::io::Read;
-
 use bytes::BytesMut;
 use circuit_client::{Cmd, Path, Sink, TerminalSize, Writer, process};
 use serde::de::DeserializeOwned;
@@ -17,8 +15,9 @@ use super::output::{Pipe, Target, print, print_json};
 /// Makes a process from JSON on stdin.
 pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
     let mut text = String::new();
-    std::io::stdin()
+    tokio::io::stdin()
         .read_to_string(&mut text)
+        .await
         .map_err(|error| Failure::operation("cannot read the command from stdin", &error))?;
     let mut cmd = parse_cmd(&text)?;
     cmd.scrub |= scrub;
