@@ -164,7 +164,7 @@ fn a_server_that_dies_in_the_middle_is_unreachable() {
     two.kill();
     let begin = Instant::now();
     let lost = format!(
-        "lost the server at {}: it no longer answers\n",
+        "lost the server at {}: it is no longer in the circuit\n",
         two.address()
     );
     for (command, running) in [("stdout", reader), ("wait", waiter)] {

@@ -162,7 +162,7 @@ fn a_caller_that_goes_away_is_logged() {
     });
     let line = one.logs("what=\"stdout\"");
     assert!(
-        line.contains("outcome=Aborted: the caller went away"),
+        line.contains("outcome=Aborted: cut off: the caller or this server went away"),
         "{line}"
     );
 }

@@ -248,7 +248,8 @@ fn a_place_that_is_taken_stays_as_it_is() {
         .stdin(sh("exit 0"))
         .status(1)
         .stderr(format!(
-            "circuit: mkproc /one: occupied by a server\n{hint}"
+            "circuit: mkproc /one: occupied by a server\n\
+             hint: name an anchor below the server's own, as in /X…/name\n"
         ))
         .run();
     one.circuit("mkproc /")

@@ -125,23 +125,23 @@ impl<E: Clone> Tree<E> {
         children
     }
 
-    /// All anchors below one, sorted, parents first: the names below it, and what each holds.
-    pub fn subtree(&self, base: &[String]) -> Vec<(Names, Option<E>)> {
+    /// Visits all anchors below one, sorted, parents first: the names below it, and what each
+    /// holds. Nothing may be asked of the tree meanwhile.
+    pub fn visit_subtree(&self, base: &[String], mut visit: impl FnMut(&[String], Option<&E>)) {
         let slots = self.lock();
-        let mut all: Vec<(Names, Option<E>)> = Vec::new();
+        let mut last: &[String] = &[];
         for (found, slot) in slots.range((Excluded(base.to_vec()), Unbounded)) {
             let Some(below) = found.strip_prefix(base) else {
                 break;
             };
             let Slot::Held(element) = slot else { continue };
             // The anchors on the way that the one before did not share.
-            let known = all.last().map_or(0, |(last, _)| common(last, below));
-            for depth in known + 1..below.len() {
-                all.push((below[..depth].to_vec(), None));
+            for depth in common(last, below) + 1..below.len() {
+                visit(&below[..depth], None);
             }
-            all.push((below.to_vec(), Some(element.clone())));
+            visit(below, Some(element));
+            last = below;
         }
-        all
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Names, Slot<E>>> {
@@ -212,6 +212,14 @@ mod tests {
         tree
     }
 
+    fn subtree(tree: &Tree<u32>, base: &[String]) -> Vec<(Names, Option<u32>)> {
+        let mut all = Vec::new();
+        tree.visit_subtree(base, |names, held| {
+            all.push((names.to_vec(), held.copied()))
+        });
+        all
+    }
+
     fn show(listed: Vec<(Names, Option<u32>)>) -> Vec<String> {
         let line = |(names, held): (Names, Option<u32>)| match held {
             Some(n) => format!("{}={n}", names.join("/")),
@@ -224,7 +232,7 @@ mod tests {
     fn lists_with_the_anchors_on_the_way() {
         let tree = tree(&["a/b/c", "a/b", "x", "a/d/e/f", "a b/c"]);
         assert_eq!(
-            show(tree.subtree(&[])),
+            show(subtree(&tree, &[])),
             [
                 "a",
                 "a/b=1",
@@ -237,8 +245,8 @@ mod tests {
                 "x=2"
             ]
         );
-        assert_eq!(show(tree.subtree(&names("a/b"))), ["c=0"]);
-        assert!(tree.subtree(&names("nowhere")).is_empty());
+        assert_eq!(show(subtree(&tree, &names("a/b"))), ["c=0"]);
+        assert!(subtree(&tree, &names("nowhere")).is_empty());
         let children: Vec<_> = tree.children(&[]);
         assert_eq!(
             children,
@@ -294,7 +302,7 @@ mod tests {
                 expected.insert(path.clone(), Some(n as u32));
             }
             let all: Vec<_> = expected.clone().into_iter().collect();
-            prop_assert_eq!(tree.subtree(&[]), all);
+            prop_assert_eq!(subtree(&tree, &[]), all);
             for base in expected.keys().chain([&Vec::new()]) {
                 let children: Vec<_> = expected
                     .iter()

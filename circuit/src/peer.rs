@@ -199,6 +199,16 @@ impl Peer {
         tokio::time::timeout(patience, seen).await.is_ok()
     }
 
+    /// Resolves when this server is in the view.
+    pub async fn joined(&self, fingerprint: &Fingerprint) {
+        let mut changes = self.changes.subscribe();
+        while !self.machine().is_live(fingerprint) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Resolves when this server is no longer in the view.
     pub async fn left(&self, fingerprint: &Fingerprint) {
         let mut changes = self.changes.subscribe();

@@ -62,6 +62,8 @@ pub struct Options {
     pub discover: Vec<SocketAddr>,
     /// The circuit's key.
     pub key: Option<Key>,
+    /// Where operations are logged.
+    pub log: Option<log::Lines>,
 }
 
 /// Where a server listens.
@@ -194,7 +196,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         key,
         started,
         tree: Tree::new(),
-        operations: Arc::default(),
+        operations: Operations::new(options.log),
         peer,
         outbound,
         transfers: forward::Transfers::default(),
@@ -307,20 +309,22 @@ impl Server {
 
     /// The anchors below one, for a listing.
     fn anchors(&self, base: &[String], recursive: bool) -> Vec<Listed> {
-        let entry = |path: String, element: Option<Element>| Listed::Anchor {
+        let entry = |path: String, element: Option<&Element>| Listed::Anchor {
             path,
-            kind: element.map(|element| element.kind()),
+            kind: element.map(Element::kind),
         };
         match recursive {
             true => {
-                let all = self.tree.subtree(base).into_iter();
-                all.map(|(names, element)| entry(names.join("/"), element))
-                    .collect()
+                let mut all = Vec::new();
+                self.tree.visit_subtree(base, |names, element| {
+                    all.push(entry(names.join("/"), element));
+                });
+                all
             }
             false => {
                 let children = self.tree.children(base).into_iter();
                 children
-                    .map(|(name, element)| entry(name, element))
+                    .map(|(name, element)| entry(name, element.as_ref()))
                     .collect()
             }
         }

@@ -145,3 +145,30 @@ fn a_server_that_stands_still_for_a_moment_stays() {
         measured("… and all are in all views after", begin.elapsed());
     });
 }
+
+#[test]
+fn a_network_that_loses_a_fifth_of_all_packets_loses_no_server() {
+    on_hosts(|| {
+        let hosts = many_hosts(4);
+        let servers = circuit_on(&hosts.iter().collect::<Vec<_>>(), DISCOVER);
+        let all: Vec<&Server> = servers.iter().collect();
+        let before = logged(&all);
+        for host in &hosts {
+            if !host.lose_one_in(5) {
+                return;
+            }
+        }
+        let (_, silent) = super::said(&all, &before, "left: ", Duration::from_secs(10));
+        assert_eq!(silent.len(), 4, "somebody was removed");
+        let text = "0123456789abcde\n".repeat(10_000);
+        for (at, server) in all.iter().enumerate() {
+            let next = all[(at + 1) % all.len()];
+            server
+                .circuit(format!("run -timeout 15 {} -- cat", next.id()))
+                .stdin(text.as_str())
+                .stdout(text.as_str())
+                .run();
+        }
+        Server::see_each_other(&all);
+    });
+}

@@ -80,6 +80,11 @@ fn cut_and_heal(how: &str, cut: impl Fn(&Host), heal: impl Fn(&Host)) {
     );
     assert_eq!(isolated["Links"], Value::Array(Vec::new()));
     assert_eq!(pid(away.peek("/h3/cat")), cat);
+    // Nor does it hand what the process writes to a reader who is not there any more.
+    eventually_within(Duration::from_secs(1), "nobody reads", || {
+        let status = away.peek("/h3/cat");
+        (status["Stdout"]["Reader"] == false).then_some(())
+    });
     for command in [&mut waiting, &mut reading] {
         let left = LOST.saturating_sub(begin.elapsed());
         eventually_within(left, "the request has ended", || {

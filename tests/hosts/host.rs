@@ -189,6 +189,14 @@ impl Host {
         set
     }
 
+    /// Has `eth0` lose one in so many of the packets that arrive. False, and said, if it cannot.
+    pub(super) fn lose_one_in(&self, count: u32) -> bool {
+        self.filter(&format!(
+            "table inet loss {{ chain in {{ type filter hook input priority 0; \
+             iifname \"eth0\" numgen random mod {count} == 0 drop; }}; }}"
+        ))
+    }
+
     /// Gives it another interface, with a cable to a segment.
     pub(super) fn plug(&self, interface: &str, segment: usize) {
         let port = self.port(interface);

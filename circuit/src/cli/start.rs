@@ -25,8 +25,9 @@ fn serve(flags: Start) -> Result<u8, Failure> {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
-    let options = options(flags)?;
-    let _log = log::start(format).map_err(|error| Failure::operation("cannot log", &error))?;
+    let mut options = options(flags)?;
+    let log = log::start(format).map_err(|error| Failure::operation("cannot log", &error))?;
+    options.log = Some(log.lines());
     // One thread carries the network: measured on two cores, handing a request from one thread to
     // another costs more than serving it. Processes are started by others.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -84,6 +85,7 @@ fn options(flags: Start) -> Result<Options, Failure> {
         join: flags.join,
         discover,
         key,
+        log: None,
     })
 }
 

@@ -8,6 +8,7 @@
 //!
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
+mod descriptor;
 mod input;
 mod output;
 pub mod signals;
@@ -20,9 +21,9 @@ use std::time::SystemTime;
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
 use circuit_proto::{Code, Error};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use descriptor::Descriptor;
 pub use input::{Input, Writing};
 pub use output::{Output, Reading};
 pub use spawn::{SpawnError, raise_open_files_limit};
@@ -227,13 +228,13 @@ impl Process {
     }
 
     /// Reaps the child when it exits.
-    async fn reap(self: Arc<Self>, pidfd: AsyncFd<OwnedFd>) {
+    async fn reap(self: Arc<Self>, pidfd: Arc<Descriptor>) {
         loop {
             // A pidfd becomes readable when the process exits, and errs only when the runtime ends.
             let Ok(mut ready) = pidfd.readable().await else {
                 return;
             };
-            let wait = WaitId::PidFd(pidfd.get_ref().as_fd());
+            let wait = WaitId::PidFd(pidfd.as_fd());
             let mut life = self.life();
             match rustix::process::waitid(wait, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
                 Ok(Some(status)) => {

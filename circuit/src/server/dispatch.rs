@@ -493,7 +493,7 @@ fn fitting(entries: &[Listed]) -> (Vec<u8>, usize) {
     // Each is bounded by the longest path, so one always fits.
     let mut count = entries.len().min(1000);
     loop {
-        match codec::encode(&entries[..count].to_vec()) {
+        match codec::encode(&&entries[..count]) {
             Ok(chunk) if chunk.len() <= MAX_CHUNK || count == 1 => return (chunk, count),
             _ => count = count.div_ceil(2),
         }

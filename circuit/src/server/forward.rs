@@ -27,6 +27,11 @@ use super::Server;
 /// After how long without requests a transfer connection is closed. DESIGN.md, section 5.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long a server that membership has given up may still speak: one that leaves in order closes
+/// its connections itself, and says why. Membership knows of one that died long before its
+/// connections time out. Chosen: far longer than a farewell takes.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// How long a server has to answer a forwarder's dial. Chosen: below the callers' own deadline of
 /// five seconds, so that they learn the reason.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -92,8 +97,10 @@ impl Transfers {
         tokio::spawn(async move {
             tokio::select! {
                 () = idle => (),
-                // Membership knows sooner than this connection's own time-out.
-                () = peer.left(&fingerprint) => close(&connection, Close::Done),
+                () = async {
+                    peer.left(&fingerprint).await;
+                    tokio::time::sleep(LAST_WORDS).await;
+                } => close(&connection, Close::Done),
             }
         });
         let connection = accepted.connection.clone();

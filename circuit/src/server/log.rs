@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How many bytes of lines may wait. Chosen: some 5,000 lines, in under a megabyte.
-const QUEUE: usize = 1 << 20;
+use super::operations::Done;
+
+/// How many lines may wait. Chosen: a few hundred bytes each, a megabyte or two.
+const QUEUE: usize = 5000;
 
 /// How long the thread gathers lines before it writes again. Waking it for each line would cost
 /// more than the operation that the line tells of.
@@ -42,12 +44,40 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    lines: Vec<u8>,
+    lines: Vec<Line>,
     /// Lines that found the queue full since the last time this was said.
     dropped: u64,
     /// The thread waits to be woken.
     asleep: bool,
     ended: bool,
+}
+
+#[derive(Debug)]
+enum Line {
+    Text(Vec<u8>),
+    Operation(Box<Done>),
+}
+
+/// The way into the log for operations, which are put into words only when they are written.
+#[derive(Debug, Clone)]
+pub struct Lines {
+    queue: Arc<Queue>,
+}
+
+impl Lines {
+    /// Logs an operation.
+    pub fn operation(&self, done: Done) {
+        self.queue.push(Line::Operation(Box::new(done)));
+    }
+}
+
+impl Log {
+    /// The way in for operations.
+    pub fn lines(&self) -> Lines {
+        Lines {
+            queue: self.queue.clone(),
+        }
+    }
 }
 
 /// Sends everything that this process traces to stderr.
@@ -94,13 +124,13 @@ impl Drop for Log {
 }
 
 impl Queue {
-    fn push(&self, line: &[u8]) {
+    fn push(&self, line: Line) {
         let mut state = self.lock();
-        if state.lines.len() + line.len() > QUEUE {
+        if state.lines.len() >= QUEUE {
             state.dropped += 1;
             return;
         }
-        state.lines.extend_from_slice(line);
+        state.lines.push(line);
         if state.asleep {
             state.asleep = false;
             self.wake.notify_one();
@@ -111,8 +141,15 @@ impl Queue {
     fn write_to(&self, out: &mut impl Write, format: Format) {
         loop {
             let (lines, dropped, ended) = self.next();
+            let mut text = Vec::new();
+            for line in lines {
+                match line {
+                    Line::Text(line) => text.extend_from_slice(&line),
+                    Line::Operation(done) => text.extend_from_slice(done.line(format).as_bytes()),
+                }
+            }
             // A stderr that is closed is no reason to stop serving.
-            let _ = out.write_all(&lines);
+            let _ = out.write_all(&text);
             if dropped > 0 {
                 let _ = out.write_all(missing(dropped, format).as_bytes());
             }
@@ -123,7 +160,7 @@ impl Queue {
     }
 
     /// Waits for lines, a moment more for others, and takes them all.
-    fn next(&self) -> (Vec<u8>, u64, bool) {
+    fn next(&self) -> (Vec<Line>, u64, bool) {
         let mut state = self.lock();
         while state.lines.is_empty() && state.dropped == 0 && !state.ended {
             state.asleep = true;
@@ -166,7 +203,7 @@ struct Writer {
 
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.queue.push(line);
+        self.queue.push(Line::Text(line.to_vec()));
         Ok(line.len())
     }
 
@@ -193,15 +230,14 @@ mod tests {
         let mut writer = Writer {
             queue: queue.clone(),
         };
-        let line = vec![b'x'; QUEUE / 2];
-        for _ in 0..5 {
-            writer.write_all(&line).unwrap();
+        for _ in 0..QUEUE + 3 {
+            writer.write_all(b"x\n").unwrap();
         }
         queue.lock().ended = true;
         let mut out = Vec::new();
         queue.write_to(&mut out, Format::Text);
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text.len() - QUEUE, missing(3, Format::Text).len());
-        assert!(text.ends_with("x3 log lines were dropped: stderr is read too slowly\n"));
+        assert_eq!(text.lines().count(), QUEUE + 1);
+        assert!(text.ends_with("x\n3 log lines were dropped: stderr is read too slowly\n"));
     }
 }

@@ -7,20 +7,19 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use circuit_proto::{Error, Path};
-use tracing::info;
+use circuit_proto::{Code, Error, Path};
 
-/// The target under which operations are logged.
-pub const LOG_TARGET: &str = "operation";
+use super::log::{Format, Lines};
 
 /// The table of operations in flight.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Operations {
     next: AtomicU64,
     table: Mutex<BTreeMap<u64, Arc<InFlight>>>,
     order: Mutex<()>,
+    log: Option<Lines>,
 }
 
 /// An operation in flight.
@@ -46,14 +45,25 @@ pub struct Operation {
 }
 
 impl Operations {
+    /// An empty table, whose operations are logged there.
+    pub fn new(log: Option<Lines>) -> Arc<Operations> {
+        Arc::new(Operations {
+            next: AtomicU64::new(0),
+            table: Mutex::default(),
+            order: Mutex::default(),
+            log,
+        })
+    }
+
     /// Enters an operation into the table.
     pub fn begin(self: &Arc<Self>, who: String, what: &'static str, path: Path) -> Operation {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let since = Instant::now();
         let in_flight = Arc::new(InFlight {
             who,
             what,
             path,
-            since: Instant::now(),
+            since,
         });
         self.lock().insert(number, in_flight.clone());
         Operation {
@@ -104,46 +114,78 @@ impl Operation {
         if std::mem::replace(&mut self.logged, true) {
             return;
         }
-        let InFlight {
-            who,
-            what,
-            path,
-            since,
-        } = &*self.in_flight;
-        let outcome = Outcome(failure);
-        // Microseconds in 64 bits last for half a million years.
-        let micros = since.elapsed().as_micros() as u64;
-        info!(target: LOG_TARGET, %who, what, %path, %outcome, micros);
+        if let Some(log) = &self.operations.log {
+            log.operation(Done {
+                operation: self.in_flight.clone(),
+                at: SystemTime::now(),
+                took: self.in_flight.since.elapsed(),
+                failure: failure.cloned(),
+            });
+        }
     }
 }
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        self.log(Some(&Error::new(
-            circuit_proto::Code::Aborted,
-            "cut off: the caller or this server went away",
-        )));
+        let cut_off = "cut off: the caller or this server went away";
+        self.log(Some(&Error::new(Code::Aborted, cut_off)));
         self.operations.lock().remove(&self.number);
     }
 }
 
-struct Outcome<'a>(Option<&'a Error>);
+/// An operation that is done. Its line is put into words by the thread that writes it.
+#[derive(Debug)]
+pub struct Done {
+    operation: Arc<InFlight>,
+    at: SystemTime,
+    took: Duration,
+    failure: Option<Error>,
+}
 
-impl fmt::Display for Outcome<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            None => f.write_str("ok"),
-            Some(error) => {
-                write!(f, "{:?}: ", error.code)?;
-                // A line is one operation's, whatever the message quotes.
-                error
-                    .message
-                    .chars()
-                    .try_for_each(|c| match c.is_control() {
-                        true => write!(f, "{}", c.escape_default()),
-                        false => f.write_char(c),
-                    })
+impl Done {
+    /// Its line in the log, with the line end.
+    pub fn line(&self, format: Format) -> String {
+        let InFlight {
+            who, what, path, ..
+        } = &*self.operation;
+        let time = humantime::format_rfc3339_micros(self.at);
+        let outcome = self.outcome();
+        // Microseconds in 64 bits last for half a million years.
+        let micros = self.took.as_micros() as u64;
+        match format {
+            Format::Text => format!(
+                "{time}  INFO operation: who={who} what={what:?} path={path} outcome={outcome} \
+                 micros={micros}\n"
+            ),
+            Format::Json => {
+                let line = serde_json::json!({
+                    "timestamp": time.to_string(),
+                    "level": "INFO",
+                    "target": "operation",
+                    "who": who,
+                    "what": what,
+                    "path": path.to_string(),
+                    "outcome": outcome,
+                    "micros": micros,
+                });
+                format!("{line}\n")
             }
         }
+    }
+
+    fn outcome(&self) -> String {
+        let Some(error) = &self.failure else {
+            return "ok".to_owned();
+        };
+        let mut text = format!("{:?}: ", error.code);
+        for c in error.message.chars() {
+            // A line is one operation's, whatever the message quotes. Writing to a string cannot
+            // fail.
+            let _: fmt::Result = match c.is_control() {
+                true => write!(text, "{}", c.escape_default()),
+                false => text.write_char(c),
+            };
+        }
+        text
     }
 }

@@ -5,13 +5,13 @@
 //! **Cancellation:** a dropped [`Writing`] gives its place back; a piece of data that was being
 //! written may have been written in part, as at any pipe.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use circuit_proto::element::process::Input as InputStatus;
 use circuit_proto::{Code, Error};
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
+
+use super::descriptor::Descriptor;
 
 /// A process's stdin.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ struct State {
 #[derive(Debug, Clone)]
 pub enum Sink {
     /// A pipe: closing it is the end.
-    Pipe(Arc<AsyncFd<OwnedFd>>),
+    Pipe(Arc<Descriptor>),
     /// A terminal: its end-of-file character is the end.
-    Terminal(Arc<AsyncFd<OwnedFd>>),
+    Terminal(Arc<Descriptor>),
 }
 
 /// What a terminal in its usual mode takes for the end of its input: Ctrl-D.
@@ -98,7 +98,7 @@ impl Writing {
             let Ok(mut ready) = fd.writable().await else {
                 return Err(closed());
             };
-            match rustix::io::write(fd.get_ref().as_fd(), data) {
+            match rustix::io::write(fd, data) {
                 Ok(count) => data = &data[count..],
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => (),
@@ -131,7 +131,7 @@ impl Drop for Writing {
 }
 
 impl Sink {
-    fn fd(&self) -> &AsyncFd<OwnedFd> {
+    fn fd(&self) -> &Descriptor {
         match self {
             Sink::Pipe(fd) | Sink::Terminal(fd) => fd,
         }

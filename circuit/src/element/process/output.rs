@@ -8,7 +8,6 @@
 //!
 //! **Cancellation:** a dropped [`Reading`] gives its place and its unfinished chunk back.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -17,8 +16,9 @@ use circuit_proto::element::process::Output as OutputStatus;
 use circuit_proto::{Code, Error};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+
+use super::descriptor::Descriptor;
 
 /// How much is held for a reader who comes late. DESIGN.md, section 9, process.
 pub(super) const HELD: usize = 32 << 10;
@@ -38,7 +38,7 @@ pub struct Output {
 #[derive(Debug)]
 struct State {
     /// The reading end; `None` once it has ended, or if the output goes elsewhere.
-    source: Option<Arc<AsyncFd<OwnedFd>>>,
+    source: Option<Arc<Descriptor>>,
     /// A chunk that was read and not yet handed on.
     pending: Bytes,
     attached: bool,
@@ -54,9 +54,9 @@ pub struct Reading {
 
 impl Output {
     /// The output that comes out of this end; `None` for one that goes elsewhere.
-    pub fn new(source: Option<AsyncFd<OwnedFd>>) -> Arc<Output> {
+    pub fn new(source: Option<Arc<Descriptor>>) -> Arc<Output> {
         let state = State {
-            source: source.map(Arc::new),
+            source,
             pending: Bytes::new(),
             attached: false,
             discarded: false,
@@ -155,7 +155,7 @@ impl State {
     fn in_pipe(&self) -> u64 {
         let source = self.source.as_ref();
         source
-            .and_then(|fd| rustix::io::ioctl_fionread(fd.get_ref()).ok())
+            .and_then(|source| rustix::io::ioctl_fionread(source).ok())
             .unwrap_or(0)
     }
 }
@@ -215,16 +215,15 @@ impl Drop for Reading {
 }
 
 /// Reads what there is, once, at most a chunk; nothing at the end.
-fn read(source: &AsyncFd<OwnedFd>) -> Result<Vec<u8>, Errno> {
-    let fd = source.get_ref();
+fn read(source: &Descriptor) -> Result<Vec<u8>, Errno> {
     // As large as what waits: a line of output does not hold a buffer for a chunk.
-    let waiting = rustix::io::ioctl_fionread(fd).unwrap_or(0);
+    let waiting = rustix::io::ioctl_fionread(source).unwrap_or(0);
     let mut buffer = Vec::with_capacity((waiting as usize).clamp(64, MAX_CHUNK));
-    rustix::io::read(fd, spare_capacity(&mut buffer))?;
+    rustix::io::read(source, spare_capacity(&mut buffer))?;
     Ok(buffer)
 }
 
-async fn drain(source: Arc<AsyncFd<OwnedFd>>) {
+async fn drain(source: Arc<Descriptor>) {
     while let Ok(mut ready) = source.readable().await {
         match read(&source) {
             Ok(bytes) if bytes.is_empty() => return,

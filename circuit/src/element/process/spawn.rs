@@ -22,8 +22,8 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
-use tokio::io::unix::AsyncFd;
 
+use super::descriptor::Descriptor;
 use super::input;
 use super::output::HELD;
 
@@ -31,10 +31,10 @@ use super::output::HELD;
 #[derive(Debug)]
 pub(super) struct Spawned {
     pub(super) pid: Pid,
-    pub(super) pidfd: AsyncFd<OwnedFd>,
+    pub(super) pidfd: Arc<Descriptor>,
     pub(super) stdin: input::Sink,
-    pub(super) stdout: Option<AsyncFd<OwnedFd>>,
-    pub(super) stderr: Option<AsyncFd<OwnedFd>>,
+    pub(super) stdout: Option<Arc<Descriptor>>,
+    pub(super) stderr: Option<Arc<Descriptor>>,
     pub(super) terminal: Option<Arc<OwnedFd>>,
 }
 
@@ -91,6 +91,9 @@ pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
 /// four descriptors. Children get the limit that the server was started with.
 pub fn raise_open_files_limit() {
     let original = rustix::process::getrlimit(Resource::Nofile);
+    if original.current == original.maximum {
+        return;
+    }
     let _ = ORIGINAL_LIMIT.set(original);
     let raised = Rlimit {
         current: original.maximum,
@@ -116,13 +119,13 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
     let stdin = child.stdin.take().map(OwnedFd::from);
     let wired = || {
         let stdin = stdin.ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = registered(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let pidfd = Descriptor::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
         Ok(Spawned {
             pid,
             pidfd,
-            stdin: input::Sink::Pipe(Arc::new(nonblocking(stdin)?)),
-            stdout: from_stdout.map(nonblocking).transpose()?,
-            stderr: from_stderr.map(nonblocking).transpose()?,
+            stdin: input::Sink::Pipe(Descriptor::new(stdin)?),
+            stdout: from_stdout.map(Descriptor::new).transpose()?,
+            stderr: from_stderr.map(Descriptor::new).transpose()?,
             terminal: None,
         })
     };
@@ -154,9 +157,9 @@ fn spawn_on_terminal(
     let master = Arc::new(master);
     child.stdin = None;
     let wired = || {
-        let stdout = Some(nonblocking(master.try_clone()?)?);
-        let stdin = input::Sink::Terminal(Arc::new(nonblocking(master.try_clone()?)?));
-        let pidfd = registered(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let stdout = Some(Descriptor::new(master.try_clone()?)?);
+        let stdin = input::Sink::Terminal(Descriptor::new(master.try_clone()?)?);
+        let pidfd = Descriptor::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
         Ok(Spawned {
             pid,
             pidfd,
@@ -339,20 +342,6 @@ fn held_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     // own size holds a little more.
     let _ = rustix::pipe::fcntl_setpipe_size(&read, HELD);
     Ok((read, write))
-}
-
-fn nonblocking(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-    registered(fd)
-}
-
-/// Has the runtime say when a descriptor is ready.
-#[allow(unsafe_code)]
-fn registered(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is one descriptor, the same for as long as it lives, and closes it only
-    // when it is dropped, after it was deregistered.
-    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 fn open_terminal(size: TerminalSize) -> Result<(OwnedFd, OwnedFd), Errno> {
