@@ -247,10 +247,11 @@ fn a_place_that_is_taken_stays_as_it_is() {
     one.circuit("mkproc /one")
         .stdin(sh("exit 0"))
         .status(1)
-        .stderr(format!(
+        .stderr(
             "circuit: mkproc /one: occupied by a server\n\
              hint: name an anchor below the server's own, as in /X…/name\n"
-        ))
+                .to_string(),
+        )
         .run();
     one.circuit("mkproc /")
         .stdin(sh("exit 0"))

@@ -129,11 +129,7 @@ fn a_server_without_a_key_warns_and_one_on_loopback_is_alone() {
              (make a key with `circuit keygen FILE`, give it with -hmac FILE)",
             open.address()
         );
-        assert!(
-            open.log().lines().any(|line| line == warning),
-            "{}",
-            open.log()
-        );
+        assert_eq!(open.logs("WARNING"), warning);
         b.circuit(format!("run -d {} h1 -- echo run", open.url()))
             .env("CIRCUIT_HMAC", "")
             .stdout("run\n")

@@ -231,7 +231,7 @@ fn our_view(reason: &Refused) -> String {
 
 async fn serve(server: Arc<Server>, guest: Guest) {
     let Guest { connection, role } = guest;
-    let address = plain(connection.remote_address());
+    let address = plain(connection.remote_address()).to_string().into();
     match role {
         Admitted::Client => {
             let _count = server.count_client();

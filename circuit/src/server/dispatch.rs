@@ -2,7 +2,6 @@
 //!
 //! The one place where what went wrong inside becomes an error on the wire.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -25,17 +24,17 @@ use crate::element::Element;
 use crate::element::process::{Process, Reading, SpawnError, Writing};
 
 /// Who sends requests over a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Caller {
     /// A client.
-    Client(SocketAddr),
+    Client(Arc<str>),
     /// A server, on behalf of its callers.
-    Server(ServerId, SocketAddr),
+    Server(ServerId, Arc<str>),
 }
 
 /// Serves the requests of a connection until it ends.
 pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, caller: Caller) {
-    let limit = match caller {
+    let limit = match &caller {
         Caller::Client(_) => CLIENT_REQUESTS,
         Caller::Server(..) => TRANSFER_REQUESTS,
     };
@@ -45,6 +44,7 @@ pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, ca
         let count = Counted::new(&in_flight);
         let busy = count.before >= limit;
         let (server, connection) = (server.clone(), connection.clone());
+        let caller = caller.clone();
         tokio::spawn(async move {
             let _count = count;
             match busy {
@@ -101,15 +101,14 @@ async fn answer(
     let op = Op::decode(&request.op);
     let what = op.as_ref().map_or("unknown", Op::name);
     let target = find(&server, &request.path);
-    if let Ok(Target::Here | Target::Other(_)) = &target
-        && let Ok(id) = target.as_ref().map(|target| target.id(&server))
-    {
+    if let (Ok(found), Some(ServerPart::Name(_))) = (&target, request.path.server()) {
         // Names become ids, here and for good.
-        request.path = request.path.on_server(id);
+        request.path = request.path.on_server(found.id(&server));
     }
+    let who = caller.who(&request);
     let operation = server
         .operations
-        .begin(caller.who(&request), what, request.path.clone());
+        .begin(who.clone(), what, request.path.clone());
     let mut call = Call {
         server,
         operation,
@@ -126,7 +125,7 @@ async fn answer(
         (Ok(Target::Other(record)), _) => {
             // Executed, and so logged, by the other server.
             call.operation.leave_unlogged();
-            request.origin = caller.who(&request);
+            request.origin = who.to_string();
             request.forwarded = true;
             forward::forward(&call.server, &record, request, call.send, call.recv).await;
         }
@@ -161,6 +160,7 @@ impl Target {
 fn find(server: &Server, path: &Path) -> Result<Target, Error> {
     let found = match path.server() {
         None => return Ok(Target::Root),
+        Some(ServerPart::Id(id)) if id == server.fingerprint.id() => return Ok(Target::Here),
         Some(ServerPart::Id(id)) => server.peer.member(id).ok_or_else(|| {
             Error::new(Code::NoSuchServer, format!("no server {id} in the circuit"))
         })?,
@@ -191,14 +191,14 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
 
 impl Caller {
     /// Who asks, for the log.
-    fn who(&self, request: &Request) -> String {
+    fn who(&self, request: &Request) -> Arc<str> {
         match self {
-            Caller::Client(address) => address.to_string(),
+            Caller::Client(address) => address.clone(),
             // Only a server is believed when it names somebody else.
             Caller::Server(id, _) if !request.origin.is_empty() => {
-                format!("{} via {id}", request.origin)
+                format!("{} via {id}", request.origin).into()
             }
-            Caller::Server(id, address) => format!("{id} at {address}"),
+            Caller::Server(id, address) => format!("{id} at {address}").into(),
         }
     }
 }

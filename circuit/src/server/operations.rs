@@ -26,7 +26,7 @@ pub struct Operations {
 #[derive(Debug)]
 pub struct InFlight {
     /// Who asked.
-    pub who: String,
+    pub who: Arc<str>,
     /// The operation's name.
     pub what: &'static str,
     /// The anchor.
@@ -56,7 +56,7 @@ impl Operations {
     }
 
     /// Enters an operation into the table.
-    pub fn begin(self: &Arc<Self>, who: String, what: &'static str, path: Path) -> Operation {
+    pub fn begin(self: &Arc<Self>, who: Arc<str>, what: &'static str, path: Path) -> Operation {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let since = Instant::now();
         let in_flight = Arc::new(InFlight {
@@ -162,7 +162,7 @@ impl Done {
                     "timestamp": time.to_string(),
                     "level": "INFO",
                     "target": "operation",
-                    "who": who,
+                    "who": &**who,
                     "what": what,
                     "path": path.to_string(),
                     "outcome": outcome,
