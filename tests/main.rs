@@ -1,4 +1,5 @@
-//! Black-box tests: the real binary, as processes, on loopback.
+//! Black-box tests: the real binary, as processes, on loopback, and in [`hosts`] on hosts of
+//! their own.
 //!
 //! Each file is about one theme, each test about one promise. A test starts the servers that it
 //! needs in a [`support::Home`] of its own, so that tests run side by side and never meet each

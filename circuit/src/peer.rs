@@ -378,8 +378,10 @@ impl Driver {
     }
 
     fn connect(&self, to: Record) {
+        if self.links.get(&to.fingerprint).is_some_and(Link::is_open) {
+            return;
+        }
         let peer = self.peer.clone();
-        // Answered even if there is a connection by now: the machine counts its questions.
         tokio::spawn(async move {
             let pin = Pin::Fingerprint(to.fingerprint);
             match peer.outbound.link(&to.url, pin, DIAL_TIMEOUT).await {

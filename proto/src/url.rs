@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ServerId;
 
@@ -17,8 +17,8 @@ use crate::ServerId;
 /// assert_eq!(url.server.unwrap().pid, 78517);
 /// assert_eq!(url.to_string(), "circuit://10.0.0.1:11022/78517/Q56e7a2a0d47a7b5d");
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Url {
     /// The host's address or name.
     pub host: Host,
@@ -205,9 +205,9 @@ impl TryFrom<String> for Url {
     }
 }
 
-impl From<Url> for String {
-    fn from(url: Url) -> String {
-        url.to_string()
+impl Serialize for Url {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{DISCOVER, Host, REMOVAL, circuit_on, hosts, logged, measured, on_hosts, removed};
+use super::{DISCOVER, REMOVAL, circuit_on, hosts, logged, measured, on_hosts, removed};
 use super::{whole, work_together};
 use crate::support::{Server, eventually_within};
 
@@ -41,7 +41,7 @@ fn an_address_that_goes_and_comes_back() {
 }
 
 #[test]
-fn a_server_whose_address_changed_stays_and_is_reached_after_a_restart() {
+fn a_server_whose_address_changed_is_reached_after_a_restart() {
     on_hosts(|| {
         let [a, b, c] = hosts();
         let others = circuit_on(&[&a, &b], DISCOVER);
@@ -50,32 +50,7 @@ fn a_server_whose_address_changed_stays_and_is_reached_after_a_restart() {
         whole(&[&others[0], &others[1], &moving]);
         moving.make("/h3/p", r#"{"Path": "cat"}"#);
         c.ip("addr del 10.7.0.3/24 dev eth0\naddr add 10.7.0.33/24 dev eth0");
-        // It dials the others from its new address.
-        let new: circuit_client::Url = "circuit://10.7.0.33:7003".parse().unwrap();
-        let begin = Instant::now();
-        eventually_within(Duration::from_secs(12), "it dials again", || {
-            let linked = |server: &Server| server.log().contains("(h3) at 10.7.0.33:7003");
-            others.iter().any(linked).then_some(())
-        });
-        let there = || {
-            let listed = |from: &Host, url: &circuit_client::Url| {
-                let listing = from.circuit(format!("ls -d {url} /")).any_stdout();
-                listing.unchecked().stdout().lines().count()
-            };
-            let counts = [
-                listed(&a, others[0].url()),
-                listed(&b, others[1].url()),
-                listed(&c, &new),
-            ];
-            let linked = c.circuit(format!("run -d {new} h1 -- true")).unchecked();
-            (counts == [3; 3] && linked.status.success()).then_some(())
-        };
-        eventually_within(Duration::from_secs(15), "it is there again", there);
-        measured(
-            "its address changed, in all views and at work after",
-            begin.elapsed(),
-        );
-        // What it is announced under is no more: that is said, in time.
+        // What it announced is no more, and stays so until it starts again: that is said, in time.
         let asked = Instant::now();
         let output = others[0].circuit("peek /h3/p").status(1).any_stderr().run();
         assert!(asked.elapsed() < Duration::from_secs(6), "{output}");
