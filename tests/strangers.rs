@@ -41,7 +41,7 @@ async fn is_refused(server: &Server, said: &[u8], expected: Refused, logged: &st
 
 /// A connection that was let in as this.
 async fn admitted(home: &Home, server: &Server, role: Role) -> Result<Accepted, DialError> {
-    let endpoint = dialling(server.address()).unwrap();
+    let (endpoint, _) = dialling(&[server.address()]).unwrap();
     let (certificate, _) = Certificate::generate().unwrap();
     let dialler = Dialler {
         endpoint: &endpoint,

@@ -35,8 +35,8 @@ use outbound::Outbound;
 /// How many events may wait for the driver; who brings more waits. Chosen: a few per connection.
 const EVENTS: usize = 256;
 
-/// How long `join` waits for the other circuit to be seen. Chosen: below the callers' own
-/// deadline of five seconds.
+/// How long `join` may take until the other circuit is seen. Chosen: below the callers' own deadline
+/// of five seconds.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The view of the circuit, and the way to change one's place in it.
@@ -174,29 +174,35 @@ impl Peer {
 
     /// Merges this circuit with that of the server at `url`. Returns when it is in the view.
     pub async fn join(&self, url: &Url) -> Result<(), Error> {
-        let refused = |error: String| Error::new(Code::Unreachable, error);
-        let accepted = seek::dial(self, url)
-            .await
-            .map_err(|error| refused(error.to_string()))?;
-        let id = accepted.fingerprint.id();
-        self.adopt_in_order(accepted, true).await;
-        match self.seen(id, JOIN_TIMEOUT).await {
-            true => Ok(()),
-            false => Err(refused(format!("{url} answered, and then did not join"))),
+        if url
+            .server
+            .is_some_and(|server| self.member(server.id).is_some())
+        {
+            return Ok(());
         }
+        let unreachable = |error: String| Error::new(Code::Unreachable, error);
+        let joined = async {
+            let accepted = seek::dial(self, url)
+                .await
+                .map_err(|e| unreachable(e.to_string()))?;
+            let id = accepted.fingerprint.id();
+            self.adopt_in_order(accepted, true).await;
+            self.seen(id).await;
+            Ok(())
+        };
+        tokio::time::timeout(JOIN_TIMEOUT, joined)
+            .await
+            .unwrap_or_else(|_| Err(unreachable(format!("{url} did not join in time"))))
     }
 
-    /// Waits until the server with this id is in the view, for so long at most.
-    async fn seen(&self, id: ServerId, patience: Duration) -> bool {
+    /// Resolves when the server with this id is in the view.
+    async fn seen(&self, id: ServerId) {
         let mut changes = self.changes.subscribe();
-        let seen = async {
-            while self.member(id).is_none() {
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
+        while self.member(id).is_none() {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
-        };
-        tokio::time::timeout(patience, seen).await.is_ok()
+        }
     }
 
     /// Resolves when this server is in the view.

@@ -176,7 +176,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         name: options.name.clone(),
     };
     let started = SystemTime::now();
-    let (endpoint, datagrams) = bind(socket, &kept, bound)?;
+    let (endpoint, datagrams) = bind(socket, &kept, key.as_ref(), bound)?;
     let since_1970 = started
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -274,14 +274,18 @@ impl Running {
 impl Server {
     /// Has the server leave the circuit and end.
     pub fn stop(&self) {
-        // Nobody is to be led to a server that is about to go.
+        self.withdraw();
+        self.leaving.send_replace(true);
+    }
+
+    /// Leads nobody to this server any more, as it is about to go.
+    fn withdraw(&self) {
         drop(
             self.registration
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
         );
-        self.leaving.send_replace(true);
     }
 
     /// How many clients are connected.
@@ -405,6 +409,7 @@ fn open_groups(groups: &[SocketAddr], bound: SocketAddr) -> Result<Vec<Multicast
 fn bind(
     socket: std::net::UdpSocket,
     kept: &Kept,
+    key: Option<&Key>,
     address: SocketAddr,
 ) -> Result<(quinn::Endpoint, datagram::Datagrams), StartError> {
     let failed = |source| StartError::Listen { address, source };
@@ -418,7 +423,7 @@ fn bind(
         .receive_window(VarInt::from_u32(accept::STRANGER_WINDOW));
     config.transport_config(Arc::new(transport));
     let (socket, datagrams) =
-        datagram::Datagrams::split(socket, &kept.certificate).map_err(failed)?;
+        datagram::Datagrams::split(socket, &kept.certificate, key).map_err(failed)?;
     let endpoint = quinn::Endpoint::new_with_abstract_socket(
         endpoint::persistent(&kept.reset_secret),
         Some(config),

@@ -95,9 +95,11 @@ impl Client {
         key: Option<&Key>,
         timeout: Duration,
     ) -> Result<Client, DialError> {
-        let address = resolve(url).await?;
-        let endpoint =
-            endpoint::dialling(address).map_err(|source| DialError::Socket { address, source })?;
+        let addresses = resolve(url, timeout).await?;
+        // `resolve` gives at least one.
+        let address = addresses[0];
+        let (endpoint, addresses) = endpoint::dialling(&addresses)
+            .map_err(|source| DialError::Socket { address, source })?;
         let (certificate, _) = Certificate::generate().map_err(|e| DialError::Broken {
             address,
             reason: e.to_string(),
@@ -109,7 +111,9 @@ impl Client {
             key,
             transport: &Arc::new(endpoint::transport_config()),
         };
-        let accepted = dialler.dial(address, pin, Role::Client, timeout).await?;
+        let accepted = dialler
+            .dial_any(&addresses, pin, &Role::Client, timeout)
+            .await?;
         let shared = Arc::new(Shared {
             accepted,
             _endpoint: endpoint,

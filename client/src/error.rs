@@ -70,7 +70,9 @@ impl Error {
     pub(crate) fn from_reply(path: &Path, error: circuit_proto::Error) -> Error {
         let path = path.clone();
         match error.code {
-            Code::NoSuchServer | Code::Unreachable => Error::ServerGone { path, error },
+            Code::NoSuchServer | Code::Unreachable | Code::Unknown => {
+                Error::ServerGone { path, error }
+            }
             _ => Error::Refused { path, error },
         }
     }

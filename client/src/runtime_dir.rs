@@ -119,7 +119,7 @@ impl RuntimeDir {
         // Written beside and linked into place: of several servers that start at the same time one
         // wins, and nobody reads half a key.
         let key = key_file::generate()?;
-        let draft = self.path.join(format!("key.{}", std::process::id()));
+        let draft = self.draft()?;
         let _ = fs::remove_file(&draft);
         key_file::write_new(&draft, &key)?;
         let linked = fs::hard_link(&draft, &path);
@@ -131,6 +131,16 @@ impl RuntimeDir {
             }
             Err(source) => Err(RuntimeDirError::Io { path, source }),
         }
+    }
+
+    /// A name for a file that nobody else uses: process ids are not enough, as namespaces have their
+    /// own.
+    fn draft(&self) -> Result<PathBuf, RuntimeDirError> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(KeyFileError::Random)?;
+        Ok(self
+            .path
+            .join(format!("draft.{:016x}", u64::from_ne_bytes(random))))
     }
 
     /// The user's local key, if one was made and is in order.
@@ -146,7 +156,7 @@ impl RuntimeDir {
     /// whatever way. Leftovers of others are cleared away.
     pub fn register(&self, url: &Url) -> Result<Registration, RuntimeDirError> {
         self.clear_leftovers();
-        let draft = self.path.join(format!("draft.{}", std::process::id()));
+        let draft = self.draft()?;
         let id = url
             .server
             .map(|server| server.id.to_string())

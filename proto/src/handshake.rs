@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{KeyMismatch, Proof};
 use crate::codec::{self, CodecError};
+use crate::path::check_name;
 use crate::{Fingerprint, Url};
 
 /// The protocol's name in the TLS handshake (ALPN, RFC 7301).
@@ -198,8 +199,12 @@ impl Hello {
     }
 }
 
-/// Checks that an [`Identity`] is that of the certificate with this fingerprint.
+/// Checks that an [`Identity`] is that of the certificate with this fingerprint, and that its name
+/// is one: names are shown and logged.
 pub fn check_identity(identity: &Identity, proven: Fingerprint) -> Result<(), Refused> {
+    if check_name(&identity.name, &identity.name).is_err() {
+        return Err(Refused::Malformed);
+    }
     match identity.url.server {
         Some(server) if server.id == proven.id() => Ok(()),
         _ => Err(Refused::Identity),

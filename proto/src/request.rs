@@ -130,6 +130,26 @@ impl Op {
         }
     }
 
+    /// Whether it changes anything that outlives it, so that its outcome matters to a caller who
+    /// did not hear of it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Scrub
+            | Op::MakeProcess(_)
+            | Op::Signal { .. }
+            | Op::Resize { .. }
+            | Op::Join { .. }
+            | Op::Suicide => true,
+            Op::List { .. }
+            | Op::Peek
+            | Op::Stdin
+            | Op::Stdout
+            | Op::Stderr
+            | Op::Wait
+            | Op::Stacks => false,
+        }
+    }
+
     /// Reads an encoded operation; one that this version does not know is told from a malformed
     /// one.
     pub fn decode(bytes: &[u8]) -> Result<Op, OpError> {

@@ -21,7 +21,7 @@ impl Stranger {
         address: SocketAddr,
         protocol: &[u8],
     ) -> Result<Stranger, ConnectionError> {
-        let endpoint = dialling(address).unwrap();
+        let (endpoint, _) = dialling(&[address]).unwrap();
         let (certificate, _) = Certificate::generate().unwrap();
         let mut crypto = tls::dialler(&certificate, Verifier::new(Pin::Anybody)).unwrap();
         crypto.alpn_protocols = vec![protocol.to_vec()];

@@ -13,11 +13,23 @@ use super::error::{Failure, say};
 /// Dials the circuit that the flags, the environment or this machine name, the first match.
 pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     let key = key(dial.hmac.as_deref())?;
-    let client = match choose(dial)? {
-        Choice::Url(url) => Client::dial(&url, key.as_ref()).await?,
-        Choice::Group(group) => Client::discover(group, key.as_ref()).await?,
-        Choice::Local => local(key.as_ref()).await?,
+    let choice = choose(dial)?;
+    let dialled = async {
+        Ok::<_, Failure>(match choice {
+            Choice::Url(url) => Client::dial(&url, key.as_ref()).await?,
+            Choice::Group(group) => Client::discover(group, key.as_ref()).await?,
+            Choice::Local => local(key.as_ref()).await?,
+        })
     };
+    // What a dial says of its own time-out names the address, so it goes first if it can.
+    let client = tokio::time::timeout(dial.timeout, dialled)
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = dial.timeout.as_secs_f32();
+            Err(Failure::no_circuit(format!(
+                "no circuit was reached within {seconds} s"
+            )))
+        })?;
     Ok(client.with_timeout(dial.timeout))
 }
 
@@ -62,9 +74,14 @@ pub(super) fn groups_in_environment() -> Result<Vec<SocketAddr>, Failure> {
 
 /// The key that the flag or the environment names.
 pub(super) fn key(flag: Option<&Path>) -> Result<Option<Key>, Failure> {
-    let named = flag
-        .map(Path::to_owned)
-        .or_else(|| variable("CIRCUIT_HMAC").map(home));
+    let variable = std::env::var_os("CIRCUIT_HMAC").filter(|value| !value.is_empty());
+    let from_variable = || {
+        variable.map(|path| match path.into_string() {
+            Ok(path) => home(path),
+            Err(path) => path.into(),
+        })
+    };
+    let named = flag.map(Path::to_owned).or_else(from_variable);
     let Some(path) = named else { return Ok(None) };
     let (key, exposed) =
         key_file::read(&path).map_err(|error| Failure::failed(super::error::chain(&error)))?;

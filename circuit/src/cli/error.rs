@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use circuit_client::discover::DiscoverError;
 use circuit_client::{Code, DialError, DiscoverDialError, Error};
 use circuit_proto::auth::KeyMismatch;
+use circuit_proto::handshake::Refused;
 
 /// The operation failed.
 const FAILED: u8 = 1;
@@ -108,9 +109,12 @@ impl From<Error> for Failure {
 impl From<DialError> for Failure {
     fn from(error: DialError) -> Failure {
         let failure = Failure::new(NO_CIRCUIT, chain(&error));
-        match error.key_mismatch() {
-            Some(mismatch) => failure.with_hint(key_hint(mismatch)),
-            None => failure,
+        match error {
+            DialError::Refused {
+                reason: Refused::Key(mismatch),
+                ..
+            } => failure.with_hint(key_hint(mismatch)),
+            _ => failure,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 
-use circuit_client::{Client, Cmd, Code, Error, Path, Proc, Reader, TerminalSize, process};
+use circuit_client::{Cmd, Code, Error, Path, Proc, Reader, TerminalSize, process};
 use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -52,12 +52,8 @@ pub(super) async fn run(options: Run) -> Result<u8, Failure> {
         Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => (),
         other => other?,
     }
-    close(client).await;
-    Ok(exit_status(&status))
-}
-
-async fn close(client: Client) {
     client.close().await;
+    Ok(exit_status(&status))
 }
 
 fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {

@@ -34,7 +34,7 @@ fn serve(flags: Start) -> Result<u8, Failure> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         // Before the URL is out, so that whoever read it can stop the server in order.
         let stopped = stop_signal()?;
         let running = server::start(options)
@@ -51,7 +51,11 @@ fn serve(flags: Start) -> Result<u8, Failure> {
         let _ = print(&format!("{}\n", running.url()));
         running.finished(stopped).await;
         Ok(0)
-    })
+    });
+    // A thread that asks a resolver, or starts a process on a file system that hangs, is not
+    // waited for.
+    runtime.shutdown_background();
+    result
 }
 
 /// Checks and completes what was given on the command line.

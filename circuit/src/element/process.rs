@@ -146,6 +146,12 @@ impl Process {
         }
     }
 
+    /// Resolves when the process has exited, or the element is scrubbed.
+    pub async fn ended(&self) {
+        let mut watched = self.life_changes.subscribe();
+        let _ = watched.wait_for(|now| *now != Watched::Running).await;
+    }
+
     /// Resolves when the element is scrubbed.
     pub async fn scrubbed(&self) {
         let mut watched = self.life_changes.subscribe();

@@ -5,11 +5,13 @@
 //! first two bits, which in QUIC are never both zero while greasing is off (RFC 9000, sections
 //! 17.2 and 17.3; RFC 9443).
 //!
-//! A packet: one byte [`MARK`], the sender's Ed25519 public key (32), its signature (64), the
-//! message. Signed are a label, the receiver's fingerprint and the message, so that a packet means
-//! nothing to anybody else.
+//! A packet: one byte [`MARK`], a code that proves the circuit's key (16; zeros where there is
+//! none), the sender's Ed25519 public key (32), its signature (64), the message. Signed are a label,
+//! the receiver's fingerprint and the message, so that a packet means nothing to anybody else; the
+//! code covers all of that.
 //!
-//! **Invariant:** no packet costs more than a signature check, and those are rationed.
+//! **Invariant:** a packet from somebody without the circuit's key changes nothing and costs one
+//! hash. No other costs more than a signature check, and those are rationed.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -19,8 +21,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use circuit_client::transport::tls::{Certificate, Signed};
-use circuit_proto::Fingerprint;
 use circuit_proto::membership::{MAX_DATAGRAM, Message};
+use circuit_proto::{Fingerprint, Key, auth};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 use tokio::sync::mpsc;
@@ -30,7 +32,7 @@ use tokio::time::Instant;
 const MARK: u8 = 1;
 
 /// What stands before the message.
-const HEAD: usize = 1 + 32 + 64;
+const HEAD: usize = 1 + 16 + 32 + 64;
 
 /// The longest packet.
 const MAX_PACKET: usize = HEAD + MAX_DATAGRAM;
@@ -51,6 +53,7 @@ pub struct Datagrams {
     socket: std::net::UdpSocket,
     v6: bool,
     certificate: Certificate,
+    key: Option<Key>,
     received: mpsc::Receiver<Vec<u8>>,
     second: (Instant, u32),
 }
@@ -60,12 +63,14 @@ impl Datagrams {
     pub fn split(
         socket: std::net::UdpSocket,
         certificate: &Certificate,
+        key: Option<&Key>,
     ) -> io::Result<(Arc<dyn AsyncUdpSocket>, Datagrams)> {
         let (found, received) = mpsc::channel(QUEUE);
         let datagrams = Datagrams {
             socket: socket.try_clone()?,
             v6: socket.local_addr()?.is_ipv6(),
             certificate: certificate.clone(),
+            key: key.cloned(),
             received,
             second: (Instant::now(), 0),
         };
@@ -81,11 +86,12 @@ impl Datagrams {
         let Some(signed) = self.certificate.sign(&signed_bytes(to, &body)) else {
             return;
         };
-        let mut packet = Vec::with_capacity(HEAD + body.len());
-        packet.push(MARK);
-        packet.extend_from_slice(&signed.public);
-        packet.extend_from_slice(&signed.signature);
-        packet.extend_from_slice(&body);
+        let rest = [&signed.public[..], &signed.signature, &body].concat();
+        let code = match &self.key {
+            Some(key) => auth::packet_mac(key, LABEL, &[&to.0, &rest]),
+            None => NO_CODE,
+        };
+        let packet = [&[MARK][..], &code, &rest].concat();
         let address = match address {
             SocketAddr::V4(v4) if self.v6 => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
             other => other,
@@ -100,6 +106,9 @@ impl Datagrams {
     pub async fn recv(&mut self, me: Fingerprint) -> Option<(Fingerprint, Message)> {
         loop {
             let packet = self.received.recv().await?;
+            let Some(rest) = admitted(self.key.as_ref(), me, &packet) else {
+                continue;
+            };
             if self.second.0.elapsed() >= Duration::from_secs(1) {
                 self.second = (Instant::now(), 0);
             }
@@ -107,15 +116,28 @@ impl Datagrams {
                 continue;
             }
             self.second.1 += 1;
-            if let Some(read) = read(me, &packet) {
+            if let Some(read) = read(me, rest) {
                 return Some(read);
             }
         }
     }
 }
 
+/// What stands in the code's place where a circuit has no key.
+const NO_CODE: [u8; 16] = [0; 16];
+
+/// What follows the code, if that is the circuit's.
+fn admitted<'a>(key: Option<&Key>, me: Fingerprint, packet: &'a [u8]) -> Option<&'a [u8]> {
+    let (code, rest) = packet.get(1..)?.split_first_chunk::<16>()?;
+    let valid = match key {
+        Some(key) => auth::verify_packet(key, LABEL, &[&me.0, rest], code),
+        None => *code == NO_CODE,
+    };
+    valid.then_some(rest)
+}
+
 fn read(me: Fingerprint, packet: &[u8]) -> Option<(Fingerprint, Message)> {
-    let (public, rest) = packet.get(1..)?.split_first_chunk::<32>()?;
+    let (public, rest) = packet.split_first_chunk::<32>()?;
     let (signature, body) = rest.split_first_chunk::<64>()?;
     let message = Message::decode(body).ok()??;
     let signed = Signed {
@@ -153,11 +175,9 @@ impl AsyncUdpSocket for Divided {
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.inner.poll_recv(cx, buffers, meta))?;
         for (buffer, meta) in buffers.iter().zip(&*meta).take(count) {
-            if meta.stride > MAX_PACKET || meta.stride == 0 {
-                continue;
-            }
-            for packet in buffer[..meta.len].chunks(meta.stride) {
-                if packet.first() == Some(&MARK) {
+            // Of packets that the kernel has joined the last may be shorter than the others.
+            for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                if packet.len() <= MAX_PACKET && packet.first() == Some(&MARK) {
                     // A full queue loses it, as the network might.
                     let _ = self.found.try_send(packet.to_vec());
                 }
@@ -181,5 +201,47 @@ impl AsyncUdpSocket for Divided {
 
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> Key {
+        Key::from_random([byte; 32])
+    }
+
+    /// A packet from `sender` to `to`, as [`Datagrams::send`] makes it.
+    fn packet(sender: &Certificate, to: Fingerprint, key: Option<&Key>, body: &[u8]) -> Vec<u8> {
+        let signed = sender.sign(&signed_bytes(to, body)).unwrap();
+        let rest = [&signed.public[..], &signed.signature, body].concat();
+        let code = key.map_or(NO_CODE, |key| auth::packet_mac(key, LABEL, &[&to.0, &rest]));
+        [&[MARK][..], &code, &rest].concat()
+    }
+
+    #[test]
+    fn only_who_holds_the_key_is_heard() {
+        let (sender, _) = Certificate::generate().unwrap();
+        let (me, _) = Certificate::generate().unwrap();
+        let me = me.fingerprint();
+        let mine = key(1);
+        let check = |theirs: Option<&Key>, ours: Option<&Key>| {
+            admitted(ours, me, &packet(&sender, me, theirs, b"x")).is_some()
+        };
+        assert!(check(Some(&mine), Some(&mine)));
+        assert!(!check(None, Some(&mine)), "without a key");
+        assert!(!check(Some(&key(2)), Some(&mine)), "with another");
+        assert!(!check(Some(&mine), None), "with one where there is none");
+        assert!(check(None, None));
+        let other = Fingerprint([9; 32]);
+        let misdirected = packet(&sender, other, Some(&mine), b"x");
+        assert!(
+            admitted(Some(&mine), me, &misdirected).is_none(),
+            "meant for another"
+        );
+        for end in 0..misdirected.len() {
+            assert!(admitted(Some(&mine), me, &misdirected[..end]).is_none());
+        }
     }
 }

@@ -89,7 +89,8 @@ impl Outbound {
             key: self.key.as_ref(),
             transport,
         };
-        dialler.dial(resolve(url).await?, pin, role, timeout).await
+        let addresses = resolve(url, timeout).await?;
+        dialler.dial_any(&addresses, pin, &role, timeout).await
     }
 }
 

@@ -37,9 +37,9 @@ pub async fn until_joined(peer: Arc<Peer>, url: Url) {
                 let id = accepted.fingerprint.id();
                 peer.adopt(accepted, true);
                 // The connection may be lost before the two have told each other anything.
-                match peer.seen(id, PATIENCE).await {
-                    true => return,
-                    false => "it answered, and then did not join".to_owned(),
+                match tokio::time::timeout(PATIENCE, peer.seen(id)).await {
+                    Ok(()) => return,
+                    Err(_) => "it answered, and then did not join".to_owned(),
                 }
             }
             Err(DialError::Refused {

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::accept::{CLIENT_REQUESTS, TRANSFER_REQUESTS};
 use super::operations::Operation;
-use super::{Server, forward};
+use super::{FAREWELL, Server, forward};
 use crate::element::Element;
 use crate::element::process::{Process, Reading, SpawnError, Writing};
 
@@ -122,12 +122,21 @@ async fn answer(
             let error = format!("{} is not {}", call.server.me.url, record.fingerprint.id());
             call.refuse(Error::new(Code::NoSuchServer, error)).await;
         }
-        (Ok(Target::Other(record)), _) => {
+        (Ok(Target::Other(record)), op) => {
             // Executed, and so logged, by the other server.
             call.operation.leave_unlogged();
             request.origin = who.to_string();
             request.forwarded = true;
-            forward::forward(&call.server, &record, request, call.send, call.recv).await;
+            let changes = op.as_ref().map_or(true, Op::changes);
+            forward::forward(
+                &call.server,
+                &record,
+                request,
+                changes,
+                call.send,
+                call.recv,
+            )
+            .await;
         }
         (Ok(Target::Root), Ok(op)) => call.on_root(op).await,
         (Ok(Target::Here), Ok(op)) => call.run(request.path, op).await,
@@ -296,11 +305,17 @@ impl Call {
             }
             Op::Suicide => {
                 let result = this_server(element, "suicide");
-                if result.is_ok() {
-                    // The farewell to the others leaves time for the answer.
-                    self.server.stop();
+                let (server, leaves) = (self.server.clone(), result.is_ok());
+                if leaves {
+                    server.withdraw();
                 }
+                let heard = self.send.received();
                 self.answer(result).await;
+                if leaves {
+                    // Who asked is to hear of it before the connection goes.
+                    let _ = tokio::time::timeout(FAREWELL, heard).await;
+                    server.stop();
+                }
             }
             Op::Stacks => match this_server(element, "stk") {
                 Ok(()) => {
@@ -382,7 +397,7 @@ impl Call {
         let end: End = loop {
             let chunk = tokio::select! {
                 biased;
-                () = process.scrubbed() => break Err(Error::new(Code::Aborted, "the element was scrubbed")),
+                () = process.scrubbed() => break Err(scrubbed()),
                 chunk = reading.next() => chunk,
                 // An `End` from the reader says that nobody wants the rest.
                 Ok(None) = self.recv.data() => {
@@ -420,23 +435,29 @@ impl Call {
         let end: End = loop {
             let data = tokio::select! {
                 data = self.recv.data() => data,
-                () = process.scrubbed() => break Err(Error::new(Code::Aborted, "the element was scrubbed")),
+                () = process.scrubbed() => break Err(scrubbed()),
                 () = &mut abandoned => return,
             };
-            match data {
-                Ok(Some(data)) => {
-                    let written = tokio::select! {
-                        written = writing.write(&data) => written,
-                        () = process.scrubbed() => Err(Error::new(Code::Aborted, "the element was scrubbed")),
-                        () = &mut abandoned => return,
-                    };
-                    if written.is_err() {
-                        break written;
-                    }
+            // The writer went away: the process's stdin stays open for another.
+            let Ok(data) = data else { return };
+            // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
+            let done = async {
+                match data {
+                    Some(data) => writing.write(&data).await.map(|()| false),
+                    None => writing.end().await.map(|()| true),
                 }
-                Ok(None) => break writing.end().await,
-                // The writer went away: the process's stdin stays open for another.
-                Err(_) => return,
+            };
+            let done = tokio::select! {
+                biased;
+                done = done => done,
+                () = process.scrubbed() => Err(scrubbed()),
+                () = process.ended() => Err(Error::new(Code::Closed, "the process has exited")),
+                () = &mut abandoned => return,
+            };
+            match done {
+                Ok(false) => (),
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
             }
         };
         self.operation.log(end.as_ref().err());
@@ -472,14 +493,15 @@ impl Call {
     }
 
     async fn answer<T: Serialize>(mut self, result: Result<T, Error>) {
-        let reply: Reply = result.and_then(|value| {
-            codec::encode(&value)
-                .map(Value)
-                .map_err(|error| Error::new(Code::TooLarge, error.to_string()))
-        });
+        let too_large = |error: codec::CodecError| Error::new(Code::TooLarge, error.to_string());
+        let reply: Reply = result
+            .and_then(|value| codec::encode(&value).map(Value).map_err(too_large))
+            .map_err(shortened);
         self.operation.log(reply.as_ref().err());
         // A caller that is gone needs no answer.
-        let _ = self.send.frame(&reply).await;
+        if let Err(StreamError::Protocol(codec)) = self.send.frame(&reply).await {
+            let _ = self.send.frame(&Reply::Err(too_large(codec))).await;
+        }
         self.send.finish();
     }
 
@@ -522,6 +544,24 @@ fn wrong_kind(element: Option<Element>, what: &str) -> Error {
             format!("a {} does not take {what}", other.kind()),
         ),
     }
+}
+
+/// The longest message of an error, in bytes: it may quote what the caller sent, and is logged.
+const LONGEST_MESSAGE: usize = 1024;
+
+fn shortened(mut error: Error) -> Error {
+    if error.message.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE)
+            .rev()
+            .find(|end| error.message.is_char_boundary(*end));
+        error.message.truncate(end.unwrap_or(0));
+        error.message.push('…');
+    }
+    error
+}
+
+fn scrubbed() -> Error {
+    Error::new(Code::Aborted, "the element was scrubbed")
 }
 
 fn nothing_there() -> Error {

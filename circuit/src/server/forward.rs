@@ -42,10 +42,18 @@ pub(super) struct Transfers {
     slots: Mutex<BTreeMap<Fingerprint, Arc<Slot>>>,
 }
 
-/// The place of one connection. Locked while it is dialled, so that many callers dial once.
+/// The place of one connection. Locked while it is dialled, so that many callers dial once, and
+/// share the failure if it fails.
 #[derive(Debug, Default)]
 struct Slot {
-    connection: AsyncMutex<Option<Transfer>>,
+    place: AsyncMutex<Place>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    open: Option<Transfer>,
+    /// The last dial, if it failed: when, and why. Who asked before then is not to dial again.
+    failed: Option<(Instant, Error)>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,8 +83,9 @@ impl Transfers {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_open());
             slots.entry(to.fingerprint).or_default().clone()
         };
-        let mut place = slot.connection.lock().await;
-        if let Some(transfer) = &*place
+        let asked = Instant::now();
+        let mut place = slot.place.lock().await;
+        if let Some(transfer) = &place.open
             && transfer.accepted.connection.close_reason().is_none()
         {
             return Ok((
@@ -84,9 +93,21 @@ impl Transfers {
                 InUse::begin(&transfer.used),
             ));
         }
+        if let Some((at, error)) = &place.failed
+            && *at >= asked
+        {
+            return Err(error.clone());
+        }
         let pin = Pin::Fingerprint(to.fingerprint);
         let dialled = server.outbound.transfer(&to.url, pin, DIAL_TIMEOUT).await;
-        let accepted = dialled.map_err(|error| Error::new(Code::Unreachable, error.to_string()))?;
+        let accepted = match dialled {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                let error = Error::new(Code::Unreachable, error.to_string());
+                place.failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
+        };
         let used = Arc::new(Use {
             state: Mutex::new((0, Instant::now())),
         });
@@ -104,15 +125,16 @@ impl Transfers {
             }
         });
         let connection = accepted.connection.clone();
-        *place = Some(Transfer { accepted, used });
+        place.open = Some(Transfer { accepted, used });
         Ok((connection, in_use))
     }
 }
 
 impl Slot {
     fn is_open(&self) -> bool {
-        match self.connection.try_lock() {
+        match self.place.try_lock() {
             Ok(place) => place
+                .open
                 .as_ref()
                 .is_some_and(|transfer| transfer.accepted.connection.close_reason().is_none()),
             // Somebody dials.
@@ -158,12 +180,13 @@ async fn close_when_idle(connection: quinn::Connection, used: Arc<Use>) {
     close(&connection, Close::Done);
 }
 
-/// Passes a request on to the server `to`, and everything that follows it, both ways. Returns how
-/// it ended, for the log.
+/// Passes a request on to the server `to`, and everything that follows it, both ways. `changes` says
+/// whether the operation changes anything, so that a hop that is lost leaves its outcome unknown.
 pub(super) async fn forward(
     server: &Server,
     to: &Record,
     request: Request,
+    changes: bool,
     mut back: SendHalf,
     from: RecvHalf,
 ) {
@@ -175,8 +198,12 @@ pub(super) async fn forward(
             .await
             .map_err(|error| lost(error.into()))?;
         let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
-        send.frame(&request).await.map_err(lost)?;
-        Ok((send, recv, in_use))
+        match send.frame(&request).await {
+            Ok(()) => Ok((send, recv, in_use)),
+            // With the caller's name the request no longer fits.
+            Err(StreamError::Protocol(codec)) => Err(Error::new(Code::TooLarge, codec.to_string())),
+            Err(error) => Err(lost(error)),
+        }
     };
     // A caller that goes away while the other server is dialled takes its request along.
     let opened = tokio::select! {
@@ -192,7 +219,7 @@ pub(super) async fn forward(
             return;
         }
     };
-    tokio::join!(pass_up(from, send), pass_down(to, recv, back));
+    tokio::join!(pass_up(from, send), pass_down(to, recv, back, changes));
 }
 
 /// From the caller to the other server.
@@ -230,7 +257,7 @@ enum Stage {
 }
 
 /// From the other server to the caller.
-async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf) {
+async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes: bool) {
     let abandoned = back.abandoned();
     tokio::pin!(abandoned);
     let mut stage = Stage::Reply;
@@ -261,10 +288,14 @@ async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf) {
         }
     };
     debug!("lost {} while forwarding: {lost}", to.fingerprint.id());
-    let error = unreachable(to, &lost);
+    let mut error = unreachable(to, &lost);
     // The other server itself abandoned the stream, or all was said: then so do we.
     if matches!(lost, StreamError::Abandoned) || stage == Stage::Behind {
         return;
+    }
+    if stage == Stage::Reply && changes {
+        error.code = Code::Unknown;
+        error.message += "; it may have been done, or not";
     }
     let said = match stage {
         Stage::Reply => back.frame(&Reply::Err(error)).await,

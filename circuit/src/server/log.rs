@@ -11,12 +11,16 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::operations::Done;
 
-/// How many lines may wait. Chosen: a few hundred bytes each, a megabyte or two.
+/// How many lines may wait. Chosen: most have 200 bytes, none much more than the longest path and
+/// the longest message, so this is a megabyte, and 30 at the worst.
 const QUEUE: usize = 5000;
 
 /// How long the thread gathers lines before it writes again. Waking it for each line would cost
 /// more than the operation that the line tells of.
 const GATHER: Duration = Duration::from_millis(10);
+
+/// How long the last lines may take to be written. Chosen: a moment, for who stops a server waits.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,7 +36,6 @@ pub enum Format {
 #[derive(Debug)]
 pub struct Log {
     queue: Arc<Queue>,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +52,10 @@ struct State {
     dropped: u64,
     /// The thread waits to be woken.
     asleep: bool,
+    /// No more lines will come.
     ended: bool,
+    /// All that came are written.
+    finished: bool,
 }
 
 #[derive(Debug)]
@@ -87,7 +93,7 @@ pub fn start(format: Format) -> io::Result<Log> {
         queue: queue.clone(),
     };
     let source = queue.clone();
-    let thread = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(64 << 10)
         .spawn(move || source.write_to(&mut io::stderr(), format))?;
@@ -102,24 +108,20 @@ pub fn start(format: Format) -> io::Result<Log> {
             tracing::subscriber::set_global_default(builder.json().flatten_event(true).finish())
         }
     };
-    Ok(Log {
-        queue,
-        thread: Some(thread),
-    })
+    Ok(Log { queue })
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let stuck = {
-            let mut state = self.queue.lock();
-            state.ended = true;
-            self.queue.wake.notify_one();
-            // Lines were dropped: whoever reads stderr may never read on.
-            state.dropped > 0
-        };
-        if let Some(thread) = self.thread.take().filter(|_| !stuck) {
-            let _ = thread.join();
-        }
+        let mut state = self.queue.lock();
+        state.ended = true;
+        self.queue.wake.notify_all();
+        // Whoever reads stderr may never read on: the end is not to wait for that.
+        let waited = self
+            .queue
+            .wake
+            .wait_timeout_while(state, LAST_LINES, |s| !s.finished);
+        drop(waited);
     }
 }
 
@@ -154,6 +156,8 @@ impl Queue {
                 let _ = out.write_all(missing(dropped, format).as_bytes());
             }
             if ended {
+                self.lock().finished = true;
+                self.wake.notify_all();
                 return;
             }
         }

@@ -4,7 +4,6 @@
 //! holds no payload, no argument and no key.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -149,7 +148,7 @@ impl Done {
             who, what, path, ..
         } = &*self.operation;
         let time = humantime::format_rfc3339_micros(self.at);
-        let outcome = self.outcome();
+        let (who, outcome) = (one_line(who), self.outcome());
         // Microseconds in 64 bits last for half a million years.
         let micros = self.took.as_micros() as u64;
         match format {
@@ -162,7 +161,7 @@ impl Done {
                     "timestamp": time.to_string(),
                     "level": "INFO",
                     "target": "operation",
-                    "who": &**who,
+                    "who": who,
                     "what": what,
                     "path": path.to_string(),
                     "outcome": outcome,
@@ -174,18 +173,21 @@ impl Done {
     }
 
     fn outcome(&self) -> String {
-        let Some(error) = &self.failure else {
-            return "ok".to_owned();
-        };
-        let mut text = format!("{:?}: ", error.code);
-        for c in error.message.chars() {
-            // A line is one operation's, whatever the message quotes. Writing to a string cannot
-            // fail.
-            let _: fmt::Result = match c.is_control() {
-                true => write!(text, "{}", c.escape_default()),
-                false => text.write_char(c),
-            };
+        match &self.failure {
+            None => "ok".to_owned(),
+            Some(error) => format!("{:?}: {}", error.code, one_line(&error.message)),
         }
-        text
     }
+}
+
+/// The text without control characters: a line is one operation's, whatever was said.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line
 }

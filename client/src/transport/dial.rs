@@ -1,9 +1,11 @@
 //! Dialling a server: the QUIC handshake, then ours. Only a `Welcome` means accepted.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use circuit_proto::auth::{self, EXPORTER_LABEL, End, Exporter, KeyMismatch};
@@ -21,6 +23,9 @@ use super::tls::{self, Certificate, Pin, Verifier};
 /// How long a dial may take. A closed port never says so over UDP, and a lost first packet is
 /// repeated after a second (RFC 9002, section 6.2.2), so twice that and a margin.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one address of a host has before the next is tried as well. RFC 8305, section 5.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// The longest `Hello` or its answer, in bytes: the window that a stranger gets.
 const MAX_GREETING: usize = 16 << 10;
@@ -130,17 +135,24 @@ impl DialError {
     }
 }
 
-/// Resolves a URL to an address.
-pub async fn resolve(url: &Url) -> Result<SocketAddr, DialError> {
+/// The addresses of a URL's host, in the resolver's order, at least one. Fails within `timeout`.
+pub async fn resolve(url: &Url, timeout: Duration) -> Result<Vec<SocketAddr>, DialError> {
     if let Some(address) = url.address() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
     let host = url.host.to_string();
-    let lookup = tokio::net::lookup_host((host.as_str(), url.port)).await;
-    match lookup.map(|mut found| found.next()) {
-        Ok(Some(address)) => Ok(address),
-        Ok(None) => {
-            let source = io::Error::new(io::ErrorKind::NotFound, "the resolver knows no address");
+    let lookup = tokio::net::lookup_host((host.as_str(), url.port));
+    let found: io::Result<Vec<SocketAddr>> = match tokio::time::timeout(timeout, lookup).await {
+        Ok(found) => found.map(Iterator::collect),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the resolver does not answer",
+        )),
+    };
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => {
+            let source = io::Error::new(io::ErrorKind::NotFound, "the resolver knows none");
             Err(DialError::Resolve { host, source })
         }
         Err(source) => Err(DialError::Resolve { host, source }),
@@ -148,6 +160,43 @@ pub async fn resolve(url: &Url) -> Result<SocketAddr, DialError> {
 }
 
 impl Dialler<'_> {
+    /// Dials a host at whichever of its addresses answers first: the next is tried when one has
+    /// failed or taken a moment (RFC 8305, section 5). Fails with what the last of them said.
+    ///
+    /// **Cancellation:** a dropped dial closes its connections.
+    pub async fn dial_any(
+        &self,
+        addresses: &[SocketAddr],
+        pin: Pin,
+        role: &Role,
+        timeout: Duration,
+    ) -> Result<Accepted, DialError> {
+        let mut attempts = Vec::new();
+        let mut untried = addresses.iter();
+        loop {
+            if let Some(address) = untried.next() {
+                attempts.push(Box::pin(self.dial(*address, pin, role.clone(), timeout)));
+            }
+            let first = poll_fn(|cx| {
+                for (n, attempt) in attempts.iter_mut().enumerate() {
+                    if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
+                        return Poll::Ready((n, result));
+                    }
+                }
+                Poll::Pending
+            });
+            let moment = tokio::time::sleep(NEXT_ADDRESS);
+            let (n, result) = tokio::select! {
+                first = first => first,
+                () = moment, if untried.len() > 0 => continue,
+            };
+            drop(attempts.swap_remove(n));
+            if result.is_ok() || (attempts.is_empty() && untried.len() == 0) {
+                return result;
+            }
+        }
+    }
+
     /// Dials an address whose owner must satisfy the pin, in this role. Fails within `timeout`.
     ///
     /// **Cancellation:** a dropped dial closes the connection.

@@ -69,14 +69,26 @@ pub fn transport_config() -> TransportConfig {
     config
 }
 
-/// An endpoint that only dials, on a free port of the family that reaches `target`.
-pub fn dialling(target: SocketAddr) -> io::Result<quinn::Endpoint> {
-    let any: SocketAddr = match target {
-        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+/// An endpoint that only dials, on a free port, and those of the addresses that it can reach.
+pub fn dialling(addresses: &[SocketAddr]) -> io::Result<(quinn::Endpoint, Vec<SocketAddr>)> {
+    let v4: Vec<SocketAddr> = addresses
+        .iter()
+        .copied()
+        .filter(SocketAddr::is_ipv4)
+        .collect();
+    let any_v4 = SocketAddr::from(([0, 0, 0, 0], 0));
+    let (socket, reached) = match v4.len() == addresses.len() {
+        true => (socket(any_v4)?, v4),
+        // The IPv6 wildcard reaches both; on a host without IPv6 what is left is IPv4.
+        false => match socket((Ipv6Addr::UNSPECIFIED, 0).into()) {
+            Ok(socket) => (socket, addresses.to_vec()),
+            Err(error) if v4.is_empty() => return Err(error),
+            Err(_) => (socket(any_v4)?, v4),
+        },
     };
     let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new(EndpointConfig::default(), None, socket(any)?, runtime)
+    let endpoint = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+    Ok((endpoint, reached))
 }
 
 /// The configuration of an endpoint whose stateless resets and connection ids come from a secret,

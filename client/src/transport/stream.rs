@@ -135,6 +135,15 @@ impl SendHalf {
         }
     }
 
+    /// Resolves when the other side has received all of a stream that was finished, or never will.
+    pub fn received(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.inner.stopped();
+        async move {
+            // However it went, there is nothing more to wait for.
+            let _ = stopped.await;
+        }
+    }
+
     /// Puts data into the queue, in chunks, for [`poll_drain`](Self::poll_drain) to send.
     pub fn queue_data(&mut self, mut data: Bytes) {
         while !data.is_empty() {

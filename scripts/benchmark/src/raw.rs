@@ -80,9 +80,8 @@ pub(crate) async fn dial(address: SocketAddr) -> Result<Connection> {
     let crypto = tls::dialler(&certificate, Verifier::new(Pin::Anybody))?;
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto)?));
     config.transport_config(Arc::new(transport_config()));
-    Ok(dialling(address)?
-        .connect_with(config, address, "circuit")?
-        .await?)
+    let (endpoint, _) = dialling(&[address])?;
+    Ok(endpoint.connect_with(config, address, "circuit")?.await?)
 }
 
 /// One request and its answer.

@@ -43,6 +43,11 @@ impl Descriptor {
         self.watched()?.writable().await
     }
 
+    /// Has the runtime watch it from now on; fails if it cannot.
+    pub fn watch(&self) -> io::Result<()> {
+        self.watched().map(drop)
+    }
+
     #[allow(unsafe_code)]
     fn watched(&self) -> io::Result<&AsyncFd<Arc<OwnedFd>>> {
         let watch = || {

@@ -113,7 +113,7 @@ impl Writing {
     }
 
     /// Ends the process's stdin in order.
-    pub async fn end(mut self) -> Result<(), Error> {
+    pub async fn end(&mut self) -> Result<(), Error> {
         let terminal = matches!(self.input.lock().sink, Some(Sink::Terminal(_)));
         if terminal {
             // Ending without data always succeeds.

@@ -39,6 +39,8 @@ pub struct Output {
 struct State {
     /// The reading end; `None` once it has ended, or if the output goes elsewhere.
     source: Option<Arc<Descriptor>>,
+    /// How much the pipe holds before its writer has to wait, in bytes.
+    capacity: u64,
     /// A chunk that was read and not yet handed on.
     pending: Bytes,
     attached: bool,
@@ -55,8 +57,13 @@ pub struct Reading {
 impl Output {
     /// The output that comes out of this end; `None` for one that goes elsewhere.
     pub fn new(source: Option<Arc<Descriptor>>) -> Arc<Output> {
+        // The kernel gives less to a user who has many pipes; a terminal does not say.
+        let size = source
+            .as_ref()
+            .and_then(|pipe| rustix::pipe::fcntl_getpipe_size(pipe).ok());
         let state = State {
             source,
+            capacity: size.unwrap_or(HELD) as u64,
             pending: Bytes::new(),
             attached: false,
             discarded: false,
@@ -77,10 +84,10 @@ impl Output {
         }
     }
 
-    /// Whether a process that writes now has to wait, as nobody reads.
+    /// Whether a process that writes now has to wait, as nobody reads fast enough.
     pub fn blocks(&self) -> bool {
         let state = self.lock();
-        !state.attached && !state.discarded && state.in_pipe() + PIPE_BUF > HELD as u64
+        !state.discarded && state.in_pipe() + PIPE_BUF > state.capacity
     }
 
     /// Becomes the reader. Fails with `Busy` while there is another.

@@ -27,6 +27,9 @@ use super::descriptor::Descriptor;
 use super::input;
 use super::output::HELD;
 
+/// The longest command, in bytes: its status, which repeats it, is to fit a frame.
+const LONGEST_COMMAND: usize = 512 << 10;
+
 /// A child that runs.
 #[derive(Debug)]
 pub(super) struct Spawned {
@@ -119,7 +122,7 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
     let stdin = child.stdin.take().map(OwnedFd::from);
     let wired = || {
         let stdin = stdin.ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = Descriptor::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let pidfd = watched_pidfd(pid)?;
         Ok(Spawned {
             pid,
             pidfd,
@@ -159,7 +162,7 @@ fn spawn_on_terminal(
     let wired = || {
         let stdout = Some(Descriptor::new(master.try_clone()?)?);
         let stdin = input::Sink::Terminal(Descriptor::new(master.try_clone()?)?);
-        let pidfd = Descriptor::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+        let pidfd = watched_pidfd(pid)?;
         Ok(Spawned {
             pid,
             pidfd,
@@ -194,6 +197,14 @@ fn settle(
     }
 }
 
+/// The descriptor that tells of the child's end: watched at once, as nobody could be told later
+/// that it cannot be.
+fn watched_pidfd(pid: Pid) -> io::Result<Arc<Descriptor>> {
+    let pidfd = Descriptor::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+    pidfd.watch()?;
+    Ok(pidfd)
+}
+
 fn pid_of(child: &std::process::Child) -> Result<Pid, SpawnError> {
     let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     raw.ok_or_else(|| SpawnError::System("the system gave no process id".to_owned()))
@@ -213,6 +224,17 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
         // The entry may be a secret, and what is said here is logged: its place must do.
         let number = at + 1;
         return invalid(format!("entry {number} of Env is not NAME=value"));
+    }
+    let texts = env
+        .clone()
+        .chain(&cmd.args)
+        .chain(&cmd.dir)
+        .chain([&cmd.path]);
+    if texts.map(String::len).sum::<usize>() > LONGEST_COMMAND {
+        return invalid(format!(
+            "the command is longer than {} KiB",
+            LONGEST_COMMAND >> 10
+        ));
     }
     let texts = env.chain(&cmd.args).chain(&cmd.dir).chain([&cmd.path]);
     if texts.into_iter().any(|text| text.contains('\0')) {
@@ -338,8 +360,8 @@ fn words(error: &io::Error) -> String {
 /// A pipe that holds no more than a late reader is promised: its reading and its writing end.
 fn held_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    // Before anybody writes: a pipe that holds more cannot be cut. Where the kernel refuses, its
-    // own size holds a little more.
+    // Before anybody writes: a pipe that holds more cannot be cut. A user who has very many pipes
+    // gets smaller ones (fs.pipe-user-pages-soft, pipe(7)), which hold less.
     let _ = rustix::pipe::fcntl_setpipe_size(&read, HELD);
     Ok((read, write))
 }
