@@ -225,16 +225,23 @@ impl Machine {
     /// The other end does not want the link any longer.
     pub(super) fn on_unlink(&mut self, from: Fingerprint, replacement: Option<Fingerprint>) {
         self.unlink(from);
+        if self.is_complete() {
+            return;
+        }
         if let Some(other) = replacement
             && self.missing() > 0
             && self.is_candidate(other)
         {
             self.seek(other, Wish::Plain);
+        } else if self.missing() == 1 && self.view.is_trusted(&from) {
+            // Somebody is being told to link with us instead.
+            let soon = HANDOVER + self.random.time(SEEK_AGAIN);
+            self.timers.arm(Timer::Seek, self.now + soon);
         }
     }
 
     /// A trusted neighbour at random, but not these two.
-    fn neighbour_except(
+    pub(super) fn neighbour_except(
         &mut self,
         one: Fingerprint,
         two: Option<Fingerprint>,
