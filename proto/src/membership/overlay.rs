@@ -43,7 +43,15 @@ impl Machine {
             .chain(self.asked.values())
             .map(|wish| if *wish == Wish::Split { 2 } else { 1 })
             .sum();
-        self.wanted().saturating_sub(self.links.len() + coming)
+        let wanted = self.wanted();
+        let missing = wanted.saturating_sub(self.links.len() + coming);
+        // Where most neighbours have failed at once, not all links can wait to be given up.
+        let room = MAX_DEGREE.saturating_sub(self.links.len() + coming);
+        let trusted = self.links.iter().filter(|who| self.view.is_trusted(who));
+        let lifelines = LIFELINES
+            .min(wanted)
+            .saturating_sub(trusted.count() + coming);
+        missing.max(lifelines.min(room))
     }
 
     /// How many requests for links are under way.
@@ -72,7 +80,7 @@ impl Machine {
             };
             self.seek(candidate, wish);
         }
-        if self.links.len() < self.wanted() {
+        if self.links.len() < self.wanted() || self.missing() > 0 {
             self.timers
                 .arm(Timer::Seek, now + SEEK_AGAIN + self.random.time(SEEK_AGAIN));
         }

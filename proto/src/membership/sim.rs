@@ -223,9 +223,7 @@ impl Simulation {
             return;
         }
         let life = self.nodes[i].life;
-        if self.network.is_blocked(i, j)
-            || self.network.is_blocked(j, i)
-            || !self.nodes[j].is_up()
+        if self.network.is_blocked(i, j) || self.network.is_blocked(j, i) || !self.nodes[j].is_up()
         {
             self.push(
                 self.now + DIAL_TIMEOUT,

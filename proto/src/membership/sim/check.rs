@@ -47,8 +47,7 @@ impl Simulation {
     /// Whether every running server suspects this one or has given it up.
     pub fn all_suspect(&self, i: usize) -> bool {
         let who = self.nodes[i].record().fingerprint;
-        self.up()
-            .all(|(_, machine)| !machine.view.is_trusted(&who))
+        self.up().all(|(_, machine)| !machine.view.is_trusted(&who))
     }
 
     /// The links of the running servers.

@@ -9,7 +9,9 @@ pub struct Samples(Vec<f64>);
 impl Samples {
     /// Adds one; infinity is "never within the time that was given".
     pub fn add(&mut self, value: f64) {
-        let at = self.0.partition_point(|known| known.total_cmp(&value).is_lt());
+        let at = self
+            .0
+            .partition_point(|known| known.total_cmp(&value).is_lt());
         self.0.insert(at, value);
     }
 

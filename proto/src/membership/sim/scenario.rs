@@ -218,7 +218,11 @@ impl Simulation {
     pub(super) fn form(&mut self, n: usize) {
         for i in 0..n {
             let by = self.random.below(i);
-            self.add_started(if i == 0 { &[] } else { std::slice::from_ref(&by) });
+            self.add_started(if i == 0 {
+                &[]
+            } else {
+                std::slice::from_ref(&by)
+            });
             self.run(Duration::from_millis(3));
         }
         self.run(SECOND * 60);

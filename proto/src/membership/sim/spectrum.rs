@@ -51,7 +51,10 @@ impl Simulation {
 /// The largest eigenvalue but the first of the random walk's matrix, by its absolute value.
 pub fn second_eigenvalue(graph: &Graph) -> f64 {
     let n = graph.len();
-    let roots: Vec<f64> = graph.iter().map(|peers| (peers.len() as f64).sqrt()).collect();
+    let roots: Vec<f64> = graph
+        .iter()
+        .map(|peers| (peers.len() as f64).sqrt())
+        .collect();
     let first = unit(&roots);
     let mut random = Random::new(n as u64);
     let start: Vec<f64> = (0..n).map(|_| random.fraction() - 0.5).collect();
@@ -135,7 +138,11 @@ mod tests {
 
     #[test]
     fn known_graphs_have_their_known_eigenvalues() {
-        let complete = |n: usize| (0..n).map(|i| (0..n).filter(|j| *j != i).collect()).collect();
+        let complete = |n: usize| {
+            (0..n)
+                .map(|i| (0..n).filter(|j| *j != i).collect())
+                .collect()
+        };
         check(complete(9), 1.0 / 8.0);
         let ring = |n: usize| (0..n).map(|i| vec![(i + 1) % n, (i + n - 1) % n]).collect();
         check(ring(25), (std::f64::consts::PI / 25.0).cos());

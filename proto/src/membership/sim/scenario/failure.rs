@@ -74,7 +74,11 @@ pub(super) fn mass(sim: &mut Simulation, n: usize, failures: usize) -> Vec<Row> 
     }
     let exact = sim.exact_after(120);
     sim.run(SECOND * 5);
-    let pieces = if sim.is_connected() { 1.0 } else { f64::INFINITY };
+    let pieces = if sim.is_connected() {
+        1.0
+    } else {
+        f64::INFINITY
+    };
     sim.run(SECOND * 55);
     vec![
         Row::new("exact", [exact]),

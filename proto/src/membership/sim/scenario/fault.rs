@@ -123,7 +123,14 @@ pub(super) fn clocks(sim: &mut Simulation, n: usize) -> Vec<Row> {
     }
     for i in 0..n {
         let by = sim.random.below(i);
-        sim.start(i, if i == 0 { &[] } else { std::slice::from_ref(&by) });
+        sim.start(
+            i,
+            if i == 0 {
+                &[]
+            } else {
+                std::slice::from_ref(&by)
+            },
+        );
         sim.run(Duration::from_millis(3));
     }
     sim.run(SECOND * 60);
