@@ -115,6 +115,8 @@ pub struct Machine {
     errands: BTreeMap<Fingerprint, Errand>,
     accused: BTreeMap<Fingerprint, Accusation>,
     patience: BTreeMap<Fingerprint, Patience>,
+    /// When another process with this server's key was last outbid.
+    outbid: Option<Duration>,
     /// Who is still to be audited in this round.
     unaudited: Vec<Fingerprint>,
     /// Since when failures are counted, and how many there were.
@@ -155,6 +157,7 @@ impl Machine {
             errands: BTreeMap::new(),
             accused: BTreeMap::new(),
             patience: BTreeMap::new(),
+            outbid: None,
             unaudited: Vec::new(),
             failed: None,
             storm: Duration::ZERO,
@@ -182,6 +185,7 @@ impl Machine {
         if self.leaving {
             return;
         }
+        let late = self.timers.next().is_some_and(|at| at + LATE < self.now);
         match input {
             Input::Connected { peer, dialled: _ } => self.on_connected(peer),
             Input::Disconnected { peer, why } => self.on_disconnected(peer, why),
@@ -191,6 +195,9 @@ impl Machine {
             Input::Tether { peer, state } => self.on_tether(peer, state),
             Input::Leave => self.on_leave(),
             Input::Tick => {}
+        }
+        if late {
+            self.on_late();
         }
         while let Some(timer) = self.timers.take_due(self.now) {
             self.on_timer(timer);

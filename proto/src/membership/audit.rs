@@ -34,7 +34,12 @@ impl Machine {
                 && !self.links.contains(&who)
                 && who != self.me.fingerprint
             {
-                self.audit(who);
+                if self.now < self.storm {
+                    // Something is known to be wrong: no time is to be lost on doubts.
+                    self.probe(who, false);
+                } else {
+                    self.audit(who);
+                }
                 return;
             }
         }

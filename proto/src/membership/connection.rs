@@ -232,7 +232,7 @@ impl Machine {
             connection.heard = self.now;
         }
         self.absolve(from);
-        self.answer_errand(from, true);
+        self.answer_errand(from, Some(true));
     }
 
     /// Sends on a connection, if there is one.

@@ -43,7 +43,15 @@ impl Machine {
             .chain(self.asked.values())
             .map(|wish| if *wish == Wish::Split { 2 } else { 1 })
             .sum();
-        self.wanted().saturating_sub(self.links.len() + coming)
+        let wanted = self.wanted();
+        let missing = wanted.saturating_sub(self.links.len() + coming);
+        // Where most neighbours have failed at once, not all links can wait to be given up.
+        let room = MAX_DEGREE.saturating_sub(self.links.len() + coming);
+        let trusted = self.links.iter().filter(|who| self.view.is_trusted(who));
+        let lifelines = LIFELINES
+            .min(wanted)
+            .saturating_sub(trusted.count() + coming);
+        missing.max(lifelines.min(room))
     }
 
     /// How many requests for links are under way.
@@ -72,7 +80,7 @@ impl Machine {
             };
             self.seek(candidate, wish);
         }
-        if self.links.len() < self.wanted() {
+        if self.links.len() < self.wanted() || self.missing() > 0 {
             self.timers
                 .arm(Timer::Seek, now + SEEK_AGAIN + self.random.time(SEEK_AGAIN));
         }
@@ -225,16 +233,23 @@ impl Machine {
     /// The other end does not want the link any longer.
     pub(super) fn on_unlink(&mut self, from: Fingerprint, replacement: Option<Fingerprint>) {
         self.unlink(from);
+        if self.is_complete() {
+            return;
+        }
         if let Some(other) = replacement
             && self.missing() > 0
             && self.is_candidate(other)
         {
             self.seek(other, Wish::Plain);
+        } else if self.missing() == 1 && self.view.is_trusted(&from) {
+            // Somebody is being told to link with us instead.
+            let soon = HANDOVER + self.random.time(SEEK_AGAIN);
+            self.timers.arm(Timer::Seek, self.now + soon);
         }
     }
 
     /// A trusted neighbour at random, but not these two.
-    fn neighbour_except(
+    pub(super) fn neighbour_except(
         &mut self,
         one: Fingerprint,
         two: Option<Fingerprint>,

@@ -8,6 +8,9 @@ use crate::Fingerprint;
 
 impl Machine {
     /// Gives up a link if both its ends have too many.
+    ///
+    /// A server with one too many that has no such neighbour passes it on: a neighbour at random
+    /// links with another server instead. So what is too much walks about until two meet.
     pub(super) fn trim(&mut self) {
         if self.is_complete() || self.links.len() <= DEGREE {
             return;
@@ -23,10 +26,18 @@ impl Machine {
             })
             .collect();
         // Not at once: the other end may be about to do the same.
-        if self.random.below(4) == 0
-            && let Some(peer) = self.random.pick(&crowded)
+        if !crowded.is_empty() {
+            if self.random.below(4) == 0
+                && let Some(peer) = self.random.pick(&crowded)
+            {
+                self.give_up(peer, None);
+            }
+        } else if self.random.below(PASS_ON) == 0
+            && self.view.live().len() > 2 * COMPLETE
+            && let Some(other) = self.candidate()
+            && let Some(peer) = self.neighbour_except(other, None)
         {
-            self.give_up(peer, None);
+            self.give_up(peer, Some(other));
         }
     }
 

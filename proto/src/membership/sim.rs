@@ -20,10 +20,15 @@ mod driver;
 mod event;
 mod network;
 mod node;
+pub mod report;
+pub mod scenario;
+pub mod spectrum;
+mod traffic;
 
 use event::{Event, Queue};
-pub use network::Network;
+pub use network::{Latency, Network};
 pub use node::Node;
+pub use traffic::{Traffic, UPKEEP_BYTES, UPKEEP_PACKETS};
 
 /// After how much silence a connection is gone, as the driver sets it (DESIGN.md, section 5).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -218,7 +223,8 @@ impl Simulation {
             return;
         }
         let life = self.nodes[i].life;
-        if self.network.is_blocked(i, j) || !self.nodes[j].is_up() {
+        if self.network.is_blocked(i, j) || self.network.is_blocked(j, i) || !self.nodes[j].is_up()
+        {
             self.push(
                 self.now + DIAL_TIMEOUT,
                 Event::DialFailed {
@@ -270,21 +276,33 @@ impl Simulation {
 
     /// Cuts the path between two servers.
     pub fn block(&mut self, i: usize, j: usize) {
-        self.network.blocked.insert((i.min(j), i.max(j)));
-        for (i, j) in [(i, j), (j, i)] {
-            if let Some(end) = self.nodes[i].ends.get(&j) {
-                let id = end.id;
+        self.block_one_way(i, j);
+        self.block_one_way(j, i);
+    }
+
+    /// Lets nothing come from `i` to `j`.
+    pub fn block_one_way(&mut self, i: usize, j: usize) {
+        self.network.blocked.insert((i, j));
+        // Who hears nothing gives the connection up; then who is heard by nobody does.
+        for (end, peer, turn) in [(j, i, 1), (i, j, 2)] {
+            if let Some(id) = self.nodes[end].ends.get(&peer).map(|end| end.id) {
                 self.push(
-                    self.now + IDLE_TIMEOUT,
+                    self.now + IDLE_TIMEOUT * turn,
                     Event::Gone {
-                        node: i,
-                        peer: j,
+                        node: end,
+                        peer,
                         id,
                         why: Gone::Silent,
                     },
                 );
             }
         }
+    }
+
+    /// Mends the path between two servers.
+    pub fn unblock(&mut self, i: usize, j: usize) {
+        self.network.blocked.remove(&(i, j));
+        self.network.blocked.remove(&(j, i));
     }
 
     /// Runs for so long.

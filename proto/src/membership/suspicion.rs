@@ -124,7 +124,10 @@ impl Machine {
             Some(accusation) if phase == Phase::Condemned || accusation.confirmed => {
                 accusation.until
             }
-            Some(accusation) => accusation.until.saturating_sub(SECOND_ROUND),
+            Some(accusation) => accusation
+                .until
+                .saturating_sub(SECOND_ROUND)
+                .min(self.now + PING_SUSPECT),
             None => {
                 // Members are fewer than MAX_MEMBERS: the product is a few minutes at most.
                 let spread = BACKUP_PER_MEMBER * self.view.live().len() as u32;
@@ -151,6 +154,15 @@ impl Machine {
             self.claim(who, Phase::Down);
             return;
         }
+        if self
+            .accused
+            .get(&who)
+            .is_some_and(|accusation| accusation.until > now + SECOND_ROUND)
+        {
+            self.ping_suspect(who);
+            self.arm_suspicion(who);
+            return;
+        }
         // Whoever comes here without an accusation is late: the accusers have failed.
         self.accused.entry(who).or_insert(Accusation {
             until: now,
@@ -159,6 +171,35 @@ impl Machine {
         self.probe(who, false);
         if !self.probes.contains_key(&who) {
             self.timers.arm(Timer::Suspicion(who), now + SUSPICION);
+        }
+    }
+
+    /// Pings a suspect: its answer, should one come through, brings its raised incarnation.
+    fn ping_suspect(&mut self, who: Fingerprint) {
+        if let Some(held) = self.view.get(&who).map(|member| member.held()) {
+            let nonce = self.random.bits();
+            self.send_datagram(who, Message::Ping { nonce, held });
+        }
+    }
+
+    /// This process was stopped for a while. What has come meanwhile is heard first, and whoever
+    /// was being judged is judged anew.
+    pub(super) fn on_late(&mut self) {
+        let now = self.now;
+        for who in self.probes.keys().copied().collect::<Vec<_>>() {
+            self.end_probe(who);
+        }
+        for peer in self.links.iter().copied().collect::<Vec<_>>() {
+            self.timers.arm(Timer::Silence(peer), now + LATE);
+        }
+        for (who, accusation) in &mut self.accused {
+            accusation.confirmed = false;
+            accusation.until = accusation.until.max(now + LATE + SECOND_ROUND);
+            self.timers.arm(Timer::Suspicion(*who), now + LATE);
+        }
+        // Who was to be tried for others was not.
+        for who in self.errands.keys().copied().collect::<Vec<_>>() {
+            self.answer_errand(who, None);
         }
     }
 
@@ -246,6 +287,13 @@ impl Machine {
             }
             return;
         }
+        // Of two running processes with one key each outbids the other, but not without rest.
+        if entry.held.started != mine.started {
+            if self.outbid.is_some_and(|at| at + OUTBID > self.now) {
+                return;
+            }
+            self.outbid = Some(self.now);
+        }
         self.incarnation = entry
             .held
             .incarnation
@@ -275,6 +323,9 @@ impl Machine {
                 self.accused.remove(&who);
             }
             self.arm_suspicion(who);
+            if self.links.contains(&who) && self.missing() > 0 {
+                self.timers.arm_by(Timer::Seek, self.now);
+            }
             return;
         }
         self.timers.disarm(Timer::Suspicion(who));
@@ -289,7 +340,7 @@ impl Machine {
             }
         } else {
             self.patience.remove(&who);
-            self.answer_errand(who, false);
+            self.answer_errand(who, Some(false));
             self.part(who);
         }
         self.timers.arm_by(Timer::Seek, self.now);

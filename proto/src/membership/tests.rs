@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::sim::Simulation;
 
+mod machine;
 mod random;
 
 const SECOND: Duration = Duration::from_secs(1);

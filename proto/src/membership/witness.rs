@@ -85,7 +85,7 @@ impl Machine {
             return;
         };
         if now >= until {
-            self.answer_errand(subject, false);
+            self.answer_errand(subject, Some(false));
             return;
         }
         // The subject hears what we hold of it, and can object.
@@ -98,8 +98,8 @@ impl Machine {
             .arm(Timer::Errand(subject), until.min(now + PING_EVERY));
     }
 
-    /// An errand is done.
-    pub(super) fn answer_errand(&mut self, subject: Fingerprint, answered: bool) {
+    /// An errand is done; `None` if it could not be.
+    pub(super) fn answer_errand(&mut self, subject: Fingerprint, answered: Option<bool>) {
         let Some(errand) = self.errands.remove(&subject) else {
             return;
         };
@@ -110,7 +110,7 @@ impl Machine {
                 Message::Witnessed {
                     nonce,
                     subject,
-                    answered: Some(answered),
+                    answered,
                 },
             );
         }

@@ -8,14 +8,46 @@ use crate::Fingerprint;
 impl Simulation {
     /// Whether the view of every running server is the set of the running servers.
     pub fn is_exact(&self) -> bool {
-        let up: BTreeSet<_> = self
+        let up = self.up().count();
+        if self.up().any(|(_, machine)| machine.len() != up) {
+            return false;
+        }
+        let up: Vec<_> = self
             .nodes
             .iter()
             .filter(|node| node.is_up())
-            .map(|node| node.record().clone())
+            .map(|node| (node.record().fingerprint, node.record().started))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
             .collect();
+        // Views with the same digest are the same: one of them is enough.
+        let mut checked = BTreeSet::new();
+        self.up().all(|(_, machine)| {
+            !checked.insert(machine.digest())
+                || machine
+                    .live()
+                    .map(|record| (record.fingerprint, record.started))
+                    .eq(up.iter().copied())
+        })
+    }
+
+    /// How many running servers hold this one, in its present or last life, to be live.
+    pub fn knowing(&self, i: usize) -> usize {
+        let node = &self.nodes[i];
+        let (who, started) = (node.record().fingerprint, node.record().started);
         self.up()
-            .all(|(_, machine)| machine.len() == up.len() && machine.live().eq(up.iter()))
+            .filter(|(_, machine)| {
+                machine
+                    .record(&who)
+                    .is_some_and(|record| record.started == started)
+            })
+            .count()
+    }
+
+    /// Whether every running server suspects this one or has given it up.
+    pub fn all_suspect(&self, i: usize) -> bool {
+        let who = self.nodes[i].record().fingerprint;
+        self.up().all(|(_, machine)| !machine.view.is_trusted(&who))
     }
 
     /// The links of the running servers.

@@ -90,7 +90,7 @@ impl Simulation {
                 id,
                 message,
             } => {
-                if self.nodes[node].has(peer, id) && !self.network.is_blocked(node, peer) {
+                if self.nodes[node].has(peer, id) && !self.network.is_blocked(peer, node) {
                     self.input_from(node, peer, |from| Input::Message {
                         from,
                         message: *message,
@@ -152,6 +152,7 @@ impl Simulation {
         }
         self.connections += 1;
         let id = self.connections;
+        self.network.opened(node, peer);
         self.nodes[node].ends.insert(peer, End::new(id, self.now));
         let at = self.now + self.network.latency(node, peer);
         self.push(
@@ -174,7 +175,7 @@ impl Simulation {
         if !self.nodes[node].has(peer, id) {
             return;
         }
-        let blocked = self.network.is_blocked(node, peer);
+        let blocked = self.network.is_blocked(peer, node);
         match why {
             Gone::Silent if !blocked && self.nodes[peer].has(node, id) => return,
             Gone::Silent => {}
@@ -333,9 +334,12 @@ impl Simulation {
 
     fn send(&mut self, i: usize, to: Fingerprint, message: Message) {
         let Some(j) = self.find(&to) else { return };
-        let delay = self.network.latency(i, j) + self.retransmissions(i, j);
+        if !self.nodes[i].ends.contains_key(&j) {
+            return;
+        }
+        let delay = self.network.delay(i, j, &mut self.random) + self.retransmissions(i, j);
         let ready = self.now + delay;
-        self.network.count(&message);
+        self.network.sent(i, j, &message);
         let Some(end) = self.nodes[i].ends.get_mut(&j) else {
             return;
         };
@@ -356,9 +360,9 @@ impl Simulation {
 
     fn datagram(&mut self, i: usize, to: Fingerprint, message: Message) {
         let Some(j) = self.find(&to) else { return };
-        self.network.count(&message);
+        self.network.sent_datagram(i, &message);
         if !self.network.is_blocked(i, j) && !self.network.loses(i, &mut self.random) {
-            let at = self.now + self.network.latency(i, j);
+            let at = self.now + self.network.delay(i, j, &mut self.random);
             self.push(
                 at,
                 Event::Datagram {

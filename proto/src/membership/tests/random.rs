@@ -84,11 +84,11 @@ proptest! {
     }
 }
 
-fn fingerprint(who: u8) -> Fingerprint {
+pub(super) fn fingerprint(who: u8) -> Fingerprint {
     Fingerprint([who; 32])
 }
 
-fn record(who: u8, started: u64) -> Record {
+pub(super) fn record(who: u8, started: u64) -> Record {
     let fingerprint = fingerprint(who);
     let server = Some(Server {
         pid: 1,

@@ -1,0 +1,299 @@
+//! What a simulated circuit goes through, and what is measured of it.
+//!
+//! Each scenario forms a circuit of `n` servers, lets it rest, does something to it, and returns its
+//! figures. Times are in seconds, and those that are "everywhere" end when the last server knows.
+
+use std::time::Duration;
+
+use super::report::Row;
+use super::{Simulation, UPKEEP_BYTES, UPKEEP_PACKETS};
+
+mod change;
+mod failure;
+mod fault;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// One scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What happens.
+    pub about: &'static str,
+    /// What MEMBERSHIP's targets say of its measures; those without one have none.
+    pub targets: &'static [(&'static str, &'static str)],
+    /// The figures of other systems at 1,024 servers, re-implemented from their source: see
+    /// docs/membership.md.
+    pub others: &'static str,
+    /// Runs it.
+    pub run: fn(&mut Simulation, usize) -> Vec<Row>,
+}
+
+/// All scenarios.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "idle",
+        about: "nothing happens for 60 s",
+        targets: &[
+            ("packets/s", "<= 22"),
+            ("bytes/s", "<= 1800"),
+            ("second eigenvalue / bound", "<= 1.02"),
+        ],
+        others: "reference 5,702 msg/s, 2.5 MB/s; HyParView 10 msg/s, .6 kB/s, eigenvalue 1.3 of bound; memberlist 2 msg/s, 1.3 kB/s",
+        run: idle,
+    },
+    Scenario {
+        name: "join",
+        about: "20 servers join, one after another",
+        targets: &[("known everywhere", ".2 / .3")],
+        others: "reference 1.0-1.3 / 1.6; HyParView .17-.25 / .49; memberlist .61-.69 / 1.3",
+        run: change::join,
+    },
+    Scenario {
+        name: "leave",
+        about: "servers leave in order, one after another",
+        targets: &[("gone everywhere", ".15 / .25")],
+        others: "",
+        run: change::leave,
+    },
+    Scenario {
+        name: "burst",
+        about: "all servers but three join within 1 s",
+        targets: &[("exact", "2")],
+        others: "HyParView never; memberlist 53-55",
+        run: change::burst,
+    },
+    Scenario {
+        name: "restart",
+        about: "servers are killed and started again after 2 s, with the same and with new identities",
+        targets: &[],
+        others: "",
+        run: change::restart,
+    },
+    Scenario {
+        name: "churn",
+        about: "for 120 s a server is killed every second and a new one joins",
+        targets: &[("false removals", "0")],
+        others: "",
+        run: change::churn,
+    },
+    Scenario {
+        name: "kill",
+        about: "processes are killed, one after another; tethers tell",
+        targets: &[("gone everywhere", ".8 / 1.2")],
+        others: "",
+        run: failure::kill,
+    },
+    Scenario {
+        name: "crash",
+        about: "hosts fail in silence, one after another",
+        targets: &[
+            ("suspected everywhere", "2.1 / 2.6"),
+            ("gone everywhere", "5.2 / 5.6"),
+        ],
+        others: "reference 3.6-4.8 / 6.3; HyParView 3.3 / 3.7; memberlist 14-15 / 16",
+        run: failure::crash,
+    },
+    Scenario {
+        name: "half",
+        about: "half of all hosts fail at once",
+        targets: &[("exact", "6.5")],
+        others: "reference never; HyParView never; memberlist 91-148",
+        run: |sim, n| failure::mass(sim, n, n / 2),
+    },
+    Scenario {
+        name: "eighty",
+        about: "80 % of all hosts fail at once",
+        targets: &[("exact", "7.5")],
+        others: "reference never; HyParView never; memberlist 272 to over 300",
+        run: |sim, n| failure::mass(sim, n, n * 4 / 5),
+    },
+    Scenario {
+        name: "partition",
+        about: "the network is cut in halves for 60 s",
+        targets: &[
+            ("exact after the heal", "2.5"),
+            ("second eigenvalue / bound", "<= 1.02"),
+        ],
+        others: "reference never, or 42; HyParView never; memberlist never at 16 and 128",
+        run: |sim, n| failure::partition(sim, n, 2, 60),
+    },
+    Scenario {
+        name: "three",
+        about: "the network is cut in three for 60 s",
+        targets: &[("exact after the heal", "2.5")],
+        others: "",
+        run: |sim, n| failure::partition(sim, n, 3, 60),
+    },
+    Scenario {
+        name: "long",
+        about: "the network is cut in halves for ten minutes",
+        targets: &[],
+        others: "",
+        run: |sim, n| failure::partition(sim, n, 2, 600),
+    },
+    Scenario {
+        name: "alone",
+        about: "one server is cut off for 60 s",
+        targets: &[("exact after the heal", "2.5")],
+        others: "",
+        run: failure::alone,
+    },
+    Scenario {
+        name: "lossy",
+        about: "1 % of the servers, at least one, lose 80 % of what they send, for 300 s",
+        targets: &[("false removals", "0")],
+        others: "HyParView 0; memberlist 6-12",
+        run: fault::lossy,
+    },
+    Scenario {
+        name: "loss",
+        about: "every packet is lost with 5 %, for 300 s (an hour at 16 servers)",
+        targets: &[("false removals", "0")],
+        others: "",
+        run: fault::loss,
+    },
+    Scenario {
+        name: "blocked",
+        about: "2 % of the pairs cannot reach each other, for 300 s",
+        targets: &[("false removals", "0")],
+        others: "HyParView 90-104; memberlist 0",
+        run: fault::blocked,
+    },
+    Scenario {
+        name: "asymmetric",
+        about: "of 2 % of the pairs one cannot reach the other, for 300 s",
+        targets: &[("false removals", "0")],
+        others: "",
+        run: fault::asymmetric,
+    },
+    Scenario {
+        name: "flapping",
+        about: "2 % of the pairs are cut for 3 s of every 6 s, for 300 s",
+        targets: &[("false removals", "0")],
+        others: "",
+        run: fault::flapping,
+    },
+    Scenario {
+        name: "stall3",
+        about: "600 stalls of 3 s in 300 s, no tethers",
+        targets: &[("false removals", "0")],
+        others: "HyParView 1057-1183; memberlist 0",
+        run: |sim, n| fault::stalls(sim, n, 3, false),
+    },
+    Scenario {
+        name: "stall10",
+        about: "600 stalls of 10 s in 300 s, with tethers",
+        targets: &[("false removals", "<= 3.4")],
+        others: "HyParView 866-944; memberlist .5-3.4",
+        run: |sim, n| fault::stalls(sim, n, 10, true),
+    },
+    Scenario {
+        name: "wide",
+        about: "latencies with heavy tails, as between continents, for 300 s; then a host fails",
+        targets: &[("false removals", "0")],
+        others: "",
+        run: fault::wide,
+    },
+    Scenario {
+        name: "clocks",
+        about: "clocks run up to 1 % fast or slow, for 300 s; then a host fails",
+        targets: &[("false removals", "0")],
+        others: "",
+        run: fault::clocks,
+    },
+];
+
+/// Runs a scenario; its figures and the hash of its trace.
+pub fn run(scenario: &Scenario, n: usize, seed: u64) -> (Vec<Row>, u64) {
+    let mut sim = Simulation::new(seed);
+    let rows = (scenario.run)(&mut sim, n);
+    (rows, sim.trace())
+}
+
+impl Simulation {
+    /// Forms a circuit of `n` servers, each joining 3 ms after the last by a random earlier one, and
+    /// lets it rest for 60 s.
+    pub(super) fn form(&mut self, n: usize) {
+        for i in 0..n {
+            let by = self.random.below(i);
+            self.add_started(if i == 0 {
+                &[]
+            } else {
+                std::slice::from_ref(&by)
+            });
+            self.run(Duration::from_millis(3));
+        }
+        self.run(SECOND * 60);
+        self.removals.clear();
+    }
+
+    /// How long it takes until all views are exact.
+    pub(super) fn exact_after(&mut self, at_most: u32) -> f64 {
+        seconds(self.run_until(SECOND * at_most, Simulation::is_exact))
+    }
+
+    /// Running servers at random.
+    pub(super) fn some_up(&mut self, how_many: usize) -> Vec<usize> {
+        let mut up: Vec<_> = self.up().map(|(i, _)| i).collect();
+        self.random.shuffle(&mut up);
+        up.truncate(how_many);
+        up
+    }
+
+    /// A pair of servers at random.
+    pub(super) fn some_pair(&mut self) -> (usize, usize) {
+        let i = self.random.below(self.nodes.len());
+        let j = (i + 1 + self.random.below(self.nodes.len() - 1)) % self.nodes.len();
+        (i, j)
+    }
+
+    /// How many times a running server was dropped from a view so far.
+    pub(super) fn false_removals(&self) -> Row {
+        Row::new("false removals", [self.removals.len() as f64])
+    }
+}
+
+/// A time as a figure.
+pub(super) fn seconds(time: Option<Duration>) -> f64 {
+    time.map_or(f64::INFINITY, |time| time.as_secs_f64())
+}
+
+fn idle(sim: &mut Simulation, n: usize) -> Vec<Row> {
+    sim.form(n);
+    sim.network.count(n);
+    sim.run(SECOND * 60);
+    let degrees: Vec<f64> = sim
+        .up()
+        .map(|(_, machine)| machine.neighbours().count() as f64)
+        .collect();
+    let wanted = 8.min(n - 1) as f64;
+    let sent = sim.network.traffic.iter().zip(&degrees);
+    let mean = |value: &dyn Fn(&super::Traffic) -> u64| {
+        let total: u64 = sim.network.traffic.iter().map(value).sum();
+        total as f64 / 60.0 / n as f64
+    };
+    let mut rows = vec![
+        Row::new(
+            "packets/s",
+            sent.clone()
+                .map(|(sent, degree)| sent.packets as f64 / 60.0 + degree * UPKEEP_PACKETS),
+        ),
+        Row::new(
+            "bytes/s",
+            sent.map(|(sent, degree)| sent.bytes as f64 / 60.0 + degree * UPKEEP_BYTES),
+        ),
+        Row::new("messages/s, mean", [mean(&|sent| sent.messages)]),
+        Row::new("datagrams/s, mean", [mean(&|sent| sent.datagrams)]),
+        Row::new("handshakes/s, mean", [mean(&|sent| sent.handshakes)]),
+        Row::new("degree", degrees.iter().copied()),
+        Row::new(
+            "share of servers off degree 8",
+            [degrees.iter().filter(|degree| **degree != wanted).count() as f64 / n as f64],
+        ),
+    ];
+    rows.push(Row::new("second eigenvalue / bound", [sim.expansion()]));
+    rows.push(sim.false_removals());
+    rows
+}

@@ -1,0 +1,193 @@
+//! One machine, driven by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::random::{fingerprint, record};
+use crate::Fingerprint;
+use crate::membership::tuning::{MAX_CHANGES, OUTBID};
+use crate::membership::{
+    Config, Entry, Held, Input, Machine, Message, Output, Phase, TetherState, Wish,
+};
+
+const NOW: Duration = Duration::from_secs(1);
+
+fn machine() -> Machine {
+    Machine::new(record(0, 1), Config::default(), 1, NOW)
+}
+
+fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase) -> Entry {
+    let mut record = record(number, 1);
+    record.fingerprint = who;
+    if let Some(server) = &mut record.url.server {
+        server.id = who.id();
+    }
+    Entry {
+        fingerprint: who,
+        held: Held {
+            started: 1,
+            incarnation,
+            phase,
+        },
+        age: 0,
+        record: Some(Arc::new(record)),
+    }
+}
+
+/// A connection of which both ends have introduced themselves.
+fn connect(machine: &mut Machine, who: u8, now: Duration) {
+    let peer = fingerprint(who);
+    let hello = Message::Hello {
+        entry: entry(peer, who, 0, Phase::Alive),
+        live: 2,
+        digest: 0,
+    };
+    machine.handle(
+        Input::Connected {
+            peer,
+            dialled: false,
+        },
+        now,
+    );
+    machine.handle(
+        Input::Message {
+            from: peer,
+            message: hello,
+        },
+        now,
+    );
+}
+
+fn say(machine: &mut Machine, from: u8, message: Message, now: Duration) {
+    let from = fingerprint(from);
+    machine.handle(Input::Message { from, message }, now);
+}
+
+/// What the machine sends to this peer on its connection.
+fn sent(machine: &mut Machine, peer: u8) -> Vec<Message> {
+    let outputs = std::iter::from_fn(|| machine.poll_output());
+    outputs
+        .filter_map(|output| match output {
+            Output::Send { to, message } if to == fingerprint(peer) => Some(message),
+            _ => None,
+        })
+        .collect()
+}
+
+fn strangers(count: usize) -> impl Iterator<Item = Fingerprint> {
+    (0..count).map(|i| {
+        let mut who = [9; 32];
+        who[..8].copy_from_slice(&(i as u64 + 1).to_be_bytes());
+        Fingerprint(who)
+    })
+}
+
+/// What a connection is sent once it is a link, after so many changes since it opened.
+fn after_changes(count: usize) -> Vec<Message> {
+    let mut machine = machine();
+    connect(&mut machine, 1, NOW);
+    connect(&mut machine, 2, NOW);
+    let now = NOW + Duration::from_millis(1600);
+    machine.handle(Input::Tick, NOW + Duration::from_millis(800));
+    for chunk in strangers(count).collect::<Vec<_>>().chunks(200) {
+        let entries = chunk
+            .iter()
+            .map(|who| entry(*who, 3, 0, Phase::Alive))
+            .collect();
+        say(
+            &mut machine,
+            2,
+            Message::Delta { entries },
+            NOW + Duration::from_millis(900),
+        );
+    }
+    sent(&mut machine, 1);
+    let wish = Wish::Plain;
+    say(
+        &mut machine,
+        1,
+        Message::Link { degree: 0, wish },
+        NOW + Duration::from_millis(1100),
+    );
+    machine.handle(Input::Tick, now);
+    sent(&mut machine, 1)
+}
+
+#[test]
+fn a_connection_that_becomes_a_link_is_told_what_it_has_missed() {
+    let told = |messages: &[Message]| -> usize {
+        let told = messages.iter().map(|message| match message {
+            Message::Delta { entries } => entries.len(),
+            _ => 0,
+        });
+        told.sum()
+    };
+    let synced = |messages: &[Message]| {
+        messages
+            .iter()
+            .any(|message| matches!(message, Message::Sync { .. }))
+    };
+    let few = after_changes(5);
+    assert!(told(&few) >= 5, "{few:?}");
+    // More than are remembered: a sync finds them.
+    let many = after_changes(MAX_CHANGES + 10);
+    assert!(synced(&many));
+}
+
+#[test]
+fn another_process_with_the_same_key_is_outbid_but_not_without_rest() {
+    let mut machine = machine();
+    connect(&mut machine, 1, NOW);
+    let mut now = NOW;
+    for turn in 0..100u64 {
+        now += Duration::from_millis(50);
+        let mut other = entry(fingerprint(0), 0, machine.incarnation() + 1, Phase::Alive);
+        other.held.started = 2;
+        other.record = Some(Arc::new(record(0, 2)));
+        let entries = vec![other];
+        say(&mut machine, 1, Message::Delta { entries }, now);
+        assert!(machine.incarnation() > 0, "turn {turn}");
+    }
+    let bids = machine.incarnation() / 2;
+    let rests = (now - NOW).as_millis() / OUTBID.as_millis();
+    assert!(u128::from(bids) <= rests + 1, "{bids} bids");
+    // A suspicion of this life itself is outbid at once, each time.
+    let before = machine.incarnation();
+    for incarnation in before..before + 3 {
+        let entries = vec![entry(fingerprint(0), 0, incarnation, Phase::Suspect)];
+        say(&mut machine, 1, Message::Delta { entries }, now);
+    }
+    assert_eq!(machine.incarnation(), before + 3);
+}
+
+#[test]
+fn whoever_was_stopped_hears_before_it_judges() {
+    let mut machine = machine();
+    connect(&mut machine, 1, NOW);
+    let wish = Wish::Plain;
+    say(&mut machine, 1, Message::Link { degree: 0, wish }, NOW);
+    // A probe is under way, with nobody to ask.
+    for ms in (100..2000).step_by(50) {
+        machine.handle(Input::Tick, NOW + Duration::from_millis(ms));
+    }
+    assert_eq!(machine.suspected().count(), 0);
+    // Stopped for ten seconds; what had come meanwhile comes now, after a first tick.
+    let now = NOW + Duration::from_secs(12);
+    machine.handle(Input::Tick, now);
+    assert_eq!(machine.suspected().count(), 0);
+    say(
+        &mut machine,
+        1,
+        Message::Heartbeat {
+            degree: 1,
+            digest: 0,
+        },
+        now,
+    );
+    let peer = fingerprint(1);
+    let state = TetherState::Unknown;
+    machine.handle(Input::Tether { peer, state }, now);
+    machine.handle(Input::Tick, now + Duration::from_millis(900));
+    assert_eq!(machine.suspected().count(), 0);
+    assert_eq!(machine.len(), 2);
+}
