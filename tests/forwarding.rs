@@ -257,6 +257,27 @@ fn a_server_that_comes_back_as_itself_says_that_the_old_streams_are_gone() {
 }
 
 #[test]
+fn all_who_ask_a_silent_server_at_once_learn_of_it_at_once() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    two.signal(Signal::STOP);
+    let asking: Vec<_> = (0..4).map(|_| one.circuit("peek /two").spawn()).collect();
+    for asked in asking {
+        let end = asked.finish();
+        assert_eq!(end.status.code(), Some(1));
+        // Not the caller's own deadline of five seconds, which tells nothing.
+        assert_eq!(
+            end.stderr(),
+            format!(
+                "circuit: peek /two: no answer from {} within 3 s\n",
+                two.address()
+            )
+        );
+    }
+    two.signal(Signal::CONT);
+}
+
+#[test]
 fn a_listing_names_who_is_silent_and_prints_the_rest() {
     let home = Home::new();
     let [one, two] = home.start_all(["one", "two"]);

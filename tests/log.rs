@@ -1,5 +1,9 @@
 //! The operation log: every operation, in order, and no secret.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{Home, Server, eventually, sh};
@@ -165,4 +169,26 @@ fn a_caller_that_goes_away_is_logged() {
         line.contains("outcome=Aborted: cut off: the caller or this server went away"),
         "{line}"
     );
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_server_nor_its_end() {
+    let home = Home::new();
+    let (unread, stderr) = std::io::pipe().unwrap();
+    let mut command = home.clean(Command::new(env!("CARGO_BIN_EXE_circuit")));
+    command.args(["start", "-name", "one"]).stderr(stderr);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut url = String::new();
+    let stdout = server.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut url).unwrap();
+    // Two of these fill the pipe, which holds 64 KiB.
+    let long = format!("/one/{}", ["a"; 60].map(|name| name.repeat(250)).join("/"));
+    for _ in 0..8 {
+        home.circuit("peek").arg(&long).stdout("null\n").run();
+    }
+    let pid = Pid::from_child(&server);
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = eventually("it ends", || server.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    drop(unread);
 }

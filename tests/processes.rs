@@ -347,3 +347,30 @@ fn the_children_of_a_server_that_ends_go_on() {
     one.stop();
     assert!(runs(child));
 }
+
+#[test]
+fn what_an_error_quotes_is_bounded() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", sh("cat"));
+    let end = one
+        .circuit("signal")
+        .arg("X".repeat(100_000))
+        .arg("/one/p")
+        .status(1)
+        .any_stderr()
+        .run();
+    let line = end.stderr();
+    assert!(
+        line.starts_with("circuit: signal /one/p: no such signal: \"XXX"),
+        "{line}"
+    );
+    assert!(line.len() < 1200, "{} bytes", line.len());
+    assert!(one.log().len() < 10_000, "and so is what is logged of it");
+    let huge = format!(r#"{{"Path": "true", "Args": ["{}"]}}"#, "x".repeat(600_000));
+    one.circuit("mkproc /one/q")
+        .stdin(huge)
+        .status(1)
+        .stderr("circuit: mkproc /one/q: the command is longer than 512 KiB\n")
+        .run();
+}

@@ -354,3 +354,16 @@ fn a_server_that_stops_ends_streams_with_an_error() {
         )
     );
 }
+
+#[test]
+fn a_writer_is_not_held_up_by_what_outlives_the_process() {
+    let home = Home::new();
+    let one = home.start("one");
+    // A child of the process keeps its stdin open, and never reads it.
+    one.make("/one/p", sh("sleep 20 <&0 & exec sleep 0.5"));
+    one.circuit("stdin /one/p")
+        .stdin(vec![b'x'; 1 << 20])
+        .status(1)
+        .stderr("circuit: stdin /one/p: the process does not read its stdin any more\n")
+        .run();
+}

@@ -174,10 +174,9 @@ impl Peer {
 
     /// Merges this circuit with that of the server at `url`. Returns when it is in the view.
     pub async fn join(&self, url: &Url) -> Result<(), Error> {
-        if url
-            .server
-            .is_some_and(|server| self.member(server.id).is_some())
-        {
+        let me = self.me().fingerprint.id();
+        let is_joined = |id| id != me && self.member(id).is_some();
+        if url.server.is_some_and(|server| is_joined(server.id)) {
             return Ok(());
         }
         let unreachable = |error: String| Error::new(Code::Unreachable, error);

@@ -451,7 +451,7 @@ impl Call {
                 biased;
                 done = done => done,
                 () = process.scrubbed() => Err(scrubbed()),
-                () = process.ended() => Err(Error::new(Code::Closed, "the process has exited")),
+                () = process.ended() => Err(Writing::closed()),
                 () = &mut abandoned => return,
             };
             match done {

@@ -87,16 +87,21 @@ impl Input {
 }
 
 impl Writing {
+    /// Why nothing can be written any more.
+    pub fn closed() -> Error {
+        Error::new(Code::Closed, "the process does not read its stdin any more")
+    }
+
     /// Writes all of the data; waits while the process does not read. Fails with `Closed` when the
     /// process has gone or its stdin was closed.
     pub async fn write(&mut self, mut data: &[u8]) -> Result<(), Error> {
         while !data.is_empty() {
             let Some(sink) = self.input.lock().sink.clone() else {
-                return Err(closed());
+                return Err(Writing::closed());
             };
             let fd = sink.fd();
             let Ok(mut ready) = fd.writable().await else {
-                return Err(closed());
+                return Err(Writing::closed());
             };
             match rustix::io::write(fd, data) {
                 Ok(count) => data = &data[count..],
@@ -105,7 +110,7 @@ impl Writing {
                 // EPIPE from a pipe, EIO from a terminal: nobody reads any more.
                 Err(_) => {
                     self.input.lock().sink = None;
-                    return Err(closed());
+                    return Err(Writing::closed());
                 }
             }
         }
@@ -136,8 +141,4 @@ impl Sink {
             Sink::Pipe(fd) | Sink::Terminal(fd) => fd,
         }
     }
-}
-
-fn closed() -> Error {
-    Error::new(Code::Closed, "the process does not read its stdin any more")
 }
