@@ -1,11 +1,12 @@
 //! A server: one endpoint, one tree of anchors, one place in the circuit.
 //!
 //! [`start`] binds and begins; [`Running::finished`] lasts until the server has left. The parts:
-//! [`accept`] lets peers in, [`dispatch`] executes their requests, [`forward`] passes on those for
+//! [`accept`] lets peers in, [`dispatch`] executes their requests, [`call`] answers them, [`forward`] passes on those for
 //! other servers, [`operations`] keeps count and log.
 
 mod accept;
 pub mod address;
+mod call;
 mod dispatch;
 mod forward;
 pub mod log;

@@ -1,0 +1,178 @@
+//! One request that this server executes, and the ways in which it is answered: by a value, by data,
+//! or by taking data.
+//!
+//! **Cancellation:** a caller that goes away ends what was done for it; what it held is free.
+
+use std::sync::Arc;
+
+use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
+use circuit_proto::codec::{self, MAX_CHUNK};
+use circuit_proto::request::{End, Listed, Reply, Value};
+use circuit_proto::{Code, Error};
+use serde::Serialize;
+
+use super::Server;
+use super::operations::Operation;
+use crate::element::process::{Process, Reading, Writing};
+
+/// A request that this server executes.
+pub(super) struct Call {
+    pub(super) server: Arc<Server>,
+    pub(super) operation: Operation,
+    pub(super) send: SendHalf,
+    pub(super) recv: RecvHalf,
+}
+
+impl Call {
+    /// Hands an output to the caller, live, until it ends or either goes away.
+    pub(super) async fn read(mut self, mut reading: Reading, process: &Process) {
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
+            return;
+        }
+        let abandoned = self.send.abandoned();
+        tokio::pin!(abandoned);
+        let end: End = loop {
+            let chunk = tokio::select! {
+                biased;
+                () = process.scrubbed() => break Err(scrubbed()),
+                chunk = reading.next() => chunk,
+                // An `End` from the reader says that nobody wants the rest.
+                Ok(None) = self.recv.data() => {
+                    reading.discard();
+                    break Ok(());
+                }
+                () = &mut abandoned => return,
+            };
+            let Some(chunk) = chunk else { break Ok(()) };
+            tokio::select! {
+                sent = self.send.data(chunk) => match sent {
+                    Ok(()) => reading.handed(),
+                    Err(_) => return,
+                },
+                // A reader that closes reads what is under way, and then our end.
+                Ok(None) = self.recv.data() => {
+                    reading.discard();
+                    break Ok(());
+                }
+            }
+        };
+        // The place is free before the caller hears of the end.
+        drop(reading);
+        self.operation.log(end.as_ref().err());
+        let _ = self.send.end(end).await;
+    }
+
+    /// Takes an input from the caller until it ends or either goes away.
+    pub(super) async fn write(mut self, mut writing: Writing, process: &Process) {
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
+            return;
+        }
+        let abandoned = self.send.abandoned();
+        tokio::pin!(abandoned);
+        let end: End = loop {
+            let data = tokio::select! {
+                data = self.recv.data() => data,
+                () = process.scrubbed() => break Err(scrubbed()),
+                () = &mut abandoned => return,
+            };
+            // The writer went away: the process's stdin stays open for another.
+            let Ok(data) = data else { return };
+            // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
+            let done = async {
+                match data {
+                    Some(data) => writing.write(&data).await.map(|()| false),
+                    None => writing.end().await.map(|()| true),
+                }
+            };
+            let done = tokio::select! {
+                biased;
+                done = done => done,
+                () = process.scrubbed() => Err(scrubbed()),
+                () = process.ended() => Err(Writing::closed()),
+                () = &mut abandoned => return,
+            };
+            match done {
+                Ok(false) => (),
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.operation.log(end.as_ref().err());
+        let Call { send, recv, .. } = self;
+        // Why first, then that no more is read: whichever arrives first, the caller learns why.
+        let _ = send.end(end).await;
+        drop(recv);
+    }
+
+    pub(super) async fn list(mut self, entries: Vec<Listed>) {
+        self.operation.log(None);
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
+            return;
+        }
+        let mut rest = entries.as_slice();
+        while !rest.is_empty() {
+            let (chunk, count) = fitting(rest);
+            rest = &rest[count..];
+            if self.send.data(chunk.into()).await.is_err() {
+                return;
+            }
+        }
+        let _ = self.send.end(Ok(())).await;
+    }
+
+    pub(super) async fn text(mut self, text: String) {
+        self.operation.log(None);
+        if self.send.frame(&Reply::Ok(Value::default())).await.is_ok()
+            && self.send.data(text.into()).await.is_ok()
+        {
+            let _ = self.send.end(Ok(())).await;
+        }
+    }
+
+    pub(super) async fn answer<T: Serialize>(mut self, result: Result<T, Error>) {
+        let too_large = |error: codec::CodecError| Error::new(Code::TooLarge, error.to_string());
+        let reply: Reply = result
+            .and_then(|value| codec::encode(&value).map(Value).map_err(too_large))
+            .map_err(shortened);
+        self.operation.log(reply.as_ref().err());
+        // A caller that is gone needs no answer.
+        if let Err(StreamError::Protocol(codec)) = self.send.frame(&reply).await {
+            let _ = self.send.frame(&Reply::Err(too_large(codec))).await;
+        }
+        self.send.finish();
+    }
+
+    pub(super) async fn refuse(self, error: Error) {
+        self.answer::<()>(Err(error)).await;
+    }
+}
+
+/// As many entries as fit a chunk, encoded, and their number.
+fn fitting(entries: &[Listed]) -> (Vec<u8>, usize) {
+    // Each is bounded by the longest path, so one always fits.
+    let mut count = entries.len().min(1000);
+    loop {
+        match codec::encode(&&entries[..count]) {
+            Ok(chunk) if chunk.len() <= MAX_CHUNK || count == 1 => return (chunk, count),
+            _ => count = count.div_ceil(2),
+        }
+    }
+}
+
+/// The longest message of an error, in bytes: it may quote what the caller sent, and is logged.
+const LONGEST_MESSAGE: usize = 1024;
+
+fn shortened(mut error: Error) -> Error {
+    if error.message.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE)
+            .rev()
+            .find(|end| error.message.is_char_boundary(*end));
+        error.message.truncate(end.unwrap_or(0));
+        error.message.push('…');
+    }
+    error
+}
+
+fn scrubbed() -> Error {
+    Error::new(Code::Aborted, "the element was scrubbed")
+}
