@@ -23,10 +23,9 @@ pub struct Descriptor {
 pub(super) type Ready<'a> = AsyncFdReadyGuard<'a, Arc<OwnedFd>>;
 
 impl Descriptor {
-    /// Takes a descriptor over, and makes it non-blocking.
+    /// Takes a descriptor over that was just made, without flags, and makes it non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Arc<Descriptor>> {
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        rustix::fs::fcntl_setfl(&fd, OFlags::NONBLOCK)?;
         Ok(Arc::new(Descriptor {
             watched: OnceLock::new(),
             fd: Arc::new(fd),

@@ -39,8 +39,6 @@ pub struct Output {
 struct State {
     /// The reading end; `None` once it has ended, or if the output goes elsewhere.
     source: Option<Arc<Descriptor>>,
-    /// How much the pipe holds before its writer has to wait, in bytes.
-    capacity: u64,
     /// A chunk that was read and not yet handed on.
     pending: Bytes,
     attached: bool,
@@ -57,13 +55,8 @@ pub struct Reading {
 impl Output {
     /// The output that comes out of this end; `None` for one that goes elsewhere.
     pub fn new(source: Option<Arc<Descriptor>>) -> Arc<Output> {
-        // The kernel gives less to a user who has many pipes; a terminal does not say.
-        let size = source
-            .as_ref()
-            .and_then(|pipe| rustix::pipe::fcntl_getpipe_size(pipe).ok());
         let state = State {
             source,
-            capacity: size.unwrap_or(HELD) as u64,
             pending: Bytes::new(),
             attached: false,
             discarded: false,
@@ -87,7 +80,7 @@ impl Output {
     /// Whether a process that writes now has to wait, as nobody reads fast enough.
     pub fn blocks(&self) -> bool {
         let state = self.lock();
-        !state.discarded && state.in_pipe() + PIPE_BUF > state.capacity
+        !state.discarded && state.in_pipe() + PIPE_BUF > state.capacity()
     }
 
     /// Becomes the reader. Fails with `Busy` while there is another.
@@ -159,6 +152,14 @@ impl Output {
 }
 
 impl State {
+    /// How much the pipe holds before its writer has to wait, in bytes. The kernel gives less than
+    /// was asked for to a user who has very many pipes; a terminal does not say.
+    fn capacity(&self) -> u64 {
+        let source = self.source.as_ref();
+        let size = source.and_then(|source| rustix::pipe::fcntl_getpipe_size(source).ok());
+        size.unwrap_or(HELD) as u64
+    }
+
     fn in_pipe(&self) -> u64 {
         let source = self.source.as_ref();
         source
