@@ -273,3 +273,22 @@ fn interactive_restores_the_terminal_when_the_server_dies() {
     assert!(!terminal.is_raw());
     run.shows("it no longer answers");
 }
+
+#[test]
+fn what_cannot_be_written_or_read_here_is_said() {
+    let home = Home::new();
+    let one = home.start("one");
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let end = one
+        .circuit("run /one/p -- echo hi")
+        .spawn_into(full)
+        .finish();
+    assert_eq!(end.status.code(), Some(1));
+    assert_eq!(
+        end.stderr(),
+        "circuit: run: cannot write to stdout: no space left on device\n"
+    );
+}

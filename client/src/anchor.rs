@@ -112,6 +112,16 @@ impl Anchor {
     }
 
     /// The status of what the anchor holds; `None` if it is empty.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// match anchor.peek().await? {
+    ///     Some(status) => println!("a {}", status.kind()),
+    ///     None => println!("nothing there"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn peek(&self) -> Result<Option<Status>, Error> {
         self.call(&Op::Peek).await
     }
@@ -137,11 +147,26 @@ impl Anchor {
     }
 
     /// A handle to the process that the anchor is known to hold.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let status = anchor.proc().peek().await?;
+    /// println!("{:?}", status.phase);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn proc(&self) -> Proc {
         Proc::new(self.clone())
     }
 
     /// A handle to the server whose anchor this is.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// println!("{}", anchor.as_server().peek().await?.name);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn as_server(&self) -> Server {
         Server::new(self.clone())
     }
@@ -152,6 +177,13 @@ impl Anchor {
     ///
     /// [`NoSuchElement`](crate::Code::NoSuchElement) if the anchor is empty,
     /// [`Refused`](crate::Code::Refused) at a server's own anchor.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// anchor.scrub().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn scrub(&self) -> Result<(), Error> {
         self.call(&Op::Scrub).await
     }

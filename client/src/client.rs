@@ -173,6 +173,15 @@ impl Client {
 
     /// The same connection with another deadline for operations that do not block by nature
     /// (5 s unless told).
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// use std::time::Duration;
+    /// let patient = client.with_timeout(Duration::from_secs(30));
+    /// patient.servers().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         Client {
             shared: self.shared.clone(),
@@ -181,6 +190,13 @@ impl Client {
     }
 
     /// The server that was dialled.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// println!("dialled {}, at {}", client.dialled().name, client.dialled().url);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn dialled(&self) -> &Identity {
         &self.shared.accepted.identity
     }
@@ -204,11 +220,29 @@ impl Client {
     }
 
     /// The root, whose children are the servers.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// for entry in client.root().view().await? {
+    ///     println!("{}", entry.anchor.path());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn root(&self) -> Anchor {
         self.anchor(Path::root())
     }
 
     /// The anchor of a server.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// for server in client.servers().await? {
+    ///     println!("{}", client.server(server.id).path());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn server(&self, id: ServerId) -> Anchor {
         self.anchor(Path::of_server(id))
     }
@@ -234,6 +268,14 @@ impl Client {
 
     /// Closes the connection and sees the farewell off. Dropping the last handle closes too, but
     /// the server may then learn of it only when the connection times out.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// client.servers().await?;
+    /// client.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(self) {
         close(&self.shared.accepted.connection, Close::Done);
         // One turn of the connection's task sends the farewell. Waiting for the endpoint to become

@@ -59,6 +59,13 @@ impl Reader {
 
     /// Closes for good: what the element produces from now on is discarded, so that it never
     /// blocks for want of a reader.
+    ///
+    /// ```no_run
+    /// # async fn example(reader: circuit_client::Reader) -> Result<(), circuit_client::Error> {
+    /// reader.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn close(self) -> Result<(), Error> {
         let Reader {
             client,
@@ -127,23 +134,28 @@ impl Writer {
     }
 
     /// Sends bytes without copying them; waits while the element takes no more.
+    ///
+    /// ```no_run
+    /// # async fn example(mut writer: circuit_client::Writer) -> Result<(), circuit_client::Error> {
+    /// writer.send("hello\n".into()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.send.queue_data(bytes);
         std::future::poll_fn(|cx| self.poll_drain(cx)).await
     }
 
     /// Ends the data, and waits until the element has all of it.
+    ///
+    /// ```no_run
+    /// # async fn example(writer: circuit_client::Writer) -> Result<(), circuit_client::Error> {
+    /// writer.finish().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn finish(mut self) -> Result<(), Error> {
         std::future::poll_fn(|cx| self.poll_finish(cx)).await
-    }
-
-    /// What went wrong on the other side, if something already has: a process that exited, say.
-    /// Otherwise it never resolves.
-    pub async fn failed(&mut self) -> Error {
-        match self.recv.data().await {
-            Err(error) => self.client.failed(&self.path, error),
-            Ok(_) => std::future::pending().await,
-        }
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

@@ -82,6 +82,11 @@ impl Failure {
         self
     }
 
+    /// Whether all that happened is that the reader of stdout has gone.
+    pub(super) fn is_pipe_closed(&self) -> bool {
+        self.pipe_closed
+    }
+
     /// The message, for those who print it among others.
     pub(super) fn text(&self) -> &str {
         &self.text

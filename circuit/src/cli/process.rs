@@ -1,10 +1,13 @@
 //! Processes: `mkproc`, `stdin`, `stdout`, `stderr`, `wait`, `waitall`, `signal`.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use circuit_client::{Cmd, Path, Sink, TerminalSize, Writer, process};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::command::Dial;
@@ -16,6 +19,7 @@ use super::output::{Pipe, Target, print, print_json};
 pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
     let mut text = String::new();
     tokio::io::stdin()
+        .take(LONGEST_INPUT + 1)
         .read_to_string(&mut text)
         .await
         .map_err(|error| Failure::operation("cannot read the command from stdin", &error))?;
@@ -25,6 +29,27 @@ pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8,
     client.anchor(path).make_proc(cmd).await?;
     client.close().await;
     Ok(0)
+}
+
+/// The longest command that is read, in bytes: with what a server takes, and comments.
+const LONGEST_INPUT: u64 = 1 << 20;
+
+/// How deep brackets may be nested: a command's are three deep, and its strings hold some.
+const DEEPEST: usize = 1000;
+
+/// How deep the brackets in a text are nested, those in strings included.
+fn depth(text: &str) -> usize {
+    let mut depth: usize = 0;
+    let mut deepest = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
 }
 
 /// The fields of a command, in the reference's order, then ours.
@@ -38,6 +63,13 @@ fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
     let bad = |what: String| Failure::failed(what).with_hint(example);
     if text.trim().is_empty() {
         return Err(bad("no command on stdin: JSON is expected there".to_owned()));
+    }
+    if text.len() as u64 > LONGEST_INPUT {
+        return Err(bad("the command is longer than 1 MiB".to_owned()));
+    }
+    // The parser calls itself for each.
+    if depth(text) > DEEPEST {
+        return Err(bad("the command's brackets are nested too deep".to_owned()));
     }
     let value: Value =
         json5::from_str(text).map_err(|error| bad(format!("the command is not JSON: {error}")))?;
@@ -93,18 +125,36 @@ pub(super) async fn stdin(path: Path, options: Dial) -> Result<u8, Failure> {
 }
 
 /// Sends everything that can be read.
-pub(super) async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Writer) -> Result<(), Failure> {
+pub(super) async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Writer) -> Result<(), Copied> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(64 << 10);
         let count = from
             .read_buf(&mut buffer)
             .await
-            .map_err(|error| Failure::operation("cannot read stdin", &error))?;
+            .map_err(|error| Copied::NotRead(Failure::operation("cannot read stdin", &error)))?;
         if count == 0 {
             return Ok(());
         }
-        to.send(buffer.split().freeze()).await?;
+        let sent = to.send(buffer.split().freeze()).await;
+        sent.map_err(|error| Copied::NotTaken(error.into()))?;
+    }
+}
+
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub(super) enum Copied {
+    /// What was to be read.
+    NotRead(Failure),
+    /// Who was to take it.
+    NotTaken(Failure),
+}
+
+impl From<Copied> for Failure {
+    fn from(copied: Copied) -> Failure {
+        match copied {
+            Copied::NotRead(failure) | Copied::NotTaken(failure) => failure,
+        }
     }
 }
 
@@ -142,6 +192,9 @@ pub(super) async fn wait(path: Path, options: Dial) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// How many processes are waited for at once; a connection takes 1,024 requests.
+const AT_ONCE: usize = 1000;
+
 /// Waits for the processes whose paths are on stdin.
 pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
     // All paths are read and understood before anything is waited for.
@@ -158,9 +211,13 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
     }
     let client = dial(&options).await?;
     let mut waiting = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
     for path in paths {
         let process = client.anchor(path).proc();
+        let slots = slots.clone();
         waiting.spawn(async move {
+            // Never closed, so there is always a slot to come.
+            let _slot = slots.acquire().await;
             let status = process.wait().await;
             (process.path().clone(), status)
         });
@@ -234,6 +291,8 @@ mod tests {
         check("", "no command on stdin");
         check("{", "not JSON");
         check("[]", "not a JSON object");
+        check(&"[".repeat(200_000), "nested too deep");
+        check(&" ".repeat(2 << 20), "no command");
         check("{}", "the command has no Path");
         check(r#"{"Path": ""}"#, "the command has no Path");
         check(r#"{"Path": "a", "Pth": 1}"#, r#"unknown field "Pth""#);

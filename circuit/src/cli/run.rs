@@ -11,7 +11,7 @@ use super::command::Run;
 use super::dial::dial;
 use super::error::Failure;
 use super::output::{Pipe, Target};
-use super::process::copy;
+use super::process::{Copied, copy};
 
 /// A signal's name, and the signal.
 type Named = (&'static str, fn() -> SignalKind);
@@ -111,11 +111,13 @@ async fn attached(
         terminal.make_raw()?;
     }
     let feed = async {
-        // A process that reads no more is no failure of its own.
-        if copy(tokio::io::stdin(), &mut stdin).await.is_ok() {
-            let _ = stdin.finish().await;
+        match copy(tokio::io::stdin(), &mut stdin).await {
+            // A process that reads no more is no failure of its own.
+            Ok(()) => drop(stdin.finish().await),
+            Err(Copied::NotRead(failure)) => return failure,
+            Err(Copied::NotTaken(_)) => (),
         }
-        std::future::pending::<()>().await
+        std::future::pending().await
     };
     let outputs = async {
         tokio::try_join!(
@@ -145,7 +147,7 @@ async fn attached(
     };
     tokio::select! {
         end = end => end,
-        () = feed => unreachable!("feeding never ends by itself"),
+        failure = feed => Err(failure),
         () = pass_on => unreachable!("passing on never ends by itself"),
     }
 }
@@ -154,7 +156,10 @@ async fn attached(
 async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), Failure> {
     let mut out = Pipe::new(target);
     while let Some(piece) = reader.chunk().await? {
-        if out.write(piece).await.is_err() {
+        if let Err(failure) = out.write(piece).await {
+            if !failure.is_pipe_closed() {
+                return Err(failure);
+            }
             // One that has exited needs no signal; one that ignores it goes on, and is not to
             // wait for a reader that never comes.
             let _ = process.signal("PIPE").await;
@@ -162,9 +167,11 @@ async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), 
             return Ok(());
         }
     }
-    // Whoever has gone by now has missed nothing that we could still give.
-    let _ = out.finish().await;
-    Ok(())
+    match out.finish().await {
+        // Whoever has gone by now has missed nothing that we could still give.
+        Err(failure) if failure.is_pipe_closed() => Ok(()),
+        other => other,
+    }
 }
 
 fn exit_status(status: &process::Status) -> u8 {

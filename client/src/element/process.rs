@@ -25,6 +25,14 @@ impl Proc {
     }
 
     /// Its status now.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// let status = process.peek().await?;
+    /// println!("process {} is {:?}", status.pid, status.phase);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn peek(&self) -> Result<Status, Error> {
         match self.anchor.peek().await? {
             Some(circuit_proto::element::Status::Process(status)) => Ok(status),
@@ -57,6 +65,13 @@ impl Proc {
     }
 
     /// Sends a signal, by name (`TERM`, `SIGTERM`, any case) or number.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// process.signal("TERM").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn signal(&self, signal: &str) -> Result<(), Error> {
         self.anchor
             .call(&Op::Signal {
@@ -67,6 +82,13 @@ impl Proc {
     }
 
     /// Sends a signal to the whole process group that the process leads.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// process.signal_group("KILL").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn signal_group(&self, signal: &str) -> Result<(), Error> {
         self.anchor
             .call(&Op::Signal {
@@ -117,16 +139,42 @@ impl Proc {
     }
 
     /// Becomes the one reader of the process's stderr, as [`stdout`](Self::stdout).
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// let mut stderr = process.stderr().await?;
+    /// while let Some(bytes) = stderr.chunk().await? {
+    ///     println!("{} bytes of complaints", bytes.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stderr(&self) -> Result<Reader, Error> {
         self.read(&Op::Stderr).await
     }
 
     /// Changes the size of the process's terminal, if it runs on one.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::TerminalSize;
+    /// process.resize(TerminalSize { rows: 24, columns: 80 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn resize(&self, size: TerminalSize) -> Result<(), Error> {
         self.anchor.call(&Op::Resize { size }).await
     }
 
     /// Forgets the element. The process goes on, its output drained and discarded.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// process.wait().await?;
+    /// process.scrub().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn scrub(&self) -> Result<(), Error> {
         self.anchor.scrub().await
     }

@@ -25,6 +25,14 @@ impl Server {
     }
 
     /// Its status now.
+    ///
+    /// ```no_run
+    /// # async fn example(server: circuit_client::Server) -> Result<(), circuit_client::Error> {
+    /// let status = server.peek().await?;
+    /// println!("{} knows {} servers", status.name, status.servers);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn peek(&self) -> Result<Status, Error> {
         match self.anchor.peek().await? {
             Some(circuit_proto::element::Status::Server(status)) => Ok(status),
@@ -49,11 +57,27 @@ impl Server {
     }
 
     /// Makes the server leave the circuit in order and exit.
+    ///
+    /// ```no_run
+    /// # async fn example(server: circuit_client::Server) -> Result<(), circuit_client::Error> {
+    /// server.suicide().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn suicide(&self) -> Result<(), Error> {
         self.anchor.call(&Op::Suicide).await
     }
 
     /// What the server's threads and operations are doing, as text for people.
+    ///
+    /// ```no_run
+    /// # async fn example(server: circuit_client::Server) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::AsyncReadExt;
+    /// let mut text = String::new();
+    /// server.stacks().await?.read_to_string(&mut text).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stacks(&self) -> Result<Reader, Error> {
         let client = self.anchor.client();
         let (send, recv) = client.open(self.path(), &Op::Stacks).await?;
