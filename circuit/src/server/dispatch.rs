@@ -115,7 +115,9 @@ async fn answer(
     };
     match (target, op) {
         (Err(error), _) => call.refuse(error).await,
-        (Ok(Target::Other(record)), _) if matches!(caller, Caller::Server(..)) => {
+        (Ok(Target::Other(record)), _)
+            if request.forwarded || matches!(caller, Caller::Server(..)) =>
+        {
             // Forwarded once, never twice: the sender's view and ours differ.
             let error = format!("{} is not {}", call.server.me.url, record.fingerprint.id());
             call.refuse(Error::new(Code::NoSuchServer, error)).await;

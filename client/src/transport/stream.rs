@@ -239,7 +239,7 @@ impl RecvHalf {
     }
 
     /// Receives a whole chunk; an empty one is the end of the data, after which the `End` is the
-    /// next frame. For those who pass chunks on unread.
+    /// next frame. For chunks that are values, as those of a listing.
     pub async fn whole_chunk(&mut self) -> Result<Bytes, StreamError> {
         self.raw_frame(MAX_CHUNK).await
     }

@@ -122,8 +122,8 @@ pub(super) const SEEK_AGAIN: Duration = ms(200);
 /// instead before it seeks another. Chosen: three messages of 50 ms and a handshake, twice.
 pub(super) const HANDOVER: Duration = ms(600);
 
-/// One in how many heartbeats passes a link on that is one too many. Measured (`scripts/sim idle`):
-/// see docs/membership.md.
+/// One in how many heartbeats passes a link on that is one too many. Chosen: its values were not
+/// compared.
 pub(super) const PASS_ON: usize = 6;
 
 /// For how long a server that refused a link, or did not answer, is not asked again.
