@@ -15,6 +15,7 @@
 //! | [`Stdout`](Op::Stdout), [`Stderr`](Op::Stderr) | an `End` closes for good: the rest is discarded | the data |
 //! | [`Wait`](Op::Wait) | | value: [`process::Status`](crate::element::process::Status) |
 //! | [`Stacks`](Op::Stacks) | | text |
+//! | [`Send`](Op::Send), [`Receive`](Op::Receive), [`SendMany`](Op::SendMany), [`ReceiveMany`](Op::ReceiveMany) | see [`channel`](crate::element::channel) | |
 //! | all others | | value: `()` |
 
 use serde::{Deserialize, Serialize};
@@ -94,10 +95,30 @@ pub enum Op {
     Suicide,
     /// What the server's threads and operations are doing, as text.
     Stacks,
+    /// Make a channel.
+    MakeChannel {
+        /// How many messages it holds for receivers to come: at most
+        /// [`MAX_CAPACITY`](crate::element::channel::MAX_CAPACITY).
+        capacity: u64,
+    },
+    /// Send one message to the channel.
+    Send,
+    /// Receive one message of the channel or subscription.
+    Receive,
+    /// Close the channel: it takes no more messages.
+    Close,
+    /// Send many messages to the channel, in order, on one stream.
+    SendMany,
+    /// Receive many messages of the channel or subscription on one stream.
+    ReceiveMany,
+    /// Make a subscription to the servers that join, beginning with those that are there.
+    MakeOnJoin,
+    /// Make a subscription to the servers that leave from now on.
+    MakeOnLeave,
 }
 
 /// The number of [`Op`]s that this version knows.
-const OPS: u32 = 13;
+const OPS: u32 = 21;
 
 /// Why an operation could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -127,6 +148,12 @@ impl Op {
             Op::Join { .. } => "join",
             Op::Suicide => "suicide",
             Op::Stacks => "stk",
+            Op::MakeChannel { .. } => "mkchan",
+            Op::Send | Op::SendMany => "send",
+            Op::Receive | Op::ReceiveMany => "recv",
+            Op::Close => "close",
+            Op::MakeOnJoin => "mk@join",
+            Op::MakeOnLeave => "mk@leave",
         }
     }
 
@@ -139,7 +166,11 @@ impl Op {
             | Op::Signal { .. }
             | Op::Resize { .. }
             | Op::Join { .. }
-            | Op::Suicide => true,
+            | Op::Suicide
+            | Op::MakeChannel { .. }
+            | Op::Close
+            | Op::MakeOnJoin
+            | Op::MakeOnLeave => true,
             Op::List { .. }
             | Op::Peek
             | Op::Stdin
@@ -147,6 +178,8 @@ impl Op {
             | Op::Stderr
             | Op::Wait
             | Op::Stacks => false,
+            // Their outcome is told in the stream; the caller knows how far it had come.
+            Op::Send | Op::Receive | Op::SendMany | Op::ReceiveMany => false,
         }
     }
 
@@ -194,13 +227,13 @@ mod tests {
 
     #[test]
     fn an_operation_of_a_later_version_is_told_from_a_malformed_one() {
-        let last = codec::encode(&Op::Stacks).unwrap();
+        let last = codec::encode(&Op::MakeOnLeave).unwrap();
         assert_eq!(
             codec::variant(&last),
             Ok(OPS - 1),
             "OPS counts the variants"
         );
-        assert_eq!(Op::decode(&last), Ok(Op::Stacks));
+        assert_eq!(Op::decode(&last), Ok(Op::MakeOnLeave));
         assert_eq!(
             Op::decode(&[OPS as u8, 1, 2, 3]),
             Err(OpError::Unsupported(OPS))
