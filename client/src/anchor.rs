@@ -8,8 +8,10 @@ use circuit_proto::{ElementKind, Path};
 
 use crate::client::Client;
 use crate::element::Element;
+use crate::element::channel::Chan;
 use crate::element::process::Proc;
 use crate::element::server::Server;
+use crate::element::subscription::Subscription;
 use crate::error::Error;
 
 /// An anchor: a path, and the client through which it is reached. Cheap to clone.
@@ -99,6 +101,7 @@ impl Anchor {
     /// match anchor.get().await? {
     ///     Some(Element::Process(process)) => println!("{:?}", process.wait().await?.exit),
     ///     Some(Element::Server(server)) => println!("{}", server.peek().await?.name),
+    ///     Some(_) => println!("something else"),
     ///     None => println!("nothing there"),
     /// }
     /// # Ok(())
@@ -108,6 +111,10 @@ impl Anchor {
         Ok(self.peek().await?.map(|status| match status.kind() {
             ElementKind::Server => Element::Server(Server::new(self.clone())),
             ElementKind::Process => Element::Process(Proc::new(self.clone())),
+            ElementKind::Channel => Element::Channel(Chan::new(self.clone())),
+            ElementKind::OnJoin => Element::OnJoin(Subscription::new(self.clone())),
+            ElementKind::OnLeave => Element::OnLeave(Subscription::new(self.clone())),
+            ElementKind::Unknown => Element::Unknown,
         }))
     }
 
@@ -144,6 +151,80 @@ impl Anchor {
     pub async fn make_proc(&self, cmd: Cmd) -> Result<Proc, Error> {
         self.call::<()>(&Op::MakeProcess(cmd)).await?;
         Ok(Proc::new(self.clone()))
+    }
+
+    /// Makes a channel here, which holds `capacity` messages for receivers to come; with 0, a send
+    /// waits for its receiver.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element,
+    /// [`InvalidArgument`](crate::Code::InvalidArgument) for a capacity above 2^24.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let chan = anchor.make_chan(3).await?;
+    /// chan.send_all("hello").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_chan(&self, capacity: u64) -> Result<Chan, Error> {
+        self.call::<()>(&Op::MakeChannel { capacity }).await?;
+        Ok(Chan::new(self.clone()))
+    }
+
+    /// A handle to the channel that the anchor is known to hold.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let message = anchor.chan().recv_all(1 << 20).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn chan(&self) -> Chan {
+        Chan::new(self.clone())
+    }
+
+    /// Makes a subscription here that delivers the path of every server now in the circuit, then of
+    /// each that joins.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let joins = anchor.make_on_join().await?;
+    /// println!("{} is here", joins.next().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_on_join(&self) -> Result<Subscription, Error> {
+        self.call::<()>(&Op::MakeOnJoin).await?;
+        Ok(Subscription::new(self.clone()))
+    }
+
+    /// Makes a subscription here that delivers the path of each server that leaves from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let leaves = anchor.make_on_leave().await?;
+    /// println!("{} is gone", leaves.next().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_on_leave(&self) -> Result<Subscription, Error> {
+        self.call::<()>(&Op::MakeOnLeave).await?;
+        Ok(Subscription::new(self.clone()))
+    }
+
+    /// A handle to the subscription that the anchor is known to hold.
+    pub fn subscription(&self) -> Subscription {
+        Subscription::new(self.clone())
     }
 
     /// A handle to the process that the anchor is known to hold.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use circuit_proto::handshake::{Close, Identity, Role};
 use circuit_proto::request::{Listed, Op, Reply, Request, ServerEntry};
-use circuit_proto::{Key, Path, ServerId, Url, codec};
+use circuit_proto::{Code, Key, Path, ServerId, Url, codec};
 use serde::de::DeserializeOwned;
 
 use crate::anchor::Anchor;
@@ -301,6 +301,12 @@ impl Client {
         codec::decode(&value).map_err(|error| Error::protocol(path, error))
     }
 
+    /// The server's acceptance of a request, within the deadline.
+    pub(crate) async fn accepted(&self, path: &Path, recv: &mut RecvHalf) -> Result<(), Error> {
+        self.within(path, async { self.reply(path, recv).await.map(drop) })
+            .await
+    }
+
     /// A request that opens a stream; the server's acceptance comes within the deadline.
     pub(crate) async fn open(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
         self.within(path, async {
@@ -345,6 +351,20 @@ impl Client {
         Error::from_stream(path, error, &self.dialled().url)
     }
 
+    /// The error of who has said all, and waits to hear that it was taken note of: where the
+    /// other side is gone, it may have been.
+    pub(crate) fn failed_at_end(&self, path: &Path, error: StreamError) -> Error {
+        match error {
+            StreamError::Failed(error) if error.code != Code::Unreachable => {
+                Error::from_reply(path, error)
+            }
+            other => Error::Unknown {
+                path: path.clone(),
+                reason: self.failed(path, other).reason(),
+            },
+        }
+    }
+
     async fn within<T>(
         &self,
         path: &Path,
@@ -359,9 +379,14 @@ impl Client {
         }
     }
 
-    async fn send_request(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
+    /// Sends a request, and does not wait for its answer.
+    pub(crate) async fn send_request(
+        &self,
+        path: &Path,
+        op: &Op,
+    ) -> Result<(SendHalf, RecvHalf), Error> {
         let encoded = codec::encode(op).map_err(|error| {
-            let error = circuit_proto::Error::new(circuit_proto::Code::TooLarge, error.to_string());
+            let error = circuit_proto::Error::new(Code::TooLarge, error.to_string());
             Error::Refused {
                 path: path.clone(),
                 error,

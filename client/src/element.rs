@@ -1,10 +1,14 @@
 //! Handles to elements, one file per kind.
 
+pub mod channel;
 pub mod process;
 pub mod server;
+pub mod subscription;
 
+use channel::Chan;
 use process::Proc;
 use server::Server;
+use subscription::Subscription;
 
 /// What an anchor holds, as a handle of its kind.
 #[derive(Debug, Clone)]
@@ -13,6 +17,14 @@ pub enum Element {
     Server(Server),
     /// A process.
     Process(Proc),
+    /// A channel.
+    Channel(Chan),
+    /// A subscription to joins.
+    OnJoin(Subscription),
+    /// A subscription to leaves.
+    OnLeave(Subscription),
+    /// An element of a kind that a later version has.
+    Unknown,
 }
 
 /// The error of a handle whose anchor turned out to hold something else.

@@ -45,6 +45,15 @@ pub enum Error {
         /// The deadline.
         after: Duration,
     },
+    /// The other side went away when all was said and its answer was still to come: it may have
+    /// happened, or not.
+    #[error("{path}: {reason}; it may have been done, or not")]
+    Unknown {
+        /// The anchor.
+        path: Path,
+        /// What became of the other side.
+        reason: String,
+    },
     /// The text is not a path.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -63,7 +72,17 @@ impl Error {
     pub fn code(&self) -> Option<Code> {
         match self {
             Error::Refused { error, .. } | Error::ServerGone { error, .. } => Some(error.code),
+            Error::Unknown { .. } => Some(Code::Unknown),
             _ => None,
+        }
+    }
+
+    /// The text without the path that it begins with.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Error::Refused { error, .. } | Error::ServerGone { error, .. } => error.to_string(),
+            Error::Unknown { reason, .. } | Error::Protocol { reason, .. } => reason.clone(),
+            other => other.to_string(),
         }
     }
 

@@ -183,7 +183,9 @@ impl Writer {
             match ready!(self.recv.poll_data(cx)) {
                 Ok(Some(_)) => (),
                 Ok(None) => return Poll::Ready(Ok(())),
-                Err(error) => return Poll::Ready(Err(self.client.failed(&self.path, error))),
+                Err(error) => {
+                    return Poll::Ready(Err(self.client.failed_at_end(&self.path, error)));
+                }
             }
         }
     }

@@ -104,6 +104,20 @@ impl SendHalf {
         self.drain().await
     }
 
+    /// Sends data that is in several pieces, of [`MAX_CHUNK`] bytes in all at most, as one chunk.
+    pub async fn chunk(&mut self, pieces: Vec<Bytes>) -> Result<(), StreamError> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        if length > MAX_CHUNK {
+            for piece in pieces {
+                self.queue_data(piece);
+            }
+        } else if length > 0 {
+            self.queue_header(length);
+            self.queued.extend(pieces);
+        }
+        self.drain().await
+    }
+
     /// Ends the direction: says how, and finishes.
     pub async fn end(mut self, how: End) -> Result<(), StreamError> {
         self.send_end(&how).await?;
@@ -160,10 +174,14 @@ impl SendHalf {
     }
 
     fn queue(&mut self, body: Bytes) {
-        // The length fits: frames and chunks are bounded far below 4 GiB.
-        self.queued
-            .push_back(Bytes::copy_from_slice(&(body.len() as u32).to_be_bytes()));
+        self.queue_header(body.len());
         self.queued.push_back(body);
+    }
+
+    fn queue_header(&mut self, length: usize) {
+        // The length fits: frames and chunks are bounded far below 4 GiB.
+        let header = (length as u32).to_be_bytes();
+        self.queued.push_back(Bytes::copy_from_slice(&header));
     }
 
     /// Sends what is queued, as far as the other side takes it.
@@ -231,6 +249,15 @@ impl RecvHalf {
     /// Receives a value in a frame of its own.
     pub async fn frame<T: DeserializeOwned>(&mut self) -> Result<T, StreamError> {
         Ok(codec::decode(&self.raw_frame(MAX_FRAME).await?)?)
+    }
+
+    /// [`frame`](Self::frame) for those who poll.
+    pub fn poll_frame<T: DeserializeOwned>(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<T, StreamError>> {
+        let body = ready!(self.poll_item(cx, MAX_FRAME))?;
+        Poll::Ready(Ok(codec::decode(&body)?))
     }
 
     /// Receives a frame's bytes: at most `limit` of them.
