@@ -8,6 +8,7 @@
 
 mod anchors;
 mod arguments;
+mod channel;
 mod command;
 mod dial;
 mod error;
@@ -74,6 +75,24 @@ fn execute(command: Command) -> Result<u8, Failure> {
             path,
             dial,
         } => async_command("signal", process::signal(signal, path, group, dial)),
+        Command::Mkchan {
+            path,
+            capacity,
+            dial,
+        } => async_command("mkchan", channel::mkchan(path, capacity, dial)),
+        Command::Send { lines, path, dial } => {
+            async_command("send", channel::send(path, lines, dial))
+        }
+        Command::Recv(options) => async_command("recv", channel::recv(options)),
+        Command::Close { path, dial } => async_command("close", channel::close(path, dial)),
+        Command::MkOnJoin { path, dial } => async_command(
+            "mk@join",
+            channel::subscribe(path, channel::Events::Joins, dial),
+        ),
+        Command::MkOnLeave { path, dial } => async_command(
+            "mk@leave",
+            channel::subscribe(path, channel::Events::Leaves, dial),
+        ),
         Command::Join { path, url, dial } => async_command("join", server::join(path, url, dial)),
         Command::Suicide { path, dial } => async_command("suicide", server::suicide(path, dial)),
         Command::Stk { path, dial } => async_command("stk", server::stk(path, dial)),

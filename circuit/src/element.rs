@@ -1,13 +1,17 @@
 //! What an anchor of this server can hold, one file per kind.
 
+pub mod channel;
 pub mod process;
 pub mod server;
+pub mod subscription;
 
 use std::sync::Arc;
 
 use circuit_proto::ElementKind;
 
+use channel::Channel;
 use process::Process;
+use subscription::Subscription;
 
 /// An element of this server. Clones share it.
 #[derive(Debug, Clone)]
@@ -16,6 +20,10 @@ pub enum Element {
     Server,
     /// A process.
     Process(Arc<Process>),
+    /// A channel.
+    Channel(Arc<Channel>),
+    /// A subscription to joins or leaves.
+    Subscription(Arc<Subscription>),
 }
 
 impl Element {
@@ -24,6 +32,8 @@ impl Element {
         match self {
             Element::Server => ElementKind::Server,
             Element::Process(_) => ElementKind::Process,
+            Element::Channel(_) => ElementKind::Channel,
+            Element::Subscription(subscription) => subscription.kind(),
         }
     }
 }

@@ -15,7 +15,7 @@ pub mod outbound;
 pub mod seek;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
@@ -47,6 +47,15 @@ pub struct Peer {
     outbound: Arc<Outbound>,
     /// Counts the changes of the view.
     changes: watch::Sender<u64>,
+    /// Changed under the machine's lock only.
+    watchers: Mutex<Vec<Weak<dyn Watch>>>,
+}
+
+/// Who is told of those that join and leave.
+pub trait Watch: std::fmt::Debug + Send + Sync {
+    /// A server has joined or left. Called under the view's lock: to be short, and to ask nothing
+    /// of the view.
+    fn notice(&self, notice: &Notice);
 }
 
 /// What happens to the driver.
@@ -107,6 +116,7 @@ impl Peer {
             events,
             outbound,
             changes: watch::Sender::new(0),
+            watchers: Mutex::default(),
         });
         let driver = Driver {
             peer: peer.clone(),
@@ -224,6 +234,18 @@ impl Peer {
         }
     }
 
+    /// Tells a watcher of each server that is in the view, and from then on of each that joins or
+    /// leaves, for as long as it lives: nothing is missing between the two, and nothing doubled.
+    pub fn watch(&self, watcher: &Arc<dyn Watch>) {
+        let machine = self.machine();
+        for record in machine.live() {
+            watcher.notice(&Notice::Join(record.clone()));
+        }
+        let mut watchers = self.watchers();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(Arc::downgrade(watcher));
+    }
+
     /// Takes over a connection for membership.
     pub fn adopt(self: &Arc<Self>, accepted: Accepted, dialled: bool) {
         let peer = self.clone();
@@ -245,6 +267,25 @@ impl Peer {
 
     fn outbound(&self) -> &Outbound {
         &self.outbound
+    }
+
+    /// Tells the watchers what has changed. The machine is locked meanwhile.
+    fn tell(&self, outputs: &[Output]) {
+        for output in outputs {
+            if let Output::Notice(notice) = output {
+                self.watchers().retain(|watcher| match watcher.upgrade() {
+                    Some(watcher) => {
+                        watcher.notice(notice);
+                        true
+                    }
+                    None => false,
+                });
+            }
+        }
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Vec<Weak<dyn Watch>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -348,7 +389,9 @@ impl Driver {
         let outputs: Vec<Output> = {
             let mut machine = self.peer.machine();
             machine.handle(input, now);
-            std::iter::from_fn(|| machine.poll_output()).collect()
+            let outputs: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
+            self.peer.tell(&outputs);
+            outputs
         };
         for output in outputs {
             self.carry_out(output);

@@ -10,6 +10,7 @@ mod call;
 mod dispatch;
 mod forward;
 pub mod log;
+mod message;
 pub mod operations;
 pub mod var_dir;
 
@@ -35,6 +36,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::anchor::Tree;
+use crate::element::subscription::Source;
 use crate::element::{self, Element};
 use crate::peer::multicast::{Multicast, Scope};
 use crate::peer::outbound::Outbound;
@@ -309,6 +311,11 @@ impl Server {
         match element {
             Element::Server => Status::Server(element::server::status(self)),
             Element::Process(process) => Status::Process(process.status()),
+            Element::Channel(channel) => Status::Channel(channel.status()),
+            Element::Subscription(subscription) => match subscription.source() {
+                Source::Join => Status::OnJoin(subscription.status()),
+                Source::Leave => Status::OnLeave(subscription.status()),
+            },
         }
     }
 

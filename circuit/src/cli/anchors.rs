@@ -118,6 +118,14 @@ pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
     match status {
         Some(circuit_client::Status::Server(status)) => print_json(&status)?,
         Some(circuit_client::Status::Process(status)) => print_json(&status)?,
+        Some(circuit_client::Status::Channel(status)) => print_json(&status)?,
+        Some(circuit_client::Status::OnJoin(status) | circuit_client::Status::OnLeave(status)) => {
+            print_json(&status)?
+        }
+        Some(circuit_client::Status::Unknown) => {
+            let what = "the element is of a kind that this version does not know";
+            return Err(Failure::failed(what.to_owned()));
+        }
         None => print_json(&())?,
     }
     client.close().await;

@@ -116,6 +116,63 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         #[command(flatten)]
         dial: Dial,
     },
+    /// Make a channel
+    ///
+    /// It holds up to CAPACITY messages for receivers to come; with 0, a send waits for its
+    /// receiver.
+    Mkchan {
+        /// The anchor
+        path: Path,
+        /// How many messages it holds: at most 16777216
+        capacity: u64,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Send stdin to a channel as a message
+    ///
+    /// Waits until there is a place for the message, and ends once the channel holds all of it, or
+    /// a receiver has it.
+    Send {
+        /// Send every line as a message, without its line end
+        #[arg(long)]
+        lines: bool,
+        /// The channel
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Receive a message from a channel or subscription, and print it
+    ///
+    /// The message is gone from the channel once it is printed; a receiver that is interrupted
+    /// leaves it to another.
+    Recv(Recv),
+    /// Close a channel: what it holds is received still, and it takes no more
+    Close {
+        /// The channel
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Make a subscription to servers: those in the circuit now, then each that joins
+    ///
+    /// `recv` of it gives the path of a server at a time.
+    #[command(name = "mk@join")]
+    MkOnJoin {
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Make a subscription to servers that leave from now on
+    ///
+    /// `recv` of it gives the path of a server at a time.
+    #[command(name = "mk@leave")]
+    MkOnLeave {
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
     /// Execute a command on a server as if it ran here
     ///
     /// Makes a process, attaches stdin, stdout and stderr, passes signals on, exits as the process
@@ -209,6 +266,23 @@ pub(super) struct Ls {
     /// An anchor, whose children are listed, or PATH/... for all that is below it
     #[arg(default_value = "/")]
     pub(super) pattern: Pattern,
+    #[command(flatten)]
+    pub(super) dial: Dial,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Recv {
+    /// Print a line end after each message; alone, one message
+    #[arg(long)]
+    pub(super) lines: bool,
+    /// Receive so many messages
+    #[arg(long, value_name = "N", conflicts_with = "follow")]
+    pub(super) count: Option<u64>,
+    /// Receive until the channel is closed
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// The channel or subscription
+    pub(super) path: Path,
     #[command(flatten)]
     pub(super) dial: Dial,
 }

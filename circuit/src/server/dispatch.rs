@@ -19,7 +19,10 @@ use super::accept::{CLIENT_REQUESTS, TRANSFER_REQUESTS};
 use super::call::Call;
 use super::{FAREWELL, Server, forward};
 use crate::element::Element;
+use crate::element::channel::Channel;
 use crate::element::process::{Process, SpawnError};
+use crate::element::subscription::{Source, Subscription};
+use crate::peer::Watch;
 
 /// Who sends requests over a connection.
 #[derive(Debug, Clone)]
@@ -316,7 +319,69 @@ impl Call {
                 }
                 Err(error) => self.refuse(error).await,
             },
+            Op::MakeChannel { capacity } => {
+                let make = || Channel::new(capacity).map(Element::Channel);
+                let result = self.make(names, make);
+                self.answer(result).await;
+            }
+            Op::Send => match channel(element, "send") {
+                Ok(channel) => self.send_message(&channel).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::Receive => match source(element, "recv") {
+                Ok(channel) => self.receive_message(&channel).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::SendMany => match channel(element, "send") {
+                Ok(channel) => self.send_messages(&channel).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::ReceiveMany => match source(element, "recv") {
+                Ok(channel) => self.receive_messages(&channel).await,
+                Err(error) => self.refuse(error).await,
+            },
+            Op::Close => {
+                let close = || channel(element, "close").and_then(|channel| channel.close());
+                let result = self.operation.in_order(close, |_| true);
+                self.answer(result).await;
+            }
+            Op::MakeOnJoin => {
+                let result = self.make_subscription(names, Source::Join);
+                self.answer(result).await;
+            }
+            Op::MakeOnLeave => {
+                let result = self.make_subscription(names, Source::Leave);
+                self.answer(result).await;
+            }
         }
+    }
+
+    /// Makes an element that is there at once.
+    fn make(
+        &mut self,
+        names: &[String],
+        make: impl FnOnce() -> Result<Element, Error>,
+    ) -> Result<(), Error> {
+        let server = self.server.clone();
+        self.operation.in_order(
+            || {
+                let place = server.tree.reserve(names);
+                let place = place.map_err(|_| occupied(server.tree.get(names)))?;
+                place.commit(make()?);
+                Ok(())
+            },
+            |_| true,
+        )
+    }
+
+    fn make_subscription(&mut self, names: &[String], source: Source) -> Result<(), Error> {
+        let peer = self.server.peer.clone();
+        self.make(names, || {
+            let subscription = Subscription::new(source)?;
+            let watcher: Arc<dyn Watch> = subscription.clone();
+            peer.watch(&watcher);
+            Ok(Element::Subscription(subscription))
+        })
     }
 
     /// Makes a process element, and sees to it that one which forgets itself does.
@@ -349,7 +414,7 @@ impl Call {
                 process.done().await;
                 let same = |element: &Element| match element {
                     Element::Process(other) => Arc::ptr_eq(other, &process),
-                    Element::Server => false,
+                    Element::Server | Element::Channel(_) | Element::Subscription(_) => false,
                 };
                 if server.tree.remove_if(&names, same).is_some() {
                     process.scrub();
@@ -367,13 +432,15 @@ impl Call {
                 let message = "a server's own anchor holds the server for as long as it lives";
                 Err(Error::new(Code::Refused, message))
             }
-            Some(Element::Process(_)) => server
+            Some(Element::Process(_) | Element::Channel(_) | Element::Subscription(_)) => server
                 .tree
                 .remove_if(names, |_| true)
                 .ok_or_else(nothing_there),
         };
         match self.operation.in_order(remove, |_| true)? {
             Element::Process(process) => process.scrub(),
+            Element::Channel(channel) => channel.scrub(),
+            Element::Subscription(subscription) => subscription.channel().scrub(),
             Element::Server => (),
         }
         Ok(())
@@ -383,6 +450,22 @@ impl Call {
 fn process(element: Option<Element>, what: &str) -> Result<Arc<Process>, Error> {
     match element {
         Some(Element::Process(process)) => Ok(process),
+        other => Err(wrong_kind(other, what)),
+    }
+}
+
+fn channel(element: Option<Element>, what: &str) -> Result<Arc<Channel>, Error> {
+    match element {
+        Some(Element::Channel(channel)) => Ok(channel),
+        other => Err(wrong_kind(other, what)),
+    }
+}
+
+/// What messages are received from.
+fn source(element: Option<Element>, what: &str) -> Result<Arc<Channel>, Error> {
+    match element {
+        Some(Element::Channel(channel)) => Ok(channel),
+        Some(Element::Subscription(subscription)) => Ok(subscription.channel().clone()),
         other => Err(wrong_kind(other, what)),
     }
 }

@@ -1,0 +1,237 @@
+//! Channels and subscriptions: `mkchan`, `send`, `recv`, `close`, `mk@join`, `mk@leave`.
+
+use bytes::{Buf, Bytes, BytesMut};
+use circuit_client::{Chan, Client, Code, Error, Path, Receiver, Sender};
+use tokio::io::AsyncReadExt;
+
+use super::command::{Dial, Recv};
+use super::dial::dial;
+use super::error::Failure;
+use super::output::{Pipe, Target};
+
+/// Makes a channel.
+pub(super) async fn mkchan(path: Path, capacity: u64, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    client.anchor(path).make_chan(capacity).await?;
+    client.close().await;
+    Ok(0)
+}
+
+/// Which events a subscription tells.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Events {
+    Joins,
+    Leaves,
+}
+
+/// Makes a subscription.
+pub(super) async fn subscribe(path: Path, events: Events, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    let anchor = client.anchor(path);
+    match events {
+        Events::Joins => anchor.make_on_join().await?,
+        Events::Leaves => anchor.make_on_leave().await?,
+    };
+    client.close().await;
+    Ok(0)
+}
+
+/// Closes a channel.
+pub(super) async fn close(path: Path, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    client.anchor(path).chan().close().await?;
+    client.close().await;
+    Ok(0)
+}
+
+/// Sends stdin, as one message or a message a line.
+pub(super) async fn send(path: Path, lines: bool, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    let chan = client.anchor(path).chan();
+    match lines {
+        true => send_lines(&chan).await?,
+        false => send_one(&chan).await?,
+    }
+    client.close().await;
+    Ok(0)
+}
+
+/// The most that is read from stdin at once.
+const READ: usize = 64 << 10;
+
+/// What is read first, to see whether it is all: then the message goes in one round trip.
+async fn send_one(chan: &Chan) -> Result<(), Failure> {
+    let mut stdin = tokio::io::stdin();
+    let mut first = BytesMut::with_capacity(READ);
+    while first.len() < READ {
+        if read(&mut stdin, &mut first).await? == 0 {
+            chan.send_all(first.freeze()).await?;
+            return Ok(());
+        }
+    }
+    let mut message = chan.send().await?;
+    message.send(first.freeze()).await?;
+    let mut buffer = BytesMut::new();
+    while read(&mut stdin, &mut buffer).await? > 0 {
+        message.send(buffer.split().freeze()).await?;
+    }
+    Ok(message.finish().await?)
+}
+
+/// The longest line, in bytes. Chosen: it is held in memory.
+const LONGEST_LINE: usize = 64 << 20;
+
+async fn send_lines(chan: &Chan) -> Result<(), Failure> {
+    let mut sender = chan.sender().await?;
+    match feed_lines(&mut sender).await {
+        Ok(()) => Ok(sender.finish().await?),
+        Err(Fed::NotRead(failure)) => {
+            // What was read counts.
+            sender.flush().await?;
+            Err(failure)
+        }
+        Err(Fed::NotTaken(error)) => {
+            let (stored, sent) = (sender.stored(), sender.sent());
+            let hint = format!("{stored} of the first {sent} lines were sent");
+            Err(Failure::from(error).with_hint(hint))
+        }
+    }
+}
+
+/// Which side failed.
+enum Fed {
+    NotRead(Failure),
+    NotTaken(Error),
+}
+
+impl From<Error> for Fed {
+    fn from(error: Error) -> Fed {
+        Fed::NotTaken(error)
+    }
+}
+
+async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = BytesMut::new();
+    // How much of the buffer is known to hold no line end.
+    let mut searched = 0;
+    loop {
+        while let Some(found) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
+            let line = buffer.split_to(searched + found);
+            buffer.advance(1);
+            searched = 0;
+            sender.feed(&line).await?;
+        }
+        searched = buffer.len();
+        if searched > LONGEST_LINE {
+            let what = "a line of more than 64 MiB: send it without -lines";
+            return Err(Fed::NotRead(Failure::failed(what.to_owned())));
+        }
+        // What was read goes now: the next line may be long in coming.
+        sender.push().await?;
+        if read(&mut stdin, &mut buffer).await.map_err(Fed::NotRead)? == 0 {
+            break;
+        }
+    }
+    if !buffer.is_empty() {
+        sender.feed(&buffer).await?;
+    }
+    sender.flush().await?;
+    Ok(())
+}
+
+async fn read(stdin: &mut tokio::io::Stdin, buffer: &mut BytesMut) -> Result<usize, Failure> {
+    buffer.reserve(READ);
+    stdin
+        .read_buf(buffer)
+        .await
+        .map_err(|error| Failure::operation("cannot read stdin", &error))
+}
+
+/// Receives one message, or many, on stdout.
+pub(super) async fn recv(options: Recv) -> Result<u8, Failure> {
+    let client = dial(&options.dial).await?;
+    let many = options.follow || options.count.is_some() || options.lines;
+    let most = match (options.follow, options.count) {
+        (true, _) => None,
+        (false, count) => Some(count.unwrap_or(1)),
+    };
+    match many {
+        true => recv_many(&client, options.path, most, options.lines).await?,
+        false => recv_one(&client, options.path).await?,
+    }
+    client.close().await;
+    Ok(0)
+}
+
+async fn recv_one(client: &Client, path: Path) -> Result<(), Failure> {
+    // Of a subscription too: the server knows which.
+    let mut message = client.anchor(path).chan().recv().await?;
+    let mut out = Pipe::new(Target::Stdout);
+    while let Some(piece) = message.chunk().await? {
+        out.write(piece).await?;
+    }
+    // Only what was written is received.
+    out.finish().await?;
+    Ok(message.accept().await?)
+}
+
+/// How many messages are asked for at once. Chosen: what is there when the last ones were written
+/// is rarely more.
+const AT_ONCE: u64 = 1024;
+
+/// The longest of many messages. Chosen: it is held in memory.
+const LONGEST_OF_MANY: usize = 1 << 30;
+
+async fn recv_many(
+    client: &Client,
+    path: Path,
+    most: Option<u64>,
+    lines: bool,
+) -> Result<(), Failure> {
+    let receiver = client.anchor(path).chan().receiver().await?;
+    let mut receiver = receiver.with_limit(LONGEST_OF_MANY);
+    let mut left = most.unwrap_or(u64::MAX);
+    while left > 0 {
+        match batch(&mut receiver, left.min(AT_ONCE) as u32, lines).await {
+            Ok(count) => left -= count,
+            // Whoever follows a channel to its end has come to it.
+            Err(Stop::Closed) if most.is_none() => break,
+            Err(Stop::Closed) => {
+                return Err(Failure::failed("the channel is closed".to_owned()));
+            }
+            Err(Stop::Failed(failure)) => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
+/// Why no more messages come.
+enum Stop {
+    Closed,
+    Failed(Failure),
+}
+
+/// Receives what is there, and writes it. Only what was written is received.
+async fn batch(receiver: &mut Receiver, most: u32, lines: bool) -> Result<u64, Stop> {
+    let failed = |error: Error| Stop::Failed(error.into());
+    let messages = match receiver.batch(most).await {
+        Ok(messages) => messages,
+        Err(error) if error.code() == Some(Code::Closed) => return Err(Stop::Closed),
+        Err(error) => return Err(failed(error)),
+    };
+    let count = messages.len() as u64;
+    let mut out = Pipe::new(Target::Stdout);
+    let mut text = BytesMut::new();
+    for message in messages {
+        text.extend_from_slice(message);
+        if lines {
+            text.extend_from_slice(b"\n");
+        }
+    }
+    let written: Bytes = text.freeze();
+    out.write(written).await.map_err(Stop::Failed)?;
+    out.finish().await.map_err(Stop::Failed)?;
+    receiver.commit().await.map_err(failed)?;
+    Ok(count)
+}

@@ -1,0 +1,413 @@
+//! A channel: Go's, spanning hosts. A message is a byte pipe of any length.
+//!
+//! [`Sending`] and [`Receiving`] are the two sides of one message; the server's streams are
+//! built on them. This file knows nothing of streams and peers; what is in the channel and whose
+//! turn it is, is [`queue`]'s.
+//!
+//! **Invariants:** a message is committed by one receiver at most. A sender that was told *stored*
+//! has its message committed, or it is in the channel. Nobody's disappearance loses a message that
+//! the channel holds whole, or blocks anybody else.
+//!
+//! **Cancellation:** dropping a [`Sending`] or [`Receiving`] is disappearing; dropping a future of
+//! theirs is not, and changes nothing.
+
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use circuit_proto::codec::MAX_CHUNK;
+use circuit_proto::element::channel::{HELD, MAX_CAPACITY, Status};
+use circuit_proto::{Code, Error};
+use tokio::sync::Notify;
+
+use queue::{Claim, Fate, Match, Pulled, Queue, Refused, Ticket};
+
+/// A channel.
+#[derive(Debug)]
+pub struct Channel {
+    queue: Mutex<Queue>,
+}
+
+impl Channel {
+    /// An empty channel that holds so many messages for receivers to come. The capacity costs
+    /// nothing until it is used.
+    pub fn new(capacity: u64) -> Result<Arc<Channel>, Error> {
+        if capacity > MAX_CAPACITY {
+            let message = format!("a capacity of {capacity}: at most {MAX_CAPACITY}");
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+        Ok(Arc::new(Channel {
+            queue: Mutex::new(Queue::new(capacity)),
+        }))
+    }
+
+    /// What `peek` tells.
+    pub fn status(&self) -> Status {
+        self.lock().status()
+    }
+
+    /// How many messages no receiver has.
+    pub fn pending(&self) -> usize {
+        self.lock().unmatched()
+    }
+
+    /// Takes no more messages: what is there is received still. Closing twice is an error.
+    pub fn close(&self) -> Result<(), Error> {
+        match self.lock().close() {
+            true => Ok(()),
+            false => Err(Error::new(Code::Closed, "closed already")),
+        }
+    }
+
+    /// Aborts everybody.
+    pub fn scrub(&self) {
+        self.lock().abort();
+    }
+
+    /// Brings a message, of which nothing has come yet. Fails once the channel is closed.
+    pub fn send(self: &Arc<Self>) -> Result<Sending, Error> {
+        let ticket = Ticket::new(Arc::new(Notify::new()));
+        let number = self.lock().send(ticket.clone(), None).map_err(refused)?;
+        Ok(Sending {
+            channel: self.clone(),
+            ticket,
+            number,
+        })
+    }
+
+    /// Puts a short message into a slot, at the cost of the oldest if none is free. Returns how
+    /// many messages were dropped.
+    pub fn offer(&self, bytes: Bytes) -> u64 {
+        let mut queue = self.lock();
+        let mut dropped = 0;
+        while queue.is_full() {
+            dropped += 1;
+            if !queue.drop_oldest() {
+                // Receivers have all of them, and may give them back: the new one goes.
+                return dropped;
+            }
+        }
+        let ticket = Ticket::new(Arc::new(Notify::new()));
+        // A channel that was scrubbed needs no more messages.
+        if let Ok(number) = queue.send(ticket, Some(bytes)) {
+            queue.unattend(number);
+        }
+        dropped
+    }
+
+    /// Gets in line for a message.
+    pub fn receive(self: &Arc<Self>) -> Receiving {
+        let claim = self.lock().receive();
+        Receiving {
+            channel: self.clone(),
+            claim,
+        }
+    }
+
+    /// The next message, if all of it is here and no longer than `limit`.
+    pub fn receive_ready(self: &Arc<Self>, limit: usize) -> Option<Receiving> {
+        let claim = self.lock().receive_ready(limit)?;
+        Some(Receiving {
+            channel: self.clone(),
+            claim,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Pieces in one; copied only if there are several.
+pub fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        1 => pieces.pop().unwrap_or_default(),
+        _ => pieces.concat().into(),
+    }
+}
+
+fn refused(refused: Refused) -> Error {
+    match refused {
+        Refused::Closed => closed(),
+        Refused::Aborted => aborted(),
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Code::Closed, "the channel is closed")
+}
+
+fn aborted() -> Error {
+    Error::new(Code::Aborted, "the channel was scrubbed")
+}
+
+fn lost(who: &str) -> Error {
+    let message = format!("the {who} went away in the middle of the message");
+    Error::new(Code::Aborted, message)
+}
+
+/// A message on its way in. Dropped, its sender is gone.
+#[derive(Debug)]
+pub struct Sending {
+    channel: Arc<Channel>,
+    ticket: Arc<Ticket>,
+    number: u64,
+}
+
+impl Sending {
+    /// Resolves when the message has a place: a slot, or a receiver.
+    pub async fn placed(&self) -> Result<(), Error> {
+        self.until(|fate| fate != Fate::Waits).await
+    }
+
+    /// Adds to the message. Waits while its slot is full and nobody receives it.
+    pub async fn push(&self, mut bytes: Bytes) -> Result<(), Error> {
+        loop {
+            let there = self.channel.lock().push(self.number, &mut bytes);
+            match self.failure() {
+                Some(error) => return Err(error),
+                None if !there => return Err(aborted()),
+                None if bytes.is_empty() => return Ok(()),
+                None => self.ticket.changed().await,
+            }
+        }
+    }
+
+    /// All of the message has come.
+    pub fn end(&self) {
+        self.channel.lock().end(self.number);
+    }
+
+    /// Resolves when the send has succeeded: a slot holds the whole message, or a receiver has
+    /// committed it.
+    pub async fn stored(&self) -> Result<(), Error> {
+        self.until(|fate| fate == Fate::Stored).await
+    }
+
+    /// Resolves when the message cannot be delivered any more.
+    pub async fn failed(&self) -> Error {
+        match self.until(|_| false).await {
+            Err(error) => error,
+            // Nothing but a failure ends it.
+            Ok(()) => std::future::pending().await,
+        }
+    }
+
+    async fn until(&self, reached: impl Fn(Fate) -> bool) -> Result<(), Error> {
+        loop {
+            match self.failure() {
+                Some(error) => return Err(error),
+                None if reached(self.ticket.fate()) => return Ok(()),
+                None => self.ticket.changed().await,
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<Error> {
+        failure(self.ticket.fate())
+    }
+}
+
+fn failure(fate: Fate) -> Option<Error> {
+    match fate {
+        Fate::Waits | Fate::Placed | Fate::Stored => None,
+        Fate::Lost => Some(lost("receiver")),
+        Fate::Aborted => Some(aborted()),
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.channel.lock().unattend(self.number);
+    }
+}
+
+/// The messages of one sender that are on their way in, in order. Dropped, the sender is gone.
+#[derive(Debug)]
+pub struct Train {
+    channel: Arc<Channel>,
+    wake: Arc<Notify>,
+    under_way: VecDeque<Wagon>,
+    bytes: usize,
+    /// Whether more of the last message is to come.
+    open: bool,
+}
+
+#[derive(Debug)]
+struct Wagon {
+    number: u64,
+    ticket: Arc<Ticket>,
+    length: usize,
+}
+
+impl Train {
+    /// A sender of many messages, who has sent none.
+    pub fn new(channel: &Arc<Channel>) -> Train {
+        Train {
+            channel: channel.clone(),
+            wake: Arc::new(Notify::new()),
+            under_way: VecDeque::new(),
+            bytes: 0,
+            open: false,
+        }
+    }
+
+    /// Sends a message or a piece of one; `more` of it follows or not. Takes what it can without
+    /// waiting, and leaves the rest, with which it is to be called again after a change. `true` if
+    /// all was taken.
+    ///
+    /// Fails if the channel takes no more messages.
+    pub fn send(&mut self, bytes: &mut Bytes, more: bool) -> Result<bool, Error> {
+        if !self.open {
+            let ticket = Ticket::new(self.wake.clone());
+            let is_whole = !more && bytes.len() <= HELD;
+            let whole = is_whole.then(|| std::mem::take(bytes));
+            let length = whole.as_ref().map_or(0, Bytes::len);
+            let sent = self.channel.lock().send(ticket.clone(), whole);
+            self.under_way.push_back(Wagon {
+                number: sent.map_err(refused)?,
+                ticket,
+                length,
+            });
+            self.bytes += length;
+            self.open = !is_whole;
+        }
+        if let (true, Some(last)) = (self.open, self.under_way.back()) {
+            let mut queue = self.channel.lock();
+            if !queue.push(last.number, bytes) {
+                // Settled: its fate is told in its turn, and the rest of it is for nobody.
+                bytes.clear();
+            }
+            if !bytes.is_empty() {
+                return Ok(false);
+            }
+            if !more {
+                queue.end(last.number);
+                self.open = false;
+            }
+        }
+        Ok(true)
+    }
+
+    /// How many messages are under way.
+    pub fn len(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// How many bytes the short ones of these have.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes out the messages at the front that are stored, and counts them. Fails if the one
+    /// behind them failed.
+    pub fn settled(&mut self) -> (u64, Result<(), Error>) {
+        let mut count = 0;
+        while let Some(first) = self.under_way.front() {
+            match first.ticket.fate() {
+                Fate::Stored => {
+                    count += 1;
+                    self.bytes -= first.length;
+                    self.under_way.pop_front();
+                }
+                other => return (count, failure(other).map_or(Ok(()), Err)),
+            }
+        }
+        (count, Ok(()))
+    }
+
+    /// Resolves after a change in the fate of a message, or in what it takes.
+    pub async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}
+
+impl Drop for Train {
+    fn drop(&mut self) {
+        let mut queue = self.channel.lock();
+        // The last first, so that none gets the place of one that goes too.
+        for wagon in self.under_way.drain(..).rev() {
+            queue.unattend(wagon.number);
+        }
+    }
+}
+
+/// A message on its way out, or a place in line for one. Dropped uncommitted, the receiver is gone.
+#[derive(Debug)]
+pub struct Receiving {
+    channel: Arc<Channel>,
+    claim: Arc<Claim>,
+}
+
+impl Receiving {
+    /// Resolves when there is a message for this receiver.
+    pub async fn matched(&self) -> Result<(), Error> {
+        loop {
+            match self.claim.state() {
+                Match::Waits => self.claim.changed().await,
+                Match::Message(_) => return Ok(()),
+                Match::Closed => return Err(closed()),
+                Match::Aborted | Match::Done => return Err(aborted()),
+            }
+        }
+    }
+
+    /// The next bytes, a chunk of them at most; `None` at the end of the message.
+    pub async fn pull(&self) -> Result<Option<Vec<Bytes>>, Error> {
+        self.matched().await?;
+        loop {
+            match self.try_pull(MAX_CHUNK) {
+                Pulled::Data(pieces) => return Ok(Some(pieces)),
+                Pulled::End => return Ok(None),
+                Pulled::Pending => self.claim.changed().await,
+                Pulled::Lost => return Err(lost("sender")),
+                Pulled::Aborted => return Err(aborted()),
+            }
+        }
+    }
+
+    /// All of the message, if it is here: in one piece if it came in one.
+    pub fn take_whole(&self) -> Option<Bytes> {
+        let pieces = match self.try_pull(usize::MAX) {
+            Pulled::Data(pieces) => pieces,
+            Pulled::End => return Some(Bytes::new()),
+            Pulled::Pending | Pulled::Lost | Pulled::Aborted => return None,
+        };
+        match self.try_pull(usize::MAX) {
+            Pulled::End => Some(joined(pieces)),
+            Pulled::Data(_) | Pulled::Pending | Pulled::Lost | Pulled::Aborted => None,
+        }
+    }
+
+    /// The receiver has all of the message, and says so: it is received for good.
+    pub fn commit(self) -> Result<(), Error> {
+        match self.channel.lock().commit(&self.claim) {
+            true => Ok(()),
+            false => Err(aborted()),
+        }
+    }
+
+    fn try_pull(&self, most: usize) -> Pulled {
+        match self.claim.state() {
+            Match::Message(number) => self.channel.lock().pull(number, most),
+            Match::Waits => Pulled::Pending,
+            Match::Closed | Match::Aborted | Match::Done => Pulled::Aborted,
+        }
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.channel.lock().give_up(&self.claim);
+    }
+}

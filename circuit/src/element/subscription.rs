@@ -1,0 +1,90 @@
+//! A subscription: a queue of the servers that join, or of those that leave.
+//!
+//! It is a [`Channel`] that the server itself sends to, so receiving from it is receiving from a
+//! channel. It knows nothing of membership: it is told.
+//!
+//! **Invariant:** it holds at most [`HELD`] events; the oldest are dropped first, and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use circuit_proto::element::subscription::Status;
+use circuit_proto::membership::Notice;
+use circuit_proto::{ElementKind, Error, Path};
+
+use super::channel::Channel;
+use crate::peer::Watch;
+
+/// How many events wait for a receiver at most. Chosen: more than a circuit has servers, at a few
+/// hundred bytes each.
+const HELD: u64 = 1 << 16;
+
+/// Which events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Servers that join.
+    Join,
+    /// Servers that leave.
+    Leave,
+}
+
+/// A queue of events.
+#[derive(Debug)]
+pub struct Subscription {
+    source: Source,
+    channel: Arc<Channel>,
+    dropped: AtomicU64,
+}
+
+impl Subscription {
+    /// An empty queue.
+    pub fn new(source: Source) -> Result<Arc<Subscription>, Error> {
+        Ok(Arc::new(Subscription {
+            source,
+            channel: Channel::new(HELD)?,
+            dropped: AtomicU64::new(0),
+        }))
+    }
+
+    /// What its events are received from.
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// Which events it holds.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> ElementKind {
+        match self.source {
+            Source::Join => ElementKind::OnJoin,
+            Source::Leave => ElementKind::OnLeave,
+        }
+    }
+
+    /// What `peek` tells.
+    pub fn status(&self) -> Status {
+        Status {
+            source: self.kind().name().to_owned(),
+            pending: self.channel.pending() as u64,
+            closed: self.channel.status().aborted,
+            dropped: self.dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Watch for Subscription {
+    fn notice(&self, notice: &Notice) {
+        let (source, who) = match notice {
+            Notice::Join(who) => (Source::Join, who),
+            Notice::Leave(who) => (Source::Leave, who),
+        };
+        if source == self.source {
+            let path = Path::of_server(who.fingerprint.id()).to_string();
+            let dropped = self.channel.offer(path.into());
+            self.dropped.fetch_add(dropped, Ordering::Relaxed);
+        }
+    }
+}
