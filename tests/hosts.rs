@@ -23,6 +23,7 @@ mod clients;
 mod crashes;
 mod cuts;
 mod discovery;
+mod events;
 mod host;
 mod joining;
 mod keys;
@@ -31,6 +32,7 @@ mod routes;
 mod sandbox;
 mod segments;
 mod six;
+mod subscribers;
 
 use std::thread;
 use std::time::{Duration, Instant};

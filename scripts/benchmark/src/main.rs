@@ -4,12 +4,14 @@
 //! run, in turns: raw QUIC for round trips and throughput, bare spawning for processes. Each
 //! figure is the median of several rounds, with the lowest and the highest behind it.
 
+mod channels;
 mod raw;
 mod table;
 mod work;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,8 +24,11 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         Some(argument) if argument == "raw-server" => runtime()?.block_on(raw::serve()),
-        Some(binary) => runtime()?.block_on(bench(&PathBuf::from(binary))),
-        None => Err("usage: circuit-benchmark BINARY".into()),
+        Some(binary) => {
+            let parts = arguments.map(|part| part.to_string_lossy().into_owned());
+            runtime()?.block_on(bench(&PathBuf::from(binary), &parts.collect::<Vec<_>>()))
+        }
+        None => Err("usage: circuit-benchmark BINARY [PART…]".into()),
     }
 }
 
@@ -34,17 +39,32 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn bench(binary: &Path) -> Result<()> {
+/// What can be measured by itself.
+const PARTS: [&str; 7] = [
+    "peek",
+    "ls",
+    "processes",
+    "stdout",
+    "listing",
+    "memory",
+    "channels",
+];
+
+async fn bench(binary: &Path, parts: &[String]) -> Result<()> {
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        return Err(format!("no part {unknown}: there are {}", PARTS.join(", ")).into());
+    }
     let place = std::env::temp_dir().join(format!("circuit-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&place)?;
-    let result = measure(binary, &place).await;
+    std::fs::DirBuilder::new().mode(0o700).create(&place)?;
+    let result = measure(binary, &place, parts).await;
     std::fs::remove_dir_all(&place)?;
     result
 }
 
-async fn measure(binary: &Path, place: &Path) -> Result<()> {
-    let (server, url) = start_server(binary, place)?;
-    let idle = work::resident_megabytes(server.0.id());
+async fn measure(binary: &Path, place: &Path, parts: &[String]) -> Result<()> {
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let (server, url) = start_server(binary, place, &[])?;
+    let idle = wanted("memory").then(|| work::resident_megabytes(server.0.id()));
     let key = std::fs::read_to_string(place.join("circuit/key"))?;
     let key = circuit_client::Key::parse(&key)?;
     let client = Client::dial(&url, Some(&key)).await?;
@@ -52,15 +72,49 @@ async fn measure(binary: &Path, place: &Path) -> Result<()> {
     let raw = raw::dial(raw_address).await?;
 
     let mut table = Table::new();
-    work::round_trips(&mut table, &client, &raw).await?;
-    work::whole_command(&mut table, binary, place, &url)?;
-    work::processes(&mut table, &client).await?;
-    work::stdout(&mut table, &client, &raw).await?;
-    work::listing(&mut table, &client).await?;
-    table.add("resident memory, idle server", "MB", &[idle], None, "≤ 12");
+    if wanted("peek") {
+        work::round_trips(&mut table, &client, &raw).await?;
+    }
+    if wanted("ls") {
+        work::whole_command(&mut table, binary, place, &url)?;
+    }
+    if wanted("processes") {
+        work::processes(&mut table, &client).await?;
+    }
+    if wanted("stdout") {
+        work::stdout(&mut table, &client, &raw).await?;
+    }
+    if wanted("listing") {
+        work::listing(&mut table, &client).await?;
+    }
+    if let Some(idle) = idle {
+        table.add("resident memory, idle server", "MB", &[idle], None, "≤ 12");
+    }
+    if wanted("channels") {
+        table.append(channels(binary, place, url, key).await?);
+    }
     table.print();
     client.close().await;
     Ok(())
+}
+
+async fn channels(
+    binary: &Path,
+    place: &Path,
+    host: Url,
+    key: circuit_client::Key,
+) -> Result<Table> {
+    let (_other_server, other) = start_server(binary, place, &["-j", &host.to_string()])?;
+    let circuit = channels::Circuit { host, other, key };
+    // The threads of its own that it has want their core.
+    let (measured, table) = tokio::task::spawn_blocking(move || {
+        let mut table = Table::new();
+        let measured = channels::measure(&mut table, &circuit).map_err(|e| e.to_string());
+        (measured, table)
+    })
+    .await?;
+    measured?;
+    Ok(table)
 }
 
 /// A child that ends with this program.
@@ -74,13 +128,11 @@ impl Drop for Ended {
     }
 }
 
-fn start_server(binary: &Path, place: &Path) -> Result<(Ended, Url)> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::remove_dir_all(place)?;
-    std::fs::DirBuilder::new().mode(0o700).create(place)?;
+fn start_server(binary: &Path, place: &Path, more: &[&str]) -> Result<(Ended, Url)> {
     let mut command = Command::new(binary);
     command
         .args(["start", "-a", "127.0.0.1"])
+        .args(more)
         .env("XDG_RUNTIME_DIR", place);
     let (child, line) = first_line(command.stderr(Stdio::null()))?;
     Ok((child, line.trim().parse()?))

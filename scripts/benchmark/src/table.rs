@@ -32,6 +32,11 @@ impl Table {
         ]);
     }
 
+    /// Adds the rows of another table.
+    pub(crate) fn append(&mut self, other: Table) {
+        self.rows.extend(other.rows.into_iter().skip(1));
+    }
+
     pub(crate) fn print(&self) {
         let width = |column: usize| {
             self.rows
