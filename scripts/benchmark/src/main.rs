@@ -5,6 +5,7 @@
 //! figure is the median of several rounds, with the lowest and the highest behind it.
 
 mod channels;
+mod placement;
 mod raw;
 mod table;
 mod work;
@@ -65,15 +66,16 @@ async fn measure(binary: &Path, place: &Path, parts: &[String]) -> Result<()> {
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let (server, url) = start_server(binary, place, &[])?;
     let idle = wanted("memory").then(|| work::resident_megabytes(server.0.id()));
-    let key = std::fs::read_to_string(place.join("circuit/key"))?;
-    let key = circuit_client::Key::parse(&key)?;
+    let key = local_key(place)?;
     let client = Client::dial(&url, Some(&key)).await?;
     let (_raw_server, raw_address) = start_raw()?;
     let raw = raw::dial(raw_address).await?;
 
     let mut table = Table::new();
     if wanted("peek") {
-        work::round_trips(&mut table, &client, &raw).await?;
+        for (what, theirs) in [("one processor", 0), ("two processors", 1)] {
+            round_trips(&mut table, binary, place, what, theirs).await?;
+        }
     }
     if wanted("ls") {
         work::whole_command(&mut table, binary, place, &url)?;
@@ -96,6 +98,32 @@ async fn measure(binary: &Path, place: &Path, parts: &[String]) -> Result<()> {
     table.print();
     client.close().await;
     Ok(())
+}
+
+/// The servers on one processor, this program on the same or on another.
+async fn round_trips(
+    table: &mut Table,
+    binary: &Path,
+    place: &Path,
+    what: &str,
+    theirs: usize,
+) -> Result<()> {
+    let placed = placement::keep_on(theirs)?;
+    let (_server, url) = start_server(binary, place, &[])?;
+    let (_raw_server, raw_address) = start_raw()?;
+    drop(placed);
+    let _placed = placement::keep_on(0)?;
+    let key = local_key(place)?;
+    let client = Client::dial(&url, Some(&key)).await?;
+    let raw = raw::dial(raw_address).await?;
+    work::round_trips(table, &format!("peek, {what}"), &client, &raw).await?;
+    client.close().await;
+    Ok(())
+}
+
+fn local_key(place: &Path) -> Result<circuit_client::Key> {
+    let key = std::fs::read_to_string(place.join("circuit/key"))?;
+    Ok(circuit_client::Key::parse(&key)?)
 }
 
 async fn channels(

@@ -17,6 +17,7 @@ const PROGRAM: &str = "/bin/true";
 /// Round trips of `peek` on a warm connection, in turns with raw requests.
 pub(crate) async fn round_trips(
     table: &mut Table,
+    what: &str,
     client: &Client,
     connection: &Connection,
 ) -> Result<()> {
@@ -47,13 +48,7 @@ pub(crate) async fn round_trips(
         short(median(&ratios)),
         short(median(&theirs))
     );
-    table.add(
-        "peek, warm connection",
-        "µs",
-        &ours,
-        Some(yardstick),
-        "≤ 1.25 × raw QUIC",
-    );
+    table.add(what, "µs", &ours, Some(yardstick), "≤ 1.25 × raw QUIC");
     Ok(())
 }
 
