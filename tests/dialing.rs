@@ -2,6 +2,8 @@
 
 use std::net::UdpSocket;
 
+use rustix::process::Signal;
+
 use crate::support::{Home, Server};
 
 /// A multicast group that no other test uses.
@@ -244,4 +246,49 @@ fn two_circuits_that_hear_of_each_other_become_one() {
         ))
         .serve();
     Server::see_each_other(&[&one, &two, &three]);
+}
+
+#[test]
+fn a_server_of_this_machine_that_hangs_is_named_and_passed_over() {
+    let home = Home::new();
+    let one = home.start("one");
+    let two = home.start("two");
+    let warning = format!(
+        "circuit: warning: {} runs here and does not answer\n",
+        two.url()
+    );
+    // The newest, and then another than the newest.
+    two.signal(Signal::STOP);
+    home.circuit("ls /")
+        .stdout(format!("/{}\n", one.id()))
+        .stderr(warning.clone())
+        .run();
+    let three = home
+        .circuit(format!("start -name three -j {}", one.url()))
+        .serve();
+    Server::see_each_other(&[&one, &three]);
+    let mut both = [format!("/{}\n", one.id()), format!("/{}\n", three.id())];
+    both.sort();
+    home.circuit("ls /")
+        .stdout(both.concat())
+        .stderr(warning)
+        .run();
+}
+
+#[test]
+fn a_file_name_that_is_not_utf8_is_one_still() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    let name = std::ffi::OsStr::from_bytes(b"~/\xff");
+    let end = home
+        .circuit("ls /")
+        .env("CIRCUIT", name)
+        .status(255)
+        .any_stderr()
+        .run();
+    let expected = format!(
+        "circuit: ls: cannot read the file {}/",
+        home.path().display()
+    );
+    assert!(end.stderr().starts_with(&expected), "{}", end.stderr());
 }

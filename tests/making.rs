@@ -325,3 +325,18 @@ fn scrub_forgets_elements_and_nothing_else() {
         .stderr("circuit: scrub /one/p/q: nothing there\n")
         .run();
 }
+
+#[test]
+fn a_terminal_takes_the_place_of_the_outputs() {
+    let home = Home::new();
+    let one = home.start("one");
+    let terminal = r#""Terminal": {"Rows": 24, "Columns": 80}"#;
+    one.circuit("mkproc /one/p")
+        .stdin(format!(
+            r#"{{"Path": "true", "Stderr": "discard", {terminal}}}"#
+        ))
+        .status(1)
+        .stderr("circuit: mkproc /one/p: Stderr goes to the Terminal: leave one of them out\n")
+        .run();
+    assert!(one.ls("/one").is_empty());
+}

@@ -374,3 +374,26 @@ fn what_an_error_quotes_is_bounded() {
         .stderr("circuit: mkproc /one/q: the command is longer than 512 KiB\n")
         .run();
 }
+
+#[test]
+fn what_the_servers_launcher_ignored_or_left_open_is_not_the_childrens() {
+    let home = Home::new();
+    let one = home
+        .circuit_under(
+            "trap '' HUP QUIT; exec 9</dev/null; exec \"$0\" \"$@\"",
+            "start -name one",
+        )
+        .serve();
+    one.circuit("run one -- sh -c")
+        .arg("ls /proc/self/fd | grep -c 9; kill -HUP $$; echo ignored")
+        .stdout("0\n")
+        .status(128 + 1)
+        .run();
+    one.circuit("run one -- sh -c")
+        .arg("kill -QUIT $$; echo ignored")
+        .status(128 + 3)
+        .run();
+    // It goes on ignoring them itself.
+    one.signal(Signal::HUP);
+    one.circuit("peek /one/x").stdout("null\n").run();
+}

@@ -1,5 +1,7 @@
 //! `run`: a process elsewhere as if it ran here.
 
+use std::net::UdpSocket;
+
 use rustix::process::Signal;
 
 use crate::support::{Home, Terminal, eventually_within};
@@ -131,6 +133,35 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn a_signal_ends_it_while_nobody_answers() {
+    let home = Home::new();
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    let run = home
+        .circuit(format!("run -d circuit://{address} one -- true"))
+        .spawn();
+    nobody.recv(&mut [0; 2048]).unwrap();
+    run.signal(Signal::INT);
+    let end = run.finish();
+    assert_eq!((end.status.code(), end.stderr()), (Some(128 + 2), ""));
+}
+
+#[test]
+fn a_signal_ends_it_when_only_a_child_of_its_process_holds_the_output() {
+    let home = Home::new();
+    let one = home.start("one");
+    let run = one
+        .circuit("run /one/p -- sh -c")
+        .arg("sleep 1000 & echo $!; exit 4")
+        .spawn();
+    run.shows("\n");
+    one.until("/one/p", |status| status["Phase"] == "exited");
+    run.signal(Signal::INT);
+    assert_eq!(run.finish().status.code(), Some(4));
+    assert!(one.ls("/one").is_empty());
+}
+
+#[test]
 fn a_process_whose_output_nobody_reads_feels_a_broken_pipe() {
     let home = Home::new();
     let one = home.start("one");
@@ -170,7 +201,7 @@ fn a_server_that_leaves_is_an_error() {
     let home = Home::new();
     let mut one = home.start("one");
     let run = one
-        .circuit("run one -- sh -c")
+        .circuit("run /one/p -- sh -c")
         .arg("echo ready; exec cat")
         .stdin_open()
         .spawn();
@@ -182,7 +213,7 @@ fn a_server_that_leaves_is_an_error() {
         (
             Some(1),
             &*format!(
-                "circuit: run: lost the connection to {}: it left the circuit\n",
+                "circuit: run /one/p: lost the connection to {}: it left the circuit\n",
                 one.url()
             )
         )

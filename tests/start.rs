@@ -379,3 +379,14 @@ fn flags_that_cannot_be_are_refused() {
         )
         .run();
 }
+
+#[test]
+fn a_kept_identity_that_others_can_read_draws_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new();
+    drop(home.circuit("start -name one -var var").serve());
+    let identity = home.file("var/identity.pem");
+    std::fs::set_permissions(&identity, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let one = home.circuit("start -name one -var var").serve();
+    one.logs("others can enter or read var/identity.pem: chmod 0600 var/identity.pem");
+}

@@ -348,7 +348,7 @@ fn a_server_that_stops_ends_streams_with_an_error() {
         (
             Some(1),
             &*format!(
-                "circuit: stdout: lost the connection to {}: it left the circuit\n",
+                "circuit: stdout /one/p: lost the connection to {}: it left the circuit\n",
                 one.url()
             )
         )

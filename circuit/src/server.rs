@@ -153,7 +153,6 @@ pub struct Running {
 ///
 /// Must be called within a tokio runtime.
 pub async fn start(options: Options) -> Result<Running, StartError> {
-    element::process::raise_open_files_limit();
     let kept = match &options.var {
         Some(dir) => var_dir::open(dir)?,
         None => var_dir::forgetful()?,

@@ -30,8 +30,10 @@ pub enum Error {
     },
     /// The server through which we reach the circuit is gone, and with it our connection.
     /// Whatever was under way may or may not have happened.
-    #[error("lost the connection to {url}: {reason}")]
+    #[error("{path}: lost the connection to {url}: {reason}")]
     CircuitGone {
+        /// The anchor.
+        path: Path,
         /// The server that was dialled.
         url: Url,
         /// What became of the connection.
@@ -82,6 +84,9 @@ impl Error {
         match self {
             Error::Refused { error, .. } | Error::ServerGone { error, .. } => error.to_string(),
             Error::Unknown { reason, .. } | Error::Protocol { reason, .. } => reason.clone(),
+            Error::CircuitGone { url, reason, .. } => {
+                format!("lost the connection to {url}: {reason}")
+            }
             other => other.to_string(),
         }
     }
@@ -110,6 +115,7 @@ impl Error {
                 Error::protocol(path, "it abandoned the stream without a reason")
             }
             StreamError::Lost(lost) => Error::CircuitGone {
+                path: path.clone(),
                 url: url.clone(),
                 reason: describe_loss(&lost),
             },

@@ -76,6 +76,13 @@ impl Home {
         Circuit::new(self.command(), line.as_ref())
     }
 
+    /// A command line that a shell script gives to the binary as `"$0" "$@"`.
+    pub(crate) fn circuit_under(&self, script: &str, line: &str) -> Circuit {
+        let mut shell = self.clean(Command::new("sh"));
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_circuit")]);
+        Circuit::new(shell, line)
+    }
+
     /// A server of this name, on loopback.
     pub(crate) fn start(&self, name: &str) -> Server {
         self.circuit(format!("start -name {name}")).serve()

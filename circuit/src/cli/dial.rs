@@ -1,8 +1,10 @@
 //! Which circuit a command means, and the way in.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
 use circuit_client::{Client, Key, ServerId, Url, key_file};
@@ -47,7 +49,7 @@ fn choose(dial: &Dial) -> Result<Choice, Failure> {
         return Ok(Choice::Group(group));
     }
     if let Some(file) = variable("CIRCUIT") {
-        return Ok(Choice::Url(url_in(&file)?));
+        return Ok(Choice::Url(url_in(&home(file))?));
     }
     Ok(match groups_in_environment()?.first() {
         Some(group) => Choice::Group(*group),
@@ -56,13 +58,14 @@ fn choose(dial: &Dial) -> Result<Choice, Failure> {
 }
 
 /// An environment variable that is set to something.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// The multicast groups that `CIRCUIT_DISCOVER` names, with spaces or commas between them.
 pub(super) fn groups_in_environment() -> Result<Vec<SocketAddr>, Failure> {
     let value = variable("CIRCUIT_DISCOVER").unwrap_or_default();
+    let value = value.to_string_lossy();
     let groups = value.split([' ', ',']).filter(|group| !group.is_empty());
     groups
         .map(|group| {
@@ -74,13 +77,7 @@ pub(super) fn groups_in_environment() -> Result<Vec<SocketAddr>, Failure> {
 
 /// The key that the flag or the environment names.
 pub(super) fn key(flag: Option<&Path>) -> Result<Option<Key>, Failure> {
-    let variable = std::env::var_os("CIRCUIT_HMAC").filter(|value| !value.is_empty());
-    let from_variable = || {
-        variable.map(|path| match path.into_string() {
-            Ok(path) => home(path),
-            Err(path) => path.into(),
-        })
-    };
+    let from_variable = || variable("CIRCUIT_HMAC").map(home);
     let named = flag.map(Path::to_owned).or_else(from_variable);
     let Some(path) = named else { return Ok(None) };
     let (key, exposed) =
@@ -95,10 +92,9 @@ pub(super) fn key(flag: Option<&Path>) -> Result<Option<Key>, Failure> {
 }
 
 /// The URL in the file that `CIRCUIT` names.
-fn url_in(file: &str) -> Result<Url, Failure> {
-    let path = home(file.to_owned());
+fn url_in(path: &Path) -> Result<Url, Failure> {
     let shown = path.display();
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = std::fs::read_to_string(path).map_err(|error| {
         let what = format!("cannot read the file {shown} that CIRCUIT names");
         Failure::no_circuit(format!("{what}: {}", super::error::chain(&error)))
             .with_hint("write a server's URL into it, or use -d URL")
@@ -111,48 +107,82 @@ fn url_in(file: &str) -> Result<Url, Failure> {
 }
 
 /// A leading `~` is the user's home, even where no shell expanded it.
-fn home(path: String) -> PathBuf {
-    match (path.strip_prefix('~'), std::env::var_os("HOME")) {
-        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
-            Path::new(&home).join(rest.trim_start_matches('/'))
-        }
-        _ => PathBuf::from(path),
+fn home(path: OsString) -> PathBuf {
+    let path = PathBuf::from(path);
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => path,
     }
 }
 
-/// The newest server of this user on this machine, if all of them are in one circuit.
+/// How long a server of this machine may take to answer where there are others to try. Chosen: one
+/// that works answers in milliseconds.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The newest server of this user on this machine that answers, if all of them are in one circuit.
 async fn local(key: Option<&Key>) -> Result<Client, Failure> {
     let servers = RuntimeDir::existing()
         .map(|dir| dir.servers())
         .unwrap_or_default();
-    let Some(newest) = servers.first() else {
-        return Err(Failure::no_circuit(
-            "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER is given, and \
-             no server of yours runs on this machine",
-        )
-        .with_hint("`circuit start` starts one"));
-    };
-    let client = Client::dial(&newest.url, key).await?;
-    if servers.len() > 1 {
-        let seen = client.servers().await?;
-        let seen: BTreeSet<ServerId> = seen.into_iter().map(|server| server.id).collect();
-        let apart = |server: &&LocalServer| {
-            server
-                .url
-                .server
-                .is_some_and(|pinned| !seen.contains(&pinned.id))
+    let mut left = servers.as_slice();
+    let client = loop {
+        left = match left {
+            [] => {
+                return Err(Failure::no_circuit(
+                    "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER is \
+                     given, and no server of yours runs on this machine",
+                )
+                .with_hint("`circuit start` starts one"));
+            }
+            // The last one has all the time that there is, and says what is wrong.
+            [only] => break Client::dial(&only.url, key).await?,
+            [newest, others @ ..] => match dial_patiently(&newest.url, key).await? {
+                Some(client) => break client,
+                None => others,
+            },
         };
-        if servers.iter().any(|server| apart(&server)) {
-            let urls: Vec<String> = servers
-                .iter()
-                .map(|server| server.url.to_string())
-                .collect();
-            return Err(Failure::no_circuit(format!(
-                "several circuits run on this machine: {}",
-                urls.join(", ")
-            ))
-            .with_hint("choose one with -d URL"));
-        }
+    };
+    if left.len() > 1 && in_several_circuits(&client, left, key).await? {
+        let urls: Vec<String> = left.iter().map(|server| server.url.to_string()).collect();
+        let urls = urls.join(", ");
+        return Err(
+            Failure::no_circuit(format!("several circuits run on this machine: {urls}"))
+                .with_hint("choose one with -d URL"),
+        );
     }
     Ok(client)
+}
+
+/// Dials a server of this machine; `None`, and a warning, if it does not answer.
+async fn dial_patiently(url: &Url, key: Option<&Key>) -> Result<Option<Client>, Failure> {
+    match tokio::time::timeout(LOCAL_PATIENCE, Client::dial(url, key)).await {
+        Ok(dialled) => Ok(Some(dialled?)),
+        Err(_) => {
+            say(&format!(
+                "circuit: warning: {url} runs here and does not answer"
+            ));
+            Ok(None)
+        }
+    }
+}
+
+/// Whether one of these servers answers, and is not in the client's circuit.
+async fn in_several_circuits(
+    client: &Client,
+    servers: &[LocalServer],
+    key: Option<&Key>,
+) -> Result<bool, Failure> {
+    let seen = client.servers().await?;
+    let seen: BTreeSet<ServerId> = seen.into_iter().map(|server| server.id).collect();
+    let apart = servers.iter().filter(|server| {
+        let id = server.url.server.map(|pinned| pinned.id);
+        id.is_some_and(|id| !seen.contains(&id))
+    });
+    for server in apart {
+        // One that hangs is nobody's circuit; one that refuses us is another.
+        if !matches!(dial_patiently(&server.url, key).await, Ok(None)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -16,8 +16,8 @@ use super::process::{Copied, copy};
 /// A signal's name, and the signal.
 type Named = (&'static str, fn() -> SignalKind);
 
-/// What is passed on to the process. Not SIGPIPE, SIGCHLD and those that cannot be caught; a
-/// terminal's own signals come as bytes.
+/// What is passed on to the process, and ends this command while there is none. Not SIGPIPE,
+/// SIGCHLD and those that cannot be caught; a terminal's own signals come as bytes.
 const PASSED_ON: [Named; 6] = [
     ("HUP", SignalKind::hangup),
     ("INT", SignalKind::interrupt),
@@ -38,7 +38,10 @@ pub(super) async fn run(options: Run) -> Result<u8, Failure> {
     cmd.terminal = terminal.as_ref().map(Terminal::size);
     // From here on no signal ends this command without the process's knowing.
     let mut signals = Signals::listen()?;
-    let client = dial(&options.dial).await?;
+    let client = tokio::select! {
+        client = dial(&options.dial) => client?,
+        status = signals.ends() => return Ok(status),
+    };
     let process = client.anchor(place).make_proc(cmd).await?;
     let attached = attached(&process, terminal, &mut signals).await;
     let scrubbed = match &attached {
@@ -129,10 +132,15 @@ async fn attached(
     let pass_on = async {
         loop {
             match signals.next(terminal.is_some()).await {
-                Passed::Signal(name) => {
-                    // A process that has exited meanwhile hears no signals.
-                    let _ = process.signal(name).await;
-                }
+                Passed::Signal(name, _) => match process.signal(name).await {
+                    // It has exited. What is waited for is the output of a child of it, and the
+                    // signal is for this command.
+                    Err(Error::Refused { error, .. }) if error.code == Code::Closed => {
+                        return Ok(process.wait().await?);
+                    }
+                    // What is wrong with the circuit is told by the streams.
+                    _ => (),
+                },
                 Passed::Resize => {
                     if let Some(size) = terminal.as_ref().map(Terminal::size) {
                         let _ = process.resize(size).await;
@@ -148,7 +156,7 @@ async fn attached(
     tokio::select! {
         end = end => end,
         failure = feed => Err(failure),
-        () = pass_on => unreachable!("passing on never ends by itself"),
+        end = pass_on => end,
     }
 }
 
@@ -175,30 +183,33 @@ async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), 
 }
 
 fn exit_status(status: &process::Status) -> u8 {
-    let number = match (status.code, status.signal_number) {
+    low_byte(match (status.code, status.signal_number) {
         (Some(code), _) => code,
         (None, Some(signal)) => 128 + signal,
         (None, None) => 1,
-    };
-    // Exit statuses have eight bits (wait(2)).
+    })
+}
+
+/// Exit statuses have eight bits (wait(2)).
+fn low_byte(number: i32) -> u8 {
     number.to_le_bytes()[0]
 }
 
 /// The signals that are passed on.
 struct Signals {
-    passed: Vec<(&'static str, Signal)>,
+    passed: Vec<(Named, Signal)>,
     resized: Signal,
 }
 
 enum Passed {
-    Signal(&'static str),
+    Signal(&'static str, SignalKind),
     Resize,
 }
 
 impl Signals {
     fn listen() -> Result<Signals, Failure> {
         let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
-        let listen = |(name, kind): Named| Ok((name, signal(kind()).map_err(failed)?));
+        let listen = |named: Named| Ok((named, signal(named.1()).map_err(failed)?));
         Ok(Signals {
             passed: PASSED_ON
                 .into_iter()
@@ -210,9 +221,9 @@ impl Signals {
 
     async fn next(&mut self, on_terminal: bool) -> Passed {
         std::future::poll_fn(|cx| {
-            for (name, signal) in &mut self.passed {
+            for ((name, kind), signal) in &mut self.passed {
                 if signal.poll_recv(cx).is_ready() {
-                    return std::task::Poll::Ready(Passed::Signal(name));
+                    return std::task::Poll::Ready(Passed::Signal(name, kind()));
                 }
             }
             match self.resized.poll_recv(cx).is_ready() && on_terminal {
@@ -221,6 +232,16 @@ impl Signals {
             }
         })
         .await
+    }
+
+    /// Resolves at a signal that would end a command which does not catch it, with the exit status
+    /// that a shell gives then.
+    async fn ends(&mut self) -> u8 {
+        loop {
+            if let Passed::Signal(_, kind) = self.next(false).await {
+                return low_byte(128 + kind.as_raw_value());
+            }
+        }
     }
 }
 

@@ -37,6 +37,7 @@ fn serve(flags: Start) -> Result<u8, Failure> {
     let result = runtime.block_on(async {
         // Before the URL is out, so that whoever read it can stop the server in order.
         let stopped = stop_signal()?;
+        crate::element::process::keep_from_children();
         let running = server::start(options)
             .await
             .map_err(|error| Failure::failed(chain(&error)))?;

@@ -9,6 +9,7 @@
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
 mod descriptor;
+mod inherited;
 mod input;
 mod output;
 pub mod signals;
@@ -24,9 +25,10 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::sync::watch;
 
 use descriptor::Descriptor;
+pub use inherited::keep_from_children;
 pub use input::{Input, Writing};
 pub use output::{Output, Reading};
-pub use spawn::{SpawnError, raise_open_files_limit};
+pub use spawn::SpawnError;
 
 /// A process element.
 #[derive(Debug)]

@@ -4,10 +4,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use circuit_client::transport::tls::{Certificate, CertificateReadError};
+use tracing::warn;
 
 /// What a server keeps from one life to the next.
 #[derive(Debug)]
@@ -47,6 +48,9 @@ pub enum VarDirError {
         #[source]
         source: CertificateReadError,
     },
+    /// Another file of the directory is damaged.
+    #[error("{} is damaged: restore it, or remove it", .0.display())]
+    Rubbish(PathBuf),
     /// No key pair, or no random bytes, could be made.
     #[error("cannot make an identity: {0}")]
     Make(String),
@@ -98,8 +102,9 @@ pub fn open(dir: &Path) -> Result<Kept, VarDirError> {
         }
     };
     let reset = dir.join("reset.key");
-    let reset_secret = match read(&reset)?.and_then(|bytes| bytes.try_into().ok()) {
-        Some(secret) => secret,
+    let reset_secret = match read(&reset)?.map(<[u8; 32]>::try_from) {
+        Some(Ok(secret)) => secret,
+        Some(Err(_)) => return Err(VarDirError::Rubbish(reset)),
         None => {
             let secret = random()?;
             replace(&reset, &secret)?;
@@ -107,9 +112,19 @@ pub fn open(dir: &Path) -> Result<Kept, VarDirError> {
         }
     };
     let counter = dir.join("incarnation");
-    let before = read(&counter)?.and_then(|text| String::from_utf8(text).ok()?.trim().parse().ok());
-    let incarnation = before.map_or(0, |before: u64| before.saturating_add(1));
+    let number = |text: Vec<u8>| String::from_utf8(text).ok()?.trim().parse::<u64>().ok();
+    let incarnation = match read(&counter)?.map(number) {
+        Some(Some(before)) => before.saturating_add(1),
+        Some(None) => return Err(VarDirError::Rubbish(counter)),
+        None => 0,
+    };
     replace(&counter, format!("{incarnation}\n").as_bytes())?;
+    for (path, right) in [(dir, "0700"), (&dir.join("identity.pem"), "0600")] {
+        if fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 != 0) {
+            let path = path.display();
+            warn!("others can enter or read {path}: chmod {right} {path}");
+        }
+    }
     Ok(Kept {
         certificate,
         reset_secret,
@@ -186,6 +201,18 @@ mod tests {
         for entry in fs::read_dir(&dir).unwrap() {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_damaged_counter_or_secret_is_named_and_kept() {
+        for name in ["incarnation", "reset.key"] {
+            let temp = tempfile::tempdir().unwrap();
+            let path = temp.path().join(name);
+            fs::write(&path, "rubbish").unwrap();
+            let error = open(temp.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("{name} is damaged")), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), b"rubbish");
         }
     }
 

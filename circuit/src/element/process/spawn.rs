@@ -13,17 +13,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
+use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use super::descriptor::Descriptor;
+use super::inherited;
 use super::input;
 use super::output::HELD;
 
@@ -89,24 +90,6 @@ pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
         Some(size) => spawn_on_terminal(cmd, &program, command, size),
     }
 }
-
-/// Raises the limit of open files to what the system allows: each running process element costs
-/// four descriptors. Children get the limit that the server was started with.
-pub fn raise_open_files_limit() {
-    let original = rustix::process::getrlimit(Resource::Nofile);
-    if original.current == original.maximum {
-        return;
-    }
-    let _ = ORIGINAL_LIMIT.set(original);
-    let raised = Rlimit {
-        current: original.maximum,
-        maximum: original.maximum,
-    };
-    // Where it is refused, there are fewer elements before an error says so.
-    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-}
-
-static ORIGINAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
 
 fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spawned, SpawnError> {
     let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout")?;
@@ -184,9 +167,7 @@ fn settle(
 ) -> Result<Spawned, SpawnError> {
     match wired {
         Ok(spawned) => {
-            if let Some(limit) = ORIGINAL_LIMIT.get() {
-                let _ = rustix::process::prlimit(Some(pid), Resource::Nofile, *limit);
-            }
+            inherited::restore_limit(pid);
             Ok(spawned)
         }
         Err(error) => {
@@ -215,6 +196,13 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
     let invalid = |what: String| Err(SpawnError::Invalid(what));
     if cmd.path.is_empty() {
         return invalid("the command has no Path".to_owned());
+    }
+    for (field, sink) in [("Stdout", &cmd.stdout), ("Stderr", &cmd.stderr)] {
+        if cmd.terminal.is_some() && *sink != Sink::Pipe {
+            return invalid(format!(
+                "{field} goes to the Terminal: leave one of them out"
+            ));
+        }
     }
     let env = cmd.env.iter().flatten();
     if let Some(at) = env

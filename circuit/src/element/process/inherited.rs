@@ -1,0 +1,87 @@
+//! What a server has from whoever started it, and its children are not to get.
+//!
+//! A child begins with the signals, descriptors and limits that its parent has at that moment. A
+//! server under `nohup` ignores hang-ups, one from a script has the script's files open: neither is
+//! a process element's business.
+
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
+
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Resource, Rlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Sees to it that children get neither ignored signals nor descriptors of whoever started this
+/// process, and raises its limit of open files to what the system allows: each running process
+/// element costs four descriptors. Once, at the start, within the runtime.
+pub fn keep_from_children() {
+    raise_open_files_limit();
+    // Where /proc is missing, children inherit as they always would.
+    let _ = close_descriptors_at_exec();
+    let _ = catch_ignored_signals();
+}
+
+/// Gives a child the limit of open files that the server was started with.
+pub(super) fn restore_limit(pid: Pid) {
+    if let Some(limit) = ORIGINAL_LIMIT.get() {
+        let _ = rustix::process::prlimit(Some(pid), Resource::Nofile, *limit);
+    }
+}
+
+static ORIGINAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
+
+fn raise_open_files_limit() {
+    let original = rustix::process::getrlimit(Resource::Nofile);
+    if original.current == original.maximum {
+        return;
+    }
+    let _ = ORIGINAL_LIMIT.set(original);
+    let raised = Rlimit {
+        current: original.maximum,
+        maximum: original.maximum,
+    };
+    // Where it is refused, there are fewer elements before an error says so.
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+}
+
+#[allow(unsafe_code)]
+fn close_descriptors_at_exec() -> io::Result<()> {
+    let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in open {
+        // SAFETY: a flag is set on whatever descriptor has this number, if there is one; nothing
+        // is read, written or closed through it, and setting the flag on our own is what the
+        // standard library and the runtime did already.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        // The directory that was listed is closed by now.
+        let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+    }
+    Ok(())
+}
+
+/// The signals that `nohup` and shells have their children ignore.
+const IGNORED_BY_LAUNCHERS: [SignalKind; 3] = [
+    SignalKind::hangup(),
+    SignalKind::interrupt(),
+    SignalKind::quit(),
+];
+
+/// A signal that is caught is at its default in a child, one that is ignored stays so
+/// (execve(2)). Caught and not looked at, it is ignored here all the same.
+fn catch_ignored_signals() -> io::Result<()> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    for kind in IGNORED_BY_LAUNCHERS {
+        let bit = 1 << (kind.as_raw_value() - 1);
+        if mask.is_some_and(|mask| mask & bit != 0) {
+            // Registered once, it stays caught for good.
+            drop(signal(kind)?);
+        }
+    }
+    Ok(())
+}
