@@ -148,7 +148,7 @@ fn what_is_no_command_is_refused_and_makes_nothing() {
     );
     with_example(
         r#"{"Path": "ls", "Pth": "ls"}"#,
-        "unknown field \"Pth\": there are Env, Dir, Path, Args, Scrub, Stdout, Stderr, Terminal",
+        "unknown field \"Pth\": there are Env, Dir, Path, Args, Scrub, Stdout, Stderr, Terminal, Hangup",
     );
     with_example(
         r#"{"Path": "a", "path": "b"}"#,

@@ -64,7 +64,8 @@ fn the_status_is_in_the_references_form() {
 \t\t\"Scrub\": false,
 \t\t\"Stdout\": \"pipe\",
 \t\t\"Stderr\": \"discard\",
-\t\t\"Terminal\": null
+\t\t\"Terminal\": null,
+\t\t\"Hangup\": false
 \t},
 \t\"Exit\": \"exit status 3\",
 \t\"Phase\": \"exited\",

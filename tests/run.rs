@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use rustix::process::Signal;
 
-use crate::support::{Home, Terminal, eventually_within};
+use crate::support::{Home, Terminal, eventually, eventually_within};
 
 #[test]
 fn it_exits_as_the_process_did_and_leaves_nothing() {
@@ -159,6 +159,43 @@ fn a_signal_ends_it_when_only_a_child_of_its_process_holds_the_output() {
     run.signal(Signal::INT);
     assert_eq!(run.finish().status.code(), Some(4));
     assert!(one.ls("/one").is_empty());
+}
+
+#[test]
+fn killed_it_leaves_nothing_behind() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    // Through a forwarder too.
+    for server in [&one, &two] {
+        let run = server
+            .circuit("run /one/p -- sh -c")
+            .arg("echo ready; cat; sleep 1000")
+            .stdin_open()
+            .spawn();
+        run.shows("ready\n");
+        run.signal(Signal::KILL);
+        let idle = std::time::Duration::from_secs(13);
+        eventually_within(idle, "the process is gone, and its element", || {
+            one.ls("/one").is_empty().then_some(())
+        });
+    }
+    // One that ignores it goes on, and is forgotten at its end.
+    let run = one
+        .circuit("run /one/q -- sh -c")
+        .arg("trap '' HUP; echo ready; cat; echo nobody hears; exec sleep 1000")
+        .stdin_open()
+        .spawn();
+    run.shows("ready\n");
+    run.signal(Signal::KILL);
+    let idle = std::time::Duration::from_secs(13);
+    eventually_within(idle, "its stdin is at its end", || {
+        (one.peek("/one/q")["Stdin"]["Open"] == false).then_some(())
+    });
+    assert_eq!(one.peek("/one/q")["Phase"], "running");
+    one.circuit("signal KILL /one/q").run();
+    eventually("its element is gone", || {
+        one.ls("/one").is_empty().then_some(())
+    });
 }
 
 #[test]

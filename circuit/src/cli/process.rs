@@ -53,8 +53,8 @@ fn depth(text: &str) -> usize {
 }
 
 /// The fields of a command, in the reference's order, then ours.
-const FIELDS: [&str; 8] = [
-    "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal",
+const FIELDS: [&str; 9] = [
+    "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal", "Hangup",
 ];
 
 /// A command as people paste it: JSON with trailing commas and comments, keys in any case.
@@ -100,6 +100,7 @@ fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
             "Scrub" => cmd.scrub = field::<Option<bool>>(name, value)?.unwrap_or_default(),
             "Stdout" => cmd.stdout = field::<Option<Sink>>(name, value)?.unwrap_or_default(),
             "Stderr" => cmd.stderr = field::<Option<Sink>>(name, value)?.unwrap_or_default(),
+            "Hangup" => cmd.hangup = field::<Option<bool>>(name, value)?.unwrap_or_default(),
             _ => cmd.terminal = field::<Option<TerminalSize>>(name, value)?,
         }
     }

@@ -36,6 +36,8 @@ pub(super) async fn run(options: Run) -> Result<u8, Failure> {
         false => None,
     };
     cmd.terminal = terminal.as_ref().map(Terminal::size);
+    // Killed, this command leaves nothing behind.
+    cmd.hangup = true;
     // From here on no signal ends this command without the process's knowing.
     let mut signals = Signals::listen()?;
     let client = tokio::select! {
@@ -46,7 +48,7 @@ pub(super) async fn run(options: Run) -> Result<u8, Failure> {
     let attached = attached(&process, terminal, &mut signals).await;
     let scrubbed = match &attached {
         Ok(_) => process.scrub().await,
-        // Whatever went wrong, the process is still there to be looked at.
+        // It hangs up.
         Err(_) => Ok(()),
     };
     let status = attached?;

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
 use circuit_proto::{Code, Error};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use descriptor::Descriptor;
 pub use inherited::keep_from_children;
@@ -43,6 +43,8 @@ pub struct Process {
     stdout: Arc<Output>,
     stderr: Arc<Output>,
     terminal: Option<Arc<OwnedFd>>,
+    /// Told once whoever was attached is gone, of a process that is to hang up then.
+    hung_up: Notify,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +93,7 @@ impl Process {
             stdout: Output::new(spawned.stdout),
             stderr: Output::new(spawned.stderr),
             terminal: spawned.terminal,
+            hung_up: Notify::new(),
             cmd,
         });
         tokio::spawn(process.clone().reap(spawned.pidfd));
@@ -221,14 +224,41 @@ impl Process {
         self.stderr.discard();
     }
 
-    /// Whether the element is to forget itself when [`done`](Self::done) resolves.
+    /// Whether the element is to forget itself when [`forgettable`](Self::forgettable) resolves.
     pub fn forgets_itself(&self) -> bool {
-        self.cmd.scrub
+        self.cmd.scrub || self.cmd.hangup
+    }
+
+    /// Resolves once the element is to forget itself, or is scrubbed.
+    pub async fn forgettable(&self) {
+        if !self.cmd.scrub {
+            tokio::select! {
+                () = self.hung_up.notified() => (),
+                () = self.scrubbed() => return,
+            }
+        }
+        self.done().await;
+    }
+
+    /// Whoever was attached to one of the streams disappeared.
+    pub fn attached_gone(&self) {
+        if !self.cmd.hangup {
+            return;
+        }
+        self.hung_up.notify_one();
+        self.stdin.abandon();
+        self.stdout.discard();
+        self.stderr.discard();
+        // As a terminal's end does it: one that is stopped is to hear it too. One that has exited
+        // hears nothing.
+        for signal in ["HUP", "CONT"] {
+            let _ = self.signal(signal, true);
+        }
     }
 
     /// Resolves once the process has exited and the readers that were attached then are gone, or
     /// the element is scrubbed.
-    pub async fn done(&self) {
+    async fn done(&self) {
         if self.wait().await.is_ok() {
             self.stdout.unread().await;
             self.stderr.unread().await;

@@ -23,60 +23,89 @@ pub(super) struct Call {
     pub(super) recv: RecvHalf,
 }
 
+/// A caller that went away: nobody is left to be told.
+pub(super) struct Gone;
+
+impl From<StreamError> for Gone {
+    fn from(_: StreamError) -> Gone {
+        Gone
+    }
+}
+
 impl Call {
     /// Hands an output to the caller, live, until it ends or either goes away.
     pub(super) async fn read(mut self, mut reading: Reading, process: &Process) {
-        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
-            return;
+        let given = self.give(&mut reading, process).await;
+        // The place is free before the caller hears of the end.
+        drop(reading);
+        match given {
+            Ok(end) => {
+                self.operation.log(end.as_ref().err());
+                let _ = self.send.end(end).await;
+            }
+            Err(Gone) => process.attached_gone(),
         }
+    }
+
+    async fn give(&mut self, reading: &mut Reading, process: &Process) -> Result<End, Gone> {
+        self.send.frame(&Reply::Ok(Value::default())).await?;
         let abandoned = self.send.abandoned();
         tokio::pin!(abandoned);
-        let end: End = loop {
+        loop {
             let chunk = tokio::select! {
                 biased;
-                () = process.scrubbed() => break Err(scrubbed()),
+                () = process.scrubbed() => return Ok(Err(scrubbed())),
                 chunk = reading.next() => chunk,
                 // An `End` from the reader says that nobody wants the rest.
                 Ok(None) = self.recv.data() => {
                     reading.discard();
-                    break Ok(());
+                    return Ok(Ok(()));
                 }
-                () = &mut abandoned => return,
+                () = &mut abandoned => return Err(Gone),
             };
-            let Some(chunk) = chunk else { break Ok(()) };
+            let Some(chunk) = chunk else {
+                return Ok(Ok(()));
+            };
             tokio::select! {
-                sent = self.send.data(chunk) => match sent {
-                    Ok(()) => reading.handed(),
-                    Err(_) => return,
-                },
+                sent = self.send.data(chunk) => {
+                    sent?;
+                    reading.handed();
+                }
                 // A reader that closes reads what is under way, and then our end.
                 Ok(None) = self.recv.data() => {
                     reading.discard();
-                    break Ok(());
+                    return Ok(Ok(()));
                 }
             }
-        };
-        // The place is free before the caller hears of the end.
-        drop(reading);
-        self.operation.log(end.as_ref().err());
-        let _ = self.send.end(end).await;
+        }
     }
 
     /// Takes an input from the caller until it ends or either goes away.
     pub(super) async fn write(mut self, mut writing: Writing, process: &Process) {
-        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
-            return;
+        match self.take(&mut writing, process).await {
+            Ok(end) => {
+                self.operation.log(end.as_ref().err());
+                let Call { send, recv, .. } = self;
+                // Why first, then that no more is read: whichever arrives first, the caller learns
+                // why.
+                let _ = send.end(end).await;
+                drop(recv);
+            }
+            // The process's stdin stays open for another writer, unless it is to hang up.
+            Err(Gone) => process.attached_gone(),
         }
+    }
+
+    async fn take(&mut self, writing: &mut Writing, process: &Process) -> Result<End, Gone> {
+        self.send.frame(&Reply::Ok(Value::default())).await?;
         let abandoned = self.send.abandoned();
         tokio::pin!(abandoned);
-        let end: End = loop {
+        loop {
             let data = tokio::select! {
-                data = self.recv.data() => data,
-                () = process.scrubbed() => break Err(scrubbed()),
-                () = &mut abandoned => return,
+                data = self.recv.data() => data?,
+                () = process.scrubbed() => return Ok(Err(scrubbed())),
+                () = &mut abandoned => return Err(Gone),
             };
-            // The writer went away: the process's stdin stays open for another.
-            let Ok(data) = data else { return };
             // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
             let done = async {
                 match data {
@@ -89,19 +118,14 @@ impl Call {
                 done = done => done,
                 () = process.scrubbed() => Err(scrubbed()),
                 () = process.ended() => Err(Writing::closed()),
-                () = &mut abandoned => return,
+                () = &mut abandoned => return Err(Gone),
             };
             match done {
                 Ok(false) => (),
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
+                Ok(true) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
             }
-        };
-        self.operation.log(end.as_ref().err());
-        let Call { send, recv, .. } = self;
-        // Why first, then that no more is read: whichever arrives first, the caller learns why.
-        let _ = send.end(end).await;
-        drop(recv);
+        }
     }
 
     pub(super) async fn list(mut self, entries: Vec<Listed>) {

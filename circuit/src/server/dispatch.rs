@@ -411,7 +411,7 @@ impl Call {
         if process.forgets_itself() {
             let names = names.to_vec();
             tokio::spawn(async move {
-                process.done().await;
+                process.forgettable().await;
                 let same = |element: &Element| match element {
                     Element::Process(other) => Arc::ptr_eq(other, &process),
                     Element::Server | Element::Channel(_) | Element::Subscription(_) => false,

@@ -9,13 +9,12 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use circuit_client::transport::stream::StreamError;
 use circuit_proto::codec::{self, MAX_CHUNK};
 use circuit_proto::element::channel::{Delivery, Demand, HELD, RECORD_HEADER, Record};
 use circuit_proto::request::{End, Reply, Value};
 use circuit_proto::{Code, Error};
 
-use super::call::Call;
+use super::call::{Call, Gone};
 use crate::element::channel::{Channel, Receiving, Sending, Train, joined};
 
 /// What says that a message has its place.
@@ -29,15 +28,6 @@ const BYTES_UNDER_WAY: usize = 256 << 10;
 
 /// How many bytes are handed over at one demand, but for the last message's. Chosen: a few chunks.
 const BATCH: usize = 256 << 10;
-
-/// A caller that went away: nobody is left to be told.
-struct Gone;
-
-impl From<StreamError> for Gone {
-    fn from(_: StreamError) -> Gone {
-        Gone
-    }
-}
 
 impl Call {
     /// Takes one message from the caller.

@@ -33,6 +33,10 @@ pub struct Cmd {
     /// Run on a terminal of this size, in a session of its own: stdin and stdout are then the
     /// terminal, and stderr is empty.
     pub terminal: Option<TerminalSize>,
+    /// Hang up when whoever is attached to one of its streams disappears without ending it, as a
+    /// terminal does: its group gets SIGHUP, its stdin ends, its output is discarded, and the
+    /// element forgets itself once the process has exited.
+    pub hangup: bool,
 }
 
 impl Cmd {
@@ -47,6 +51,7 @@ impl Cmd {
             stdout: Sink::Pipe,
             stderr: Sink::Pipe,
             terminal: None,
+            hangup: false,
         }
     }
 }
