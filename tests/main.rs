@@ -13,6 +13,7 @@
 // Tests say what they expect by failing.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod channels;
 mod dialing;
 mod forwarding;
 mod hosts;

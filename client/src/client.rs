@@ -325,23 +325,12 @@ impl Client {
             send.finish();
             self.reply(path, &mut recv).await?;
             let mut all = Vec::new();
-            loop {
-                let chunk = recv
-                    .whole_chunk()
-                    .await
-                    .map_err(|error| self.failed(path, error))?;
-                if chunk.is_empty() {
-                    break;
-                }
+            let failed = |error| self.failed(path, error);
+            while let Some(chunk) = recv.whole_chunk().await.map_err(failed)? {
                 let entries: Vec<Listed> =
                     codec::decode(&chunk).map_err(|error| Error::protocol(path, error))?;
                 all.extend(entries);
             }
-            let end: circuit_proto::request::End = recv
-                .frame()
-                .await
-                .map_err(|error| self.failed(path, error))?;
-            end.map_err(|error| Error::from_reply(path, error))?;
             Ok(all)
         })
         .await

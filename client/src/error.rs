@@ -94,9 +94,11 @@ impl Error {
     pub(crate) fn from_reply(path: &Path, error: circuit_proto::Error) -> Error {
         let path = path.clone();
         match error.code {
-            Code::NoSuchServer | Code::Unreachable | Code::Unknown => {
-                Error::ServerGone { path, error }
-            }
+            Code::NoSuchServer | Code::Unreachable => Error::ServerGone { path, error },
+            Code::Unknown => Error::Unknown {
+                path,
+                reason: error.message,
+            },
             _ => Error::Refused { path, error },
         }
     }

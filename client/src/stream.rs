@@ -158,6 +158,17 @@ impl Writer {
         std::future::poll_fn(|cx| self.poll_finish(cx)).await
     }
 
+    /// Resolves when the element takes no more.
+    pub(crate) async fn failed(&mut self) -> Error {
+        loop {
+            match self.recv.data().await {
+                Ok(Some(_)) => (),
+                Ok(None) => return self.client.failed(&self.path, StreamError::Abandoned),
+                Err(error) => return self.client.failed(&self.path, error),
+            }
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match ready!(self.send.poll_drain(cx)) {
             Ok(()) => Poll::Ready(Ok(())),

@@ -171,6 +171,8 @@ impl Op {
             | Op::Close
             | Op::MakeOnJoin
             | Op::MakeOnLeave => true,
+            // The message may be right behind the request.
+            Op::Send => true,
             Op::List { .. }
             | Op::Peek
             | Op::Stdin
@@ -178,8 +180,8 @@ impl Op {
             | Op::Stderr
             | Op::Wait
             | Op::Stacks => false,
-            // Their outcome is told in the stream; the caller knows how far it had come.
-            Op::Send | Op::Receive | Op::SendMany | Op::ReceiveMany => false,
+            // Whoever asks for these says nothing more before the answer.
+            Op::Receive | Op::SendMany | Op::ReceiveMany => false,
         }
     }
 

@@ -59,23 +59,21 @@ pub(super) async fn send(path: Path, lines: bool, options: Dial) -> Result<u8, F
 /// The most that is read from stdin at once.
 const READ: usize = 64 << 10;
 
-/// What is read first, to see whether it is all: then the message goes in one round trip.
+/// Waits for a place first: stdin is not read before, and then as it comes.
 async fn send_one(chan: &Chan) -> Result<(), Failure> {
     let mut stdin = tokio::io::stdin();
-    let mut first = BytesMut::with_capacity(READ);
-    while first.len() < READ {
-        if read(&mut stdin, &mut first).await? == 0 {
-            chan.send_all(first.freeze()).await?;
-            return Ok(());
-        }
-    }
     let mut message = chan.send().await?;
-    message.send(first.freeze()).await?;
     let mut buffer = BytesMut::new();
-    while read(&mut stdin, &mut buffer).await? > 0 {
+    loop {
+        let count = tokio::select! {
+            count = read(&mut stdin, &mut buffer) => count?,
+            error = message.failed() => return Err(error.into()),
+        };
+        if count == 0 {
+            return Ok(message.finish().await?);
+        }
         message.send(buffer.split().freeze()).await?;
     }
-    Ok(message.finish().await?)
 }
 
 /// The longest line, in bytes. Chosen: it is held in memory.
@@ -129,7 +127,11 @@ async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
         }
         // What was read goes now: the next line may be long in coming.
         sender.push().await?;
-        if read(&mut stdin, &mut buffer).await.map_err(Fed::NotRead)? == 0 {
+        let count = tokio::select! {
+            count = read(&mut stdin, &mut buffer) => count.map_err(Fed::NotRead)?,
+            error = sender.failed() => return Err(error.into()),
+        };
+        if count == 0 {
             break;
         }
     }
@@ -196,9 +198,11 @@ async fn recv_many(
         match batch(&mut receiver, left.min(AT_ONCE) as u32, lines).await {
             Ok(count) => left -= count,
             // Whoever follows a channel to its end has come to it.
-            Err(Stop::Closed) if most.is_none() => break,
-            Err(Stop::Closed) => {
-                return Err(Failure::failed("the channel is closed".to_owned()));
+            Err(Stop::Closed(_)) if most.is_none() => break,
+            Err(Stop::Closed(error)) => {
+                let most = most.unwrap_or_default();
+                let hint = format!("{} of {most} messages were received", most - left);
+                return Err(Failure::from(error).with_hint(hint));
             }
             Err(Stop::Failed(failure)) => return Err(failure),
         }
@@ -208,7 +212,7 @@ async fn recv_many(
 
 /// Why no more messages come.
 enum Stop {
-    Closed,
+    Closed(Error),
     Failed(Failure),
 }
 
@@ -217,7 +221,7 @@ async fn batch(receiver: &mut Receiver, most: u32, lines: bool) -> Result<u64, S
     let failed = |error: Error| Stop::Failed(error.into());
     let messages = match receiver.batch(most).await {
         Ok(messages) => messages,
-        Err(error) if error.code() == Some(Code::Closed) => return Err(Stop::Closed),
+        Err(error) if error.code() == Some(Code::Closed) => return Err(Stop::Closed(error)),
         Err(error) => return Err(failed(error)),
     };
     let count = messages.len() as u64;

@@ -124,6 +124,7 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         /// The anchor
         path: Path,
         /// How many messages it holds: at most 16777216
+        #[arg(allow_negative_numbers = true, value_parser = messages)]
         capacity: u64,
         #[command(flatten)]
         dial: Dial,
@@ -277,6 +278,7 @@ pub(super) struct Recv {
     pub(super) lines: bool,
     /// Receive so many messages
     #[arg(long, value_name = "N", conflicts_with = "follow")]
+    #[arg(allow_negative_numbers = true, value_parser = messages)]
     pub(super) count: Option<u64>,
     /// Receive until the channel is closed
     #[arg(long)]
@@ -334,6 +336,11 @@ pub(super) fn group(text: &str) -> Result<SocketAddr, String> {
         group if group.port() == 0 => Err("the port cannot be 0".to_owned()),
         group => Ok(group),
     }
+}
+
+fn messages(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "not a number of messages: 0 or more".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -243,6 +243,13 @@ struct Wagon {
     number: u64,
     ticket: Arc<Ticket>,
     length: usize,
+    is_short: bool,
+}
+
+impl Wagon {
+    fn may_fail(&self) -> bool {
+        !self.is_short && self.ticket.fate() != Fate::Stored
+    }
 }
 
 impl Train {
@@ -261,9 +268,15 @@ impl Train {
     /// waiting, and leaves the rest, with which it is to be called again after a change. `true` if
     /// all was taken.
     ///
+    /// A message that is longer than a slot, and so may fail alone, is settled before the next
+    /// begins: where one fails, none behind it was sent.
+    ///
     /// Fails if the channel takes no more messages.
     pub fn send(&mut self, bytes: &mut Bytes, more: bool) -> Result<bool, Error> {
         if !self.open {
+            if self.under_way.back().is_some_and(Wagon::may_fail) {
+                return Ok(false);
+            }
             let ticket = Ticket::new(self.wake.clone());
             let is_whole = !more && bytes.len() <= HELD;
             let whole = is_whole.then(|| std::mem::take(bytes));
@@ -273,6 +286,7 @@ impl Train {
                 number: sent.map_err(refused)?,
                 ticket,
                 length,
+                is_short: is_whole,
             });
             self.bytes += length;
             self.open = !is_whole;
@@ -364,8 +378,8 @@ impl Receiving {
 
     /// The next bytes, a chunk of them at most; `None` at the end of the message.
     pub async fn pull(&self) -> Result<Option<Vec<Bytes>>, Error> {
-        self.matched().await?;
         loop {
+            self.matched().await?;
             match self.try_pull(MAX_CHUNK) {
                 Pulled::Data(pieces) => return Ok(Some(pieces)),
                 Pulled::End => return Ok(None),

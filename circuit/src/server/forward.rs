@@ -295,7 +295,6 @@ async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes:
     }
     if stage == Stage::Reply && changes {
         error.code = Code::Unknown;
-        error.message += "; it may have been done, or not";
     }
     let said = match stage {
         Stage::Reply => back.frame(&Reply::Err(error)).await,

@@ -129,11 +129,6 @@ impl Call {
         // Set once no more is taken: how it ends when all that was taken is settled.
         let mut last: Option<End> = None;
         loop {
-            if last.is_none()
-                && let Err(error) = incoming.feed(train)
-            {
-                last = Some(Err(error));
-            }
             let (count, failed) = train.settled();
             if count > 0 {
                 stored += count;
@@ -143,6 +138,13 @@ impl Call {
             if failed.is_err() {
                 return Ok(failed);
             }
+            // After those that are settled have made room. What this settles at once wakes the
+            // train.
+            if last.is_none()
+                && let Err(error) = incoming.feed(train)
+            {
+                last = Some(Err(error));
+            }
             match &last {
                 Some(end) if train.is_empty() => return Ok(end.clone()),
                 _ => (),
@@ -151,14 +153,10 @@ impl Call {
             tokio::select! {
                 () = train.changed() => (),
                 chunk = self.recv.whole_chunk(), if takes => match chunk? {
-                    chunk if chunk.is_empty() => {
-                        let end: End = self.recv.frame().await?;
-                        if end.is_err() || incoming.more {
-                            return Err(Gone);
-                        }
-                        last = Some(Ok(()));
-                    }
-                    chunk => incoming.chunk = chunk,
+                    Some(chunk) => incoming.chunk = chunk,
+                    // In the middle of a message.
+                    None if incoming.more => return Err(Gone),
+                    None => last = Some(Ok(())),
                 },
             }
         }
@@ -180,12 +178,9 @@ impl Call {
         self.send.frame(&Reply::Ok(Value::default())).await?;
         let mut given: Vec<Receiving> = Vec::new();
         loop {
-            let chunk = self.recv.whole_chunk().await?;
-            if chunk.is_empty() {
-                // Whatever the caller says: it wants no more.
-                let _: End = self.recv.frame().await?;
+            let Some(chunk) = self.recv.whole_chunk().await? else {
                 return Ok(Ok(()));
-            }
+            };
             match codec::decode(&chunk) {
                 Ok(Demand::Want(count)) if given.is_empty() && count > 0 => {
                     let count = UNDER_WAY.min(count as usize);
@@ -289,22 +284,25 @@ const DONE: Bytes = Bytes::from_static(&[Delivery::Done as u8]);
 #[derive(Default)]
 struct Incoming {
     chunk: Bytes,
-    /// What is left of a record that was taken in part.
-    piece: Bytes,
-    /// Whether more of that record's message follows.
+    /// What is left of a record that was not taken whole.
+    piece: Option<Bytes>,
+    /// Whether more of the last record's message follows.
     more: bool,
 }
 
 impl Incoming {
     fn is_empty(&self) -> bool {
-        self.chunk.is_empty() && self.piece.is_empty()
+        self.chunk.is_empty() && self.piece.is_none()
     }
 
     /// Gives the channel what it takes now. Fails if it takes no more messages.
     fn feed(&mut self, train: &mut Train) -> Result<(), Error> {
         loop {
-            if !self.piece.is_empty() && !train.send(&mut self.piece, self.more)? {
-                return Ok(());
+            if let Some(piece) = &mut self.piece {
+                if !train.send(piece, self.more)? {
+                    return Ok(());
+                }
+                self.piece = None;
             }
             if self.chunk.is_empty() || train.len() >= UNDER_WAY || train.bytes() >= BYTES_UNDER_WAY
             {
@@ -316,11 +314,8 @@ impl Incoming {
             };
             let (length, more) = (record.bytes.len(), record.more);
             self.chunk.advance(RECORD_HEADER);
-            self.piece = self.chunk.split_to(length);
+            self.piece = Some(self.chunk.split_to(length));
             self.more = more;
-            if length == 0 {
-                train.send(&mut self.piece, more)?;
-            }
         }
     }
 }

@@ -265,10 +265,26 @@ impl RecvHalf {
         poll_fn(|cx| self.poll_item(cx, limit)).await
     }
 
-    /// Receives a whole chunk; an empty one is the end of the data, after which the `End` is the
-    /// next frame. For chunks that are values, as those of a listing.
-    pub async fn whole_chunk(&mut self) -> Result<Bytes, StreamError> {
-        self.raw_frame(MAX_CHUNK).await
+    /// Receives a whole chunk; `None` after the orderly end of the data. For chunks that are values,
+    /// as those of a listing.
+    pub async fn whole_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        poll_fn(|cx| self.poll_whole_chunk(cx)).await
+    }
+
+    /// [`whole_chunk`](Self::whole_chunk) for those who poll.
+    pub fn poll_whole_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        if let Data::Header = self.data {
+            let chunk = ready!(self.poll_item(cx, MAX_CHUNK))?;
+            if !chunk.is_empty() {
+                return Poll::Ready(Ok(Some(chunk)));
+            }
+            self.data = Data::End;
+        }
+        // What is left is the end, or the rest of a chunk that was begun.
+        self.poll_data(cx)
     }
 
     /// Whether the direction has finished: `false` if there is more.

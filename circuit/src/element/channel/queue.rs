@@ -20,6 +20,10 @@ use tokio::sync::Notify;
 /// Measured with `scripts/bench channels`: 64 KiB give half of the throughput, 1 MiB no more.
 const WINDOW: usize = 256 << 10;
 
+/// Up to which length pieces under way are copied together, so that many small ones do not keep as
+/// many packets in memory. Chosen: a copy of it costs less than the packet did.
+const SMALL: usize = 4 << 10;
+
 /// How a message is doing, for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -90,6 +94,8 @@ pub(super) enum Match {
 /// A receiver's place in line, and then its message.
 #[derive(Debug)]
 pub(super) struct Claim {
+    /// Receivers have their turn by this number.
+    turn: u64,
     state: AtomicU64,
     wake: Notify,
 }
@@ -144,16 +150,16 @@ struct Message {
     attended: bool,
     slot: bool,
     placed: bool,
-    /// Its bytes, but for those that were handed on and forgotten.
-    pieces: VecDeque<Bytes>,
-    /// How many bytes `pieces` has.
-    length: usize,
-    /// How many pieces the receiver has.
+    /// All of it so far, until it outgrows a slot: what another receiver could have.
+    kept: Vec<u8>,
+    /// How much of that the receiver has.
     handed: usize,
-    /// How many bytes these are.
-    handed_length: usize,
-    /// Whether bytes were forgotten, so that no other receiver can have it.
-    forgotten: bool,
+    /// Whether it outgrew a slot. Then its beginning is gone, and no other receiver can have it.
+    outgrown: bool,
+    /// What of a message that outgrew a slot is under way to its receiver.
+    rest: VecDeque<Bytes>,
+    /// How many bytes that is.
+    rest_length: usize,
     /// Whether all of it has come.
     whole: bool,
     claim: Option<Arc<Claim>>,
@@ -162,22 +168,73 @@ struct Message {
 impl Message {
     /// How many more bytes it takes now.
     fn room(&self) -> usize {
-        match (&self.claim, self.forgotten) {
+        match (&self.claim, self.outgrown) {
             // Its place is not decided.
             (None, _) if !self.placed => 0,
-            (Some(_), true) => WINDOW.saturating_sub(self.length - self.handed_length),
+            (_, true) => WINDOW.saturating_sub(self.rest_length),
             // It outgrows what is kept for another receiver once this one has all there is.
-            (Some(_), false) if self.length >= HELD && self.handed_length == self.length => WINDOW,
-            _ => HELD.saturating_sub(self.length),
+            (Some(_), false) if self.kept.len() >= HELD && self.handed == self.kept.len() => WINDOW,
+            _ => HELD.saturating_sub(self.kept.len()),
         }
     }
 
-    fn forget_handed(&mut self) {
-        for piece in self.pieces.drain(..self.handed) {
-            self.length -= piece.len();
+    /// Adds a piece, for which there is room. What is kept is a copy: a piece of a packet would
+    /// keep the whole packet in memory.
+    fn add(&mut self, piece: Bytes) {
+        if !self.outgrown && self.kept.len() + piece.len() <= HELD {
+            let (length, capacity) = (self.kept.len() + piece.len(), self.kept.capacity());
+            if length > capacity {
+                let wanted = length.max(2 * capacity).min(HELD);
+                self.kept.reserve_exact(wanted - self.kept.len());
+            }
+            return self.kept.extend_from_slice(&piece);
         }
-        self.handed = 0;
-        self.handed_length = 0;
+        if !self.outgrown {
+            self.outgrown = true;
+            self.kept = Vec::new();
+        }
+        self.rest_length += piece.len();
+        match self.rest.back_mut() {
+            Some(last) if last.len() + piece.len() <= SMALL => {
+                *last = [&last[..], &piece].concat().into();
+            }
+            _ if piece.len() <= SMALL => self.rest.push_back(Bytes::copy_from_slice(&piece)),
+            _ => self.rest.push_back(piece),
+        }
+    }
+
+    /// Hands on the next bytes, at most `most` of them unless one piece is longer.
+    fn hand(&mut self, most: usize) -> Vec<Bytes> {
+        if !self.outgrown {
+            let from = self.handed;
+            self.handed = self.kept.len().min(from.saturating_add(most));
+            let bytes = &self.kept[from..self.handed];
+            return match bytes.is_empty() {
+                true => Vec::new(),
+                false => vec![Bytes::copy_from_slice(bytes)],
+            };
+        }
+        let mut pieces = Vec::new();
+        let mut length = 0;
+        while let Some(piece) = self.rest.front()
+            && (pieces.is_empty() || length + piece.len() <= most)
+        {
+            length += piece.len();
+            pieces.extend(self.rest.pop_front());
+        }
+        self.rest_length -= length;
+        pieces
+    }
+
+    fn wake_receiver(&self) {
+        if let Some(claim) = &self.claim {
+            claim.wake.notify_one();
+        }
+    }
+
+    /// Whether the receiver has all of it.
+    fn is_received(&self) -> bool {
+        self.whole && self.handed == self.kept.len() && self.rest.is_empty()
     }
 }
 
@@ -193,7 +250,9 @@ pub(super) struct Queue {
     waiting: BTreeSet<u64>,
     /// Messages that a receiver has.
     matched: BTreeMap<u64, Message>,
-    receivers: VecDeque<Arc<Claim>>,
+    /// Receivers without a message, by turn.
+    receivers: BTreeMap<u64, Arc<Claim>>,
+    next_turn: u64,
     slots: u64,
     num_send: u64,
     num_recv: u64,
@@ -216,7 +275,8 @@ impl Queue {
             unmatched: BTreeMap::new(),
             waiting: BTreeSet::new(),
             matched: BTreeMap::new(),
-            receivers: VecDeque::new(),
+            receivers: BTreeMap::new(),
+            next_turn: 0,
             slots: 0,
             num_send: 0,
             num_recv: 0,
@@ -255,19 +315,17 @@ impl Queue {
         }
         let number = self.next;
         self.next += 1;
-        let is_whole = whole.is_some();
-        let pieces: VecDeque<Bytes> = whole.into_iter().filter(|b| !b.is_empty()).collect();
         let message = Message {
             ticket,
             attended: true,
             slot: false,
             placed: false,
-            length: pieces.iter().map(Bytes::len).sum(),
-            pieces,
+            whole: whole.is_some(),
+            kept: whole.map_or(Vec::new(), |bytes| bytes.to_vec()),
             handed: 0,
-            handed_length: 0,
-            forgotten: false,
-            whole: is_whole,
+            outgrown: false,
+            rest: VecDeque::new(),
+            rest_length: 0,
             claim: None,
         };
         self.unmatched.insert(number, message);
@@ -286,15 +344,13 @@ impl Queue {
         if room == 0 || bytes.is_empty() {
             return true;
         }
-        let piece = bytes.split_to(bytes.len().min(room));
-        if message.length + piece.len() > HELD {
-            message.forgotten = true;
-            message.forget_handed();
-        }
-        message.length += piece.len();
-        message.pieces.push_back(piece);
-        if let Some(claim) = &message.claim {
-            claim.wake.notify_one();
+        let fitted = !message.outgrown;
+        message.add(bytes.split_to(bytes.len().min(room)));
+        let outgrew = fitted && message.outgrown;
+        message.wake_receiver();
+        if outgrew && self.closed {
+            // It does not come back: receivers that wait for that need wait no longer.
+            self.settle();
         }
         true
     }
@@ -305,20 +361,30 @@ impl Queue {
             return;
         };
         message.whole = true;
-        if message.slot && !message.forgotten {
+        if message.slot && !message.outgrown {
             message.ticket.becomes(Fate::Stored);
         }
-        if let Some(claim) = &message.claim {
-            claim.wake.notify_one();
-        }
+        message.wake_receiver();
     }
 
     /// The sender of a message is gone, or no longer cares.
     pub(super) fn unattend(&mut self, number: u64) {
         if let Some(message) = self.matched.get_mut(&number) {
             message.attended = false;
-            if let (false, Some(claim)) = (message.whole, &message.claim) {
-                claim.wake.notify_one();
+            match (message.whole, message.handed > 0 || message.outgrown) {
+                (true, _) => (),
+                (false, true) => message.wake_receiver(),
+                // Its receiver has seen nothing of it, and waits on.
+                (false, false) => {
+                    if let Some(mut message) = self.matched.remove(&number) {
+                        self.vanish(number, &message);
+                        if let Some(claim) = message.claim.take() {
+                            claim.becomes(WAITS);
+                            self.receivers.insert(claim.turn, claim);
+                        }
+                    }
+                    self.settle();
+                }
             }
         } else if let Some(message) = self.unmatched.get_mut(&number) {
             message.attended = false;
@@ -333,28 +399,33 @@ impl Queue {
 
     /// A place in line for a receiver.
     pub(super) fn receive(&mut self) -> Arc<Claim> {
-        let claim = Arc::new(Claim {
-            state: AtomicU64::new(WAITS),
-            wake: Notify::new(),
-        });
-        match self.aborted {
-            true => claim.becomes(ABORTED),
-            false => self.receivers.push_back(claim.clone()),
+        let claim = self.claim();
+        if self.aborted {
+            claim.becomes(ABORTED);
+        } else {
+            self.receivers.insert(claim.turn, claim.clone());
         }
         self.settle();
         claim
     }
 
+    fn claim(&mut self) -> Arc<Claim> {
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        Arc::new(Claim {
+            turn,
+            state: AtomicU64::new(WAITS),
+            wake: Notify::new(),
+        })
+    }
+
     /// The next message, if it is there as a whole and no longer than `limit`; nobody waits.
     pub(super) fn receive_ready(&mut self, limit: usize) -> Option<Arc<Claim>> {
         let (&number, message) = self.unmatched.first_key_value()?;
-        if !message.whole || message.length > limit {
+        if !message.whole || message.kept.len() > limit {
             return None;
         }
-        let claim = Arc::new(Claim {
-            state: AtomicU64::new(WAITS),
-            wake: Notify::new(),
-        });
+        let claim = self.claim();
         self.give(number, claim.clone());
         Some(claim)
     }
@@ -364,19 +435,7 @@ impl Queue {
         let Some(message) = self.matched.get_mut(&number) else {
             return Pulled::Aborted;
         };
-        let mut pieces = Vec::new();
-        let mut length = 0;
-        while let Some(piece) = message.pieces.get(message.handed)
-            && (pieces.is_empty() || length + piece.len() <= most)
-        {
-            length += piece.len();
-            pieces.push(piece.clone());
-            message.handed += 1;
-            message.handed_length += piece.len();
-            if message.forgotten {
-                message.forget_handed();
-            }
-        }
+        let pieces = message.hand(most);
         if !pieces.is_empty() {
             if !message.whole {
                 // There may be room for more.
@@ -398,7 +457,7 @@ impl Queue {
             return false;
         };
         match self.matched.get(&number) {
-            Some(message) if message.whole && message.handed == message.pieces.len() => (),
+            Some(message) if message.is_received() => (),
             _ => return false,
         }
         if let Some(message) = self.matched.remove(&number) {
@@ -414,21 +473,21 @@ impl Queue {
     /// A receiver is gone: its message goes back to its place in line, if another can have it.
     pub(super) fn give_up(&mut self, claim: &Arc<Claim>) {
         match claim.state() {
-            Match::Waits => self.receivers.retain(|other| !Arc::ptr_eq(other, claim)),
+            Match::Waits => {
+                self.receivers.remove(&claim.turn);
+            }
             Match::Message(number) => {
                 let Some(mut message) = self.matched.remove(&number) else {
                     return;
                 };
                 let has_sender = message.attended || message.slot && message.whole;
-                if message.forgotten {
+                if message.outgrown || !has_sender {
+                    // It had its place, and so it counts, but nobody can have it any more.
                     self.slots -= u64::from(message.slot);
                     message.ticket.becomes(Fate::Lost);
-                } else if !has_sender {
-                    self.vanish(number, &message);
                 } else {
                     message.claim = None;
                     message.handed = 0;
-                    message.handed_length = 0;
                     if !message.slot {
                         self.waiting.insert(number);
                     }
@@ -478,7 +537,7 @@ impl Queue {
         }
         self.waiting.clear();
         self.slots = 0;
-        for claim in self.receivers.drain(..) {
+        for claim in std::mem::take(&mut self.receivers).into_values() {
             claim.becomes(ABORTED);
         }
     }
@@ -510,26 +569,23 @@ impl Queue {
             self.slots += 1;
             self.num_send += u64::from(!message.placed);
             message.placed = true;
-            let fate = match message.whole && !message.forgotten {
+            let fate = match message.whole && !message.outgrown {
                 true => Fate::Stored,
                 false => Fate::Placed,
             };
             message.ticket.becomes(fate);
         }
-        while let Some(claim) = self.receivers.front() {
-            let Some((&number, _)) = self.unmatched.first_key_value() else {
-                break;
-            };
-            let claim = claim.clone();
-            self.receivers.pop_front();
+        while let Some((&number, _)) = self.unmatched.first_key_value()
+            && let Some((_, claim)) = self.receivers.pop_first()
+        {
             self.give(number, claim);
         }
         // A message that may come back is not gone.
         if self.closed
             && !self.receivers.is_empty()
-            && !self.matched.values().any(|message| !message.forgotten)
+            && !self.matched.values().any(|message| !message.outgrown)
         {
-            for claim in self.receivers.drain(..) {
+            for claim in std::mem::take(&mut self.receivers).into_values() {
                 claim.becomes(CLOSED);
             }
         }

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use bytes::{BufMut, Bytes, BytesMut};
 use circuit_proto::codec::{self, MAX_CHUNK};
 use circuit_proto::element::channel::{Delivery, Demand, RECORD_HEADER, Record};
-use circuit_proto::request::{End, Op};
+use circuit_proto::request::Op;
 use circuit_proto::{Code, Path};
 
 use super::one::too_large;
@@ -115,17 +115,36 @@ impl Sender {
         loop {
             tokio::select! {
                 biased;
+                // All that the channel has said, first: what nobody hears would hold it up.
+                count = self.recv.whole_chunk() => self.count(count)?,
                 drained = poll_fn(|cx| self.send.poll_drain(cx)) => match drained {
                     Ok(()) => return Ok(()),
                     // What comes says why.
-                    Err(StreamError::Abandoned) => break,
+                    Err(StreamError::Abandoned) => return Err(self.failed().await),
                     Err(error) => return Err(self.fail(error)),
                 },
-                count = self.recv.whole_chunk() => self.count(count).await?,
             }
         }
+    }
+
+    /// Resolves when the channel takes no more of these messages, for those who have nothing to
+    /// send yet.
+    ///
+    /// ```no_run
+    /// # async fn example(mut sender: circuit_client::Sender) -> Result<(), circuit_client::Error> {
+    /// let until = tokio::time::sleep(std::time::Duration::from_secs(1));
+    /// tokio::select! {
+    ///     error = sender.failed() => return Err(error),
+    ///     () = until => sender.send(b"hello").await?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn failed(&mut self) -> Error {
         loop {
-            self.hear().await?;
+            if let Err(error) = self.hear().await {
+                return error;
+            }
         }
     }
 
@@ -188,23 +207,16 @@ impl Sender {
 
     async fn hear(&mut self) -> Result<(), Error> {
         let count = self.recv.whole_chunk().await;
-        self.count(count).await
+        self.count(count)
     }
 
     /// Takes note of how many messages are stored, or of the end.
-    async fn count(&mut self, count: Result<Bytes, StreamError>) -> Result<(), Error> {
+    fn count(&mut self, count: Result<Option<Bytes>, StreamError>) -> Result<(), Error> {
         let count = match count {
-            Ok(count) => count,
+            Ok(Some(count)) => count,
+            Ok(None) => return Err(self.fail(StreamError::Abandoned)),
             Err(error) => return Err(self.fail(error)),
         };
-        if count.is_empty() {
-            let end = match self.recv.frame::<End>().await {
-                Ok(Err(error)) => StreamError::Failed(error),
-                Ok(Ok(())) => StreamError::Abandoned,
-                Err(error) => error,
-            };
-            return Err(self.fail(end));
-        }
         let count = count.first_chunk().copied().map(u64::from_be_bytes);
         match count.filter(|count| (self.stored..=self.sent).contains(count)) {
             Some(count) => self.stored = count,
@@ -244,6 +256,8 @@ enum Stage {
     Received,
     /// The channel was told so.
     Acknowledged,
+    /// A message was not taken: no more is, so that all of these are left to other receivers.
+    Failed,
 }
 
 /// Receives many messages, in order, on one stream: each as a single receive, with the same
@@ -308,8 +322,10 @@ impl Receiver {
     /// # }
     /// ```
     pub async fn batch(&mut self, most: u32) -> Result<&[Bytes], Error> {
-        if self.stage == Stage::Acknowledged {
-            self.commit().await?;
+        match self.stage {
+            Stage::Acknowledged => self.commit().await?,
+            Stage::Failed => return Err(too_large(&self.path, self.limit)),
+            Stage::Idle | Stage::Wanted | Stage::Received => (),
         }
         if self.stage == Stage::Idle {
             self.batch.clear();
@@ -377,14 +393,7 @@ impl Receiver {
             Ok(()) | Err(StreamError::Abandoned) => (),
             Err(error) => return Err(error),
         }
-        let chunk = self.recv.whole_chunk().await?;
-        if chunk.is_empty() {
-            return match self.recv.frame::<End>().await? {
-                Ok(()) => Err(StreamError::Abandoned),
-                Err(error) => Err(StreamError::Failed(error)),
-            };
-        }
-        Ok(chunk)
+        self.recv.whole_chunk().await?.ok_or(StreamError::Abandoned)
     }
 
     fn take(&mut self, records: Bytes) -> Result<(), Error> {
@@ -395,6 +404,8 @@ impl Receiver {
             };
             rest = later;
             if self.partial.len() + record.bytes.len() > self.limit {
+                // What came with it is not to be received by the next call.
+                self.stage = Stage::Failed;
                 return Err(too_large(&self.path, self.limit));
             }
             match (record.more, self.partial.is_empty()) {

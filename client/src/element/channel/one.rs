@@ -52,22 +52,36 @@ pub(super) async fn send_all(anchor: &Anchor, message: Bytes) -> Result<(), Erro
         }
     };
     let answered = async {
-        client.accepted(path, &mut recv).await?;
-        loop {
-            match recv.data().await {
-                Ok(Some(_placed)) => (),
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(client.failed_at_end(path, error)),
-            }
-        }
+        let accepted = client.accepted(path, &mut recv).await;
+        accepted.map_err(Failed::Request)?;
+        while recv.data().await.map_err(Failed::Message)?.is_some() {}
+        Ok(())
     };
     tokio::pin!(answered);
     tokio::select! {
-        // Before all was sent it cannot have succeeded.
+        biased;
         sent = sent => sent?,
-        answered = &mut answered => return answered,
+        // Before all was sent it cannot have succeeded.
+        answered = &mut answered => return answered.map_err(|failed| match failed {
+            Failed::Request(error) => error,
+            Failed::Message(error) => client.failed(path, error),
+        }),
     }
-    answered.await
+    answered.await.map_err(|failed| match failed {
+        // The message was right behind the request.
+        Failed::Request(error @ (Error::CircuitGone { .. } | Error::TimedOut { .. })) => {
+            let (path, reason) = (path.clone(), error.reason());
+            Error::Unknown { path, reason }
+        }
+        Failed::Request(error) => error,
+        Failed::Message(error) => client.failed_at_end(path, error),
+    })
+}
+
+/// How far a send had come when it failed.
+enum Failed {
+    Request(Error),
+    Message(StreamError),
 }
 
 /// Opens the next message.
@@ -107,6 +121,23 @@ impl MessageWriter {
     /// ```
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.writer.send(bytes).await
+    }
+
+    /// Resolves when the message cannot be delivered any more, for those who have nothing to send
+    /// yet: the channel was scrubbed, or the receiver or the connection is gone.
+    ///
+    /// ```no_run
+    /// # async fn example(mut message: circuit_client::MessageWriter) -> Result<(), circuit_client::Error> {
+    /// let until = tokio::time::sleep(std::time::Duration::from_secs(1));
+    /// tokio::select! {
+    ///     error = message.failed() => return Err(error),
+    ///     () = until => message.send("hello".into()).await?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn failed(&mut self) -> Error {
+        self.writer.failed().await
     }
 
     /// Ends the message, and waits until the send has succeeded.
@@ -293,6 +324,9 @@ impl AsyncRead for MessageReader {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         match ready!(self.poll_chunk(cx))? {
             Some(mut bytes) => {
                 let count = bytes.len().min(buf.remaining());
