@@ -108,7 +108,7 @@ fn a_message_is_made_sent_seen_and_received_as_in_the_reference() {
         assert!(id.contains('·'), "{id}");
         server
             .circuit("ls -l /one/this/is")
-            .stdout("chan  /one/this/is/charlie\n")
+            .stdout("chan    /one/this/is/charlie\n")
             .run();
         server.circuit(format!("scrub {path}")).run();
         server

@@ -130,7 +130,10 @@ impl Error {
 pub(crate) fn describe_loss(lost: &quinn::ConnectionError) -> String {
     match lost {
         quinn::ConnectionError::TimedOut => "it no longer answers".to_owned(),
-        quinn::ConnectionError::Reset => "it was restarted".to_owned(),
+        // All that it says is that it does not know the connection.
+        quinn::ConnectionError::Reset => {
+            "it was restarted, or had not heard from us for too long".to_owned()
+        }
         quinn::ConnectionError::LocallyClosed => "we closed it".to_owned(),
         quinn::ConnectionError::ApplicationClosed(closed)
             if u64::from(closed.error_code) == circuit_proto::handshake::Close::Leaving as u64 =>

@@ -191,7 +191,7 @@ impl Message {
         }
         if !self.outgrown {
             self.outgrown = true;
-            self.kept = Vec::new();
+            (self.kept, self.handed) = (Vec::new(), 0);
         }
         self.rest_length += piece.len();
         match self.rest.back_mut() {
