@@ -3,8 +3,12 @@
 //!
 //! That a command waits is seen in the channel's status, never guessed from the time that passes.
 
+mod check;
+mod history;
 mod losses;
 mod many;
+mod model;
+mod random;
 
 use serde_json::{Value, json};
 
