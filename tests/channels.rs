@@ -4,11 +4,13 @@
 //! That a command waits is seen in the channel's status, never guessed from the time that passes.
 
 mod check;
+mod clients;
 mod history;
 mod losses;
 mod many;
 mod model;
 mod random;
+mod soak;
 
 use serde_json::{Value, json};
 

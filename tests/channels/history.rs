@@ -35,6 +35,8 @@ pub(crate) enum Event {
     Accepts { receive: u64 },
     /// The receive has ended.
     Received { receive: u64, outcome: Received },
+    /// It was one of several, and is not needed: it never had a message.
+    Unused { receive: u64 },
     /// A close begins.
     Closes { close: u64 },
     /// It has ended.
@@ -212,6 +214,9 @@ impl History {
                         (receive.ended, receive.outcome) = (time, outcome);
                         receive.noticed = time.saturating_add(notice);
                     });
+                }
+                Event::Unused { receive } => {
+                    receives.remove(&receive);
                 }
                 Event::Closes { close } => {
                     let begun = Close {
