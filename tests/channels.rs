@@ -3,13 +3,13 @@
 //!
 //! That a command waits is seen in the channel's status, never guessed from the time that passes.
 
-mod check;
+pub(crate) mod check;
 mod clients;
-mod history;
+pub(crate) mod history;
 mod losses;
 mod many;
 mod model;
-mod random;
+pub(crate) mod random;
 mod soak;
 
 use serde_json::{Value, json};

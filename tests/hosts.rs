@@ -19,6 +19,7 @@
 //! Needs `ip` (iproute2). What else is missing is said: `skipped: needs …`.
 
 mod addresses;
+mod channels;
 mod clients;
 mod crashes;
 mod cuts;

@@ -155,7 +155,7 @@ impl Actor {
 
     /// Sends at least so many messages, unless the channel takes no more.
     pub(crate) async fn send(&mut self, count: u64) {
-        let end = self.next + count;
+        let end = self.next.saturating_add(count);
         while self.next < end {
             let done = match self.random.below(10) {
                 0..5 => self.send_all().await,
@@ -209,7 +209,12 @@ impl Actor {
                 Ok(_) => Ok(()),
                 Err(_) => self.redial().await,
             },
-            Some(Code::Unreachable | Code::Unknown) | None => self.redial().await,
+            // A link is cut, and will be healed.
+            Some(Code::Unreachable | Code::NoSuchServer) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Ok(())
+            }
+            Some(Code::Unknown) | None => self.redial().await,
             Some(_) => panic!("{error}"),
         }
     }
@@ -314,14 +319,19 @@ impl Actor {
         for message in stored {
             self.sent(*message, Sent::Stored);
         }
+        let there = match &result {
+            Err(error) if error.code() == Some(Code::Aborted) => self.chan.peek().await.is_ok(),
+            _ => true,
+        };
         for message in rest {
             match &result {
                 Err(error) => {
                     let outcome = match error.code() {
                         Some(Code::Closed) => Sent::Closed,
                         Some(Code::Aborted) if *message == rest[0] => Sent::Aborted,
-                        // None behind one that failed was sent.
-                        Some(Code::Aborted) => Sent::Failed,
+                        // None behind one that failed was sent, but a scrub spares those that
+                        // others had received.
+                        Some(Code::Aborted) if there => Sent::Failed,
                         // Of a loss it is told once for all.
                         _ => Sent::Unknown,
                     };

@@ -142,6 +142,8 @@ pub(crate) struct History {
     pub(crate) scrub: Option<(u64, u64)>,
     /// What `NumRecv` was when nothing was under way.
     pub(crate) received: Option<u64>,
+    /// Whether links were cut: then whoever let go may have been noticed late.
+    pub(crate) cut: bool,
 }
 
 /// How long the channel may take to notice a client that let go of a stream or connection. Chosen:
@@ -159,7 +161,8 @@ impl History {
         let mut receives: BTreeMap<u64, Receive> = BTreeMap::new();
         let mut closes: BTreeMap<u64, Close> = BTreeMap::new();
         let end = killed.unwrap_or(NEVER);
-        let notice = if killed.is_some() { SILENT } else { LET_GO };
+        let silent = killed.is_some() || self.cut;
+        let notice = if silent { SILENT } else { LET_GO };
         for (time, event) in events {
             let time = *time;
             match *event {

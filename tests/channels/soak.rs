@@ -64,6 +64,35 @@ fn runs() {
     eprintln!("{done} runs, {operations} operations in {took:.1} s: all are those of a channel");
 }
 
+/// A client of its own process, which writes down on stdout what it does: for the tests on several
+/// hosts.
+#[test]
+#[ignore = "run by others"]
+fn client() {
+    let variable = |name: &str| std::env::var(format!("CIRCUIT_SOAK_{name}")).unwrap();
+    let number: u64 = variable("NUMBER").parse().unwrap();
+    let key = std::fs::read_to_string(std::env::var("CIRCUIT_HMAC").unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let habits = Habits {
+            lets_go: 10,
+            lets_go_early: false,
+            hangs_up: 0,
+        };
+        let (url, path) = (variable("URL").parse().unwrap(), variable("PATH"));
+        let (key, seed) = (Key::parse(&key).unwrap(), variable("SEED").parse().unwrap());
+        let actor = Actor::new(&url, &key, &path, number, seed, habits, Log::Stdout);
+        let mut actor = actor.await.unwrap();
+        match &*variable("ROLE") {
+            "send" => actor.send(u64::MAX).await,
+            "recv" => actor.receive().await,
+            _ => actor.close().await,
+        }
+    });
+}
+
 /// Two servers in this process.
 struct Circuit {
     urls: [Url; 2],

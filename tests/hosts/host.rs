@@ -131,6 +131,13 @@ impl Host {
         Circuit::new(command, line.as_ref())
     }
 
+    /// Another program, as [`Host::circuit`] would run the binary.
+    pub(super) fn program(&self, program: &str, arguments: &str) -> Circuit {
+        let mut command = self.home.clean(self.netns.command(program));
+        command.env("CIRCUIT_HMAC", self.home.file(".hmac"));
+        Circuit::new(command, arguments)
+    }
+
     /// `circuit start` with these flags and the host's name.
     pub(super) fn starting(&self, flags: &str) -> Circuit {
         self.circuit(format!("start -name {} {flags}", self.name))

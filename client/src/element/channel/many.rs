@@ -153,7 +153,8 @@ impl Sender {
     /// # Errors
     ///
     /// Those of [`Chan::send`](crate::Chan::send); [`stored`](Self::stored) then tells how many
-    /// sends succeeded. With [`Error::Unknown`] more of them may have.
+    /// sends succeeded: the first so many. With [`Error::Unknown`], and if the channel was scrubbed,
+    /// others may have been received; else none was sent behind them.
     ///
     /// ```no_run
     /// # async fn example(mut sender: circuit_client::Sender) -> Result<(), circuit_client::Error> {
