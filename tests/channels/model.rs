@@ -300,9 +300,7 @@ fn what_was_tampered_with_is_not() {
         ("aborted by nobody", |h, _| {
             h.sends[0].outcome = Sent::Aborted;
         }),
-        ("counted", |h, _| {
-            h.received = Some(h.sends.len() as u64 + 1)
-        }),
+        ("counted", |h, _| h.received = Some(1)),
     ];
     for seed in 0..20 {
         for (words, tamper) in &cases {
