@@ -139,10 +139,9 @@ impl Machine {
             Gone::Closed if was_link => self.audit(peer),
             Gone::Closed => {}
             Gone::Leaving => self.claim(peer, Phase::Left),
-            Gone::Silent => self.probe(peer, false),
-            // The process may have been replaced; or it is the same, and has forgotten a connection
-            // that it closed while we could not hear it (RFC 9000, section 10.3).
-            Gone::Reset => self.probe(peer, true),
+            // Only who has the server's key can reset (RFC 9000, section 10.3): it is the same
+            // process, whose word that it closed was lost, or its successor. Both answer.
+            Gone::Silent | Gone::Reset => self.probe(peer, false),
             Gone::Dead => self.accuse(peer, Phase::Condemned),
         }
     }

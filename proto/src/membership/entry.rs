@@ -49,10 +49,10 @@ pub struct Held {
 }
 
 impl Held {
-    /// The order of the lattice: the incarnation first, then the phase, then, for two lives that
-    /// claim the same incarnation, the later one.
-    pub fn rank(&self) -> (u64, Phase, u64) {
-        (self.incarnation, self.phase, self.started)
+    /// The order of the lattice: the incarnation first; then, for two lives that claim the same
+    /// one, the later life, for what is held against the earlier says nothing of it; then the phase.
+    pub fn rank(&self) -> (u64, u64, Phase) {
+        (self.incarnation, self.started, self.phase)
     }
 }
 

@@ -117,9 +117,12 @@ impl Machine {
             }
             Stage::Pinging if probe.pings < PINGS => {}
             Stage::Pinging if probe.hard => return self.find_guilty(who),
-            Stage::Pinging => self.ask_witnesses(who),
+            Stage::Pinging => self.choose_witnesses(who),
             Stage::Witnesses { until, .. } if now >= *until => return self.find_guilty(who),
-            Stage::Witnesses { until, .. } => next = next.min(*until),
+            Stage::Witnesses { until, .. } => {
+                next = next.min(*until);
+                self.ask_witnesses(who);
+            }
             Stage::Alone if probe.pings < 2 * PINGS => {}
             Stage::Alone => return self.find_guilty(who),
         }
@@ -141,33 +144,52 @@ impl Machine {
         self.send_datagram(who, Message::Ping { nonce, held });
     }
 
-    fn ask_witnesses(&mut self, who: Fingerprint) {
+    fn choose_witnesses(&mut self, who: Fingerprint) {
         let witnesses = self.witnesses(who);
         let until = self.now + WITNESS_WAIT;
+        if let Some(probe) = self.probes.get_mut(&who) {
+            probe.stage = if witnesses.is_empty() {
+                Stage::Alone
+            } else {
+                let answers = witnesses.iter().map(|witness| (*witness, None)).collect();
+                Stage::Witnesses { answers, until }
+            };
+            self.ask_witnesses(who);
+        }
+    }
+
+    /// Asks those who have not answered yet: once on the connection, if there is one, and again
+    /// outside, should what is sent be lost.
+    fn ask_witnesses(&mut self, who: Fingerprint) {
         let Some(held) = self.view.get(&who).map(|member| member.held()) else {
             return;
         };
-        let Some(probe) = self.probes.get_mut(&who) else {
+        let Some(Probe {
+            nonce,
+            pings,
+            stage: Stage::Witnesses { answers, .. },
+            ..
+        }) = self.probes.get(&who)
+        else {
             return;
         };
-        let nonce = probe.nonce;
-        probe.stage = if witnesses.is_empty() {
-            Stage::Alone
-        } else {
-            Stage::Witnesses {
-                answers: witnesses.iter().map(|witness| (*witness, None)).collect(),
-                until,
+        let (first, nonce) = (*pings == PINGS, *nonce);
+        let silent: Vec<_> = answers
+            .iter()
+            .filter(|(_, answer)| answer.is_none())
+            .map(|(witness, _)| *witness)
+            .collect();
+        for witness in silent {
+            let message = Message::Witness {
+                nonce,
+                subject: who,
+                held,
+            };
+            if first {
+                self.say(witness, message);
+            } else {
+                self.send_datagram(witness, message);
             }
-        };
-        for witness in witnesses {
-            self.say(
-                witness,
-                Message::Witness {
-                    nonce,
-                    subject: who,
-                    held,
-                },
-            );
         }
     }
 

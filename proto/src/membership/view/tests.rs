@@ -55,7 +55,7 @@ fn values() -> impl Strategy<Value = Vec<(u8, Held)>> {
     prop::collection::vec((0..4u8, held), 0..20)
 }
 
-fn state(view: &View) -> Vec<(u64, Phase, u64)> {
+fn state(view: &View) -> Vec<(u64, u64, Phase)> {
     view.members
         .values()
         .map(|member| member.held().rank())
