@@ -253,6 +253,7 @@ impl Machine {
             return;
         }
         self.on_heard(from);
+        self.cling(from);
         match message {
             Message::Ping { nonce, held } => self.on_ping(from, nonce, held, true),
             Message::Pong {

@@ -47,11 +47,25 @@ impl Machine {
         let missing = wanted.saturating_sub(self.links.len() + coming);
         // Where most neighbours have failed at once, not all links can wait to be given up.
         let room = MAX_DEGREE.saturating_sub(self.links.len() + coming);
-        let trusted = self.links.iter().filter(|who| self.view.is_trusted(who));
-        let lifelines = LIFELINES
-            .min(wanted)
-            .saturating_sub(trusted.count() + coming);
+        let lifelines = self.lifelines().saturating_sub(coming);
         missing.max(lifelines.min(room))
+    }
+
+    /// How many links to servers that are not suspected are missing, and not even being looked at.
+    fn lifelines(&self) -> usize {
+        let sound = |who: &&Fingerprint| {
+            self.view.is_trusted(who) && !self.probes.contains_key(*who)
+        };
+        LIFELINES
+            .min(self.wanted())
+            .saturating_sub(self.links.iter().filter(sound).count())
+    }
+
+    /// A server is certainly there: whoever has nearly lost the others clings to it.
+    pub(super) fn cling(&mut self, to: Fingerprint) {
+        if self.lifelines() > self.asked.len() && self.is_candidate(to) {
+            self.seek(to, Wish::Plain);
+        }
     }
 
     /// How many requests for links are under way.
