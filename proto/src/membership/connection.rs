@@ -128,7 +128,10 @@ impl Machine {
         if stranger && live > 1 && !alone {
             self.timers.arm(Timer::Bridge(from), self.now + BRIDGE);
         }
-        self.timers.arm_by(Timer::Seek, self.now);
+        // Whom we know may be about to ask for the link that is missing.
+        if stranger {
+            self.timers.arm_by(Timer::Seek, self.now);
+        }
     }
 
     /// A connection has ended: what that says of its other end depends on how.

@@ -53,9 +53,8 @@ impl Machine {
 
     /// How many links to servers that are not suspected are missing, and not even being looked at.
     fn lifelines(&self) -> usize {
-        let sound = |who: &&Fingerprint| {
-            self.view.is_trusted(who) && !self.probes.contains_key(*who)
-        };
+        let sound =
+            |who: &&Fingerprint| self.view.is_trusted(who) && !self.probes.contains_key(*who);
         LIFELINES
             .min(self.wanted())
             .saturating_sub(self.links.iter().filter(sound).count())
@@ -225,6 +224,10 @@ impl Machine {
                         {
                             self.give_up(old, Some(other));
                         }
+                    }
+                    // The one that was given up is our neighbour already: it gets its link back.
+                    (Wish::Swap, None) if self.links.len() > self.wanted() => {
+                        self.give_up(from, other);
                     }
                     _ if self.links.len() > MAX_DEGREE => {
                         if let Some(old) = self.neighbour_except(from, None) {

@@ -33,7 +33,6 @@ impl Machine {
                 self.give_up(peer, None);
             }
         } else if self.random.below(PASS_ON) == 0
-            && self.view.live().len() > 2 * COMPLETE
             && let Some(other) = self.candidate()
             && let Some(peer) = self.neighbour_except(other, None)
         {

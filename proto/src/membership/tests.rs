@@ -250,6 +250,18 @@ fn loss_and_short_stalls_wrong_nobody() {
 }
 
 #[test]
+fn one_that_loses_most_of_what_it_says_wrongs_nobody_and_is_not_wronged() {
+    for seed in 1..=3 {
+        for n in [12, 32] {
+            let mut sim = circuit(n, seed);
+            sim.network.lossy = vec![(0, 0.8)];
+            sim.run(SECOND * 120);
+            nobody_was_wronged(&sim);
+        }
+    }
+}
+
+#[test]
 fn a_stopped_process_is_waited_for_while_its_kernel_answers() {
     for seed in 1..=3 {
         for n in [2, 3, 12] {

@@ -7,7 +7,7 @@ use super::random::{fingerprint, record};
 use crate::Fingerprint;
 use crate::membership::tuning::{MAX_CHANGES, OUTBID};
 use crate::membership::{
-    Config, Entry, Held, Input, Machine, Message, Output, Phase, TetherState, Wish,
+    Config, Entry, Gone, Held, Input, Machine, Message, Output, Phase, TetherState, Wish,
 };
 
 const NOW: Duration = Duration::from_secs(1);
@@ -190,4 +190,47 @@ fn whoever_was_stopped_hears_before_it_judges() {
     machine.handle(Input::Tick, now + Duration::from_millis(900));
     assert_eq!(machine.suspected().count(), 0);
     assert_eq!(machine.len(), 2);
+}
+
+#[test]
+fn what_is_held_against_an_earlier_life_says_nothing_of_the_next() {
+    let mut machine = machine();
+    connect(&mut machine, 1, NOW);
+    let mut next = entry(fingerprint(2), 2, 0, Phase::Alive);
+    next.held.started = 5;
+    next.record = Some(Arc::new(record(2, 5)));
+    let entries = vec![next];
+    say(&mut machine, 1, Message::Delta { entries }, NOW);
+    for phase in [Phase::Suspect, Phase::Condemned, Phase::Down, Phase::Left] {
+        let entries = vec![entry(fingerprint(2), 2, 0, phase)];
+        say(&mut machine, 1, Message::Delta { entries }, NOW);
+        assert_eq!(machine.record(&fingerprint(2)), Some(&record(2, 5)));
+        assert_eq!(machine.suspected().count(), 0);
+    }
+}
+
+#[test]
+fn a_reset_condemns_nobody_and_witnesses_are_asked_until_they_answer() {
+    let mut machine = machine();
+    let wish = Wish::Plain;
+    for peer in 1..4 {
+        connect(&mut machine, peer, NOW);
+        say(&mut machine, peer, Message::Link { degree: 0, wish }, NOW);
+    }
+    let (peer, why) = (fingerprint(1), Gone::Reset);
+    machine.handle(Input::Disconnected { peer, why }, NOW);
+    while machine.poll_output().is_some() {}
+    let mut asked = 0;
+    for ms in (0..1400).step_by(10) {
+        machine.handle(Input::Tick, NOW + Duration::from_millis(ms));
+        while let Some(output) = machine.poll_output() {
+            let (Output::Send { message, .. } | Output::Datagram { message, .. }) = output else {
+                continue;
+            };
+            asked += usize::from(matches!(message, Message::Witness { .. }));
+        }
+    }
+    // Two were there to ask; neither has answered.
+    assert!(asked >= 6, "{asked}");
+    assert!(machine.is_live(&fingerprint(1)));
 }
