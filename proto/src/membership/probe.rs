@@ -22,6 +22,8 @@ pub(super) struct Probe {
     stage: Stage,
     pings: u8,
     nonce: u64,
+    /// Whether other witnesses were asked because the first were silent.
+    again: bool,
 }
 
 /// How far a probe has got.
@@ -63,6 +65,7 @@ impl Machine {
                     stage,
                     pings: 0,
                     nonce: probe.nonce,
+                    again: false,
                 };
             }
             Some(_) => return,
@@ -80,6 +83,7 @@ impl Machine {
                         stage,
                         pings: 0,
                         nonce,
+                        again: false,
                     },
                 );
             }
@@ -104,7 +108,7 @@ impl Machine {
 
     /// A probe goes on.
     pub(super) fn on_probe_timer(&mut self, who: Fingerprint) {
-        let now = self.now;
+        let (now, accused) = (self.now, self.accused.contains_key(&who));
         let Some(probe) = self.probes.get_mut(&who) else {
             return;
         };
@@ -118,7 +122,15 @@ impl Machine {
             Stage::Pinging if probe.pings < PINGS => {}
             Stage::Pinging if probe.hard => return self.find_guilty(who),
             Stage::Pinging => self.choose_witnesses(who),
-            Stage::Witnesses { until, .. } if now >= *until => return self.find_guilty(who),
+            Stage::Witnesses { until, answers } if now >= *until => {
+                // Whom no witness answers is perhaps not heard itself: it does not condemn at once.
+                let unheard = answers.values().all(Option::is_none);
+                if probe.again || !accused || !unheard {
+                    return self.find_guilty(who);
+                }
+                probe.again = true;
+                self.choose_witnesses(who);
+            }
             Stage::Witnesses { until, .. } => {
                 next = next.min(*until);
                 self.ask_witnesses(who);
