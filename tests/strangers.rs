@@ -195,7 +195,7 @@ async fn a_server_must_be_who_its_url_says() {
         name: "one".to_owned(),
     };
     for role in [
-        Role::Link(identity.clone()),
+        Role::Link(identity.clone(), Vec::new()),
         Role::Transfer(identity.clone()),
     ] {
         let error = admitted(&home, &one, role).await.unwrap_err();

@@ -58,11 +58,20 @@ pub trait Watch: std::fmt::Debug + Send + Sync {
     fn notice(&self, notice: &Notice);
 }
 
+/// Which end opened a connection.
+#[derive(Debug)]
+pub enum Origin {
+    /// This server.
+    Dialled,
+    /// The other, which may have said its first message with its handshake.
+    Accepted(Option<Message>),
+}
+
 /// What happens to the driver.
 #[derive(Debug)]
 enum Event {
     /// A connection is up.
-    Up { accepted: Accepted, dialled: bool },
+    Up { accepted: Accepted, origin: Origin },
     /// A message on the connection of this number.
     Message {
         peer: Fingerprint,
@@ -195,7 +204,7 @@ impl Peer {
                 .await
                 .map_err(|e| unreachable(e.to_string()))?;
             let id = accepted.fingerprint.id();
-            self.adopt_in_order(accepted, true).await;
+            self.adopt_in_order(accepted, Origin::Dialled).await;
             self.seen(id).await;
             Ok(())
         };
@@ -247,14 +256,19 @@ impl Peer {
     }
 
     /// Takes over a connection for membership.
-    pub fn adopt(self: &Arc<Self>, accepted: Accepted, dialled: bool) {
+    pub fn adopt(self: &Arc<Self>, accepted: Accepted, origin: Origin) {
         let peer = self.clone();
-        tokio::spawn(async move { peer.adopt_in_order(accepted, dialled).await });
+        tokio::spawn(async move { peer.adopt_in_order(accepted, origin).await });
     }
 
-    async fn adopt_in_order(&self, accepted: Accepted, dialled: bool) {
+    async fn adopt_in_order(&self, accepted: Accepted, origin: Origin) {
         // Without a driver the server is about to end, and its connections with it.
-        let _ = self.events.send(Event::Up { accepted, dialled }).await;
+        let _ = self.events.send(Event::Up { accepted, origin }).await;
+    }
+
+    /// What membership has to say first on a connection.
+    fn hello(&self) -> Message {
+        self.machine().hello()
     }
 
     /// Leaves the circuit: says so to all neighbours.
@@ -324,7 +338,7 @@ impl Driver {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Up { accepted, dialled } => self.on_up(accepted, dialled),
+            Event::Up { accepted, origin } => self.on_up(accepted, origin),
             Event::Message {
                 peer,
                 number,
@@ -361,8 +375,9 @@ impl Driver {
     /// Keeps one connection per peer. When two servers dial each other at the same time, both
     /// keep the one that the lower fingerprint dialled; of two from the same side, the newer, as
     /// whoever dialled it knows the older to be gone.
-    fn on_up(&mut self, accepted: Accepted, dialled: bool) {
+    fn on_up(&mut self, accepted: Accepted, origin: Origin) {
         let peer = accepted.fingerprint;
+        let dialled = matches!(origin, Origin::Dialled);
         let me = self.peer.machine().me().fingerprint;
         if let Some(old) = self.links.get(&peer)
             && old.is_open()
@@ -381,6 +396,10 @@ impl Driver {
             old.close(Close::Redundant);
         }
         self.handle(Input::Connected { peer, dialled });
+        if let Origin::Accepted(Some(message)) = origin {
+            let from = peer;
+            self.handle(Input::Message { from, message });
+        }
     }
 
     /// Feeds the machine, and carries out what it wants.
@@ -432,8 +451,10 @@ impl Driver {
         let peer = self.peer.clone();
         tokio::spawn(async move {
             let pin = Pin::Fingerprint(to.fingerprint);
-            match peer.outbound.link(&to.url, pin, DIAL_TIMEOUT).await {
-                Ok(accepted) => peer.adopt_in_order(accepted, true).await,
+            let hello = peer.hello();
+            let dialled = peer.outbound.link(&to.url, pin, &hello, DIAL_TIMEOUT).await;
+            match dialled {
+                Ok(accepted) => peer.adopt_in_order(accepted, Origin::Dialled).await,
                 Err(error) => {
                     debug!("no link: {error}");
                     let input = Input::ConnectFailed {

@@ -63,8 +63,9 @@ pub struct HelloBody {
 pub enum Role {
     /// A client's requests.
     Client,
-    /// Membership between servers, and nothing else.
-    Link(Identity),
+    /// Membership between servers, and nothing else. With the dialler's first message, encoded as
+    /// [`crate::membership::Message`]; empty if it comes later, on the dialler's stream.
+    Link(Identity, Vec<u8>),
     /// Requests that another server forwards.
     Transfer(Identity),
 }

@@ -332,6 +332,22 @@ impl Machine {
         self.timers.clear();
     }
 
+    /// What is said first on a connection. A driver may send it ahead with its handshake, and feed
+    /// what it so receives right after [`Input::Connected`]: a newcomer is then known earlier.
+    pub fn hello(&self) -> Message {
+        let record = Some(Arc::clone(&self.me));
+        Message::Hello {
+            entry: Entry {
+                fingerprint: self.me.fingerprint,
+                held: self.my_held(),
+                age: 0,
+                record,
+            },
+            live: u32::try_from(self.len()).unwrap_or(u32::MAX),
+            digest: self.digest(),
+        }
+    }
+
     /// The next thing to do, in order, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -7,6 +7,7 @@ use circuit_client::transport::dial::{Accepted, DialError, Dialler, resolve};
 use circuit_client::transport::endpoint;
 use circuit_client::transport::tls::{Certificate, Pin};
 use circuit_proto::handshake::{Identity, Role};
+use circuit_proto::membership::Message;
 use circuit_proto::{Key, Url};
 use quinn::{TransportConfig, VarInt};
 
@@ -47,15 +48,18 @@ impl Outbound {
         self.key.is_some()
     }
 
-    /// Dials a server for a link.
+    /// Dials a server for a link; `hello` is what membership has to say first.
     pub async fn link(
         &self,
         url: &Url,
         pin: Pin,
+        hello: &Message,
         timeout: Duration,
     ) -> Result<Accepted, DialError> {
-        self.dial(url, pin, Role::Link(self.me.clone()), &self.link, timeout)
-            .await
+        // What cannot be encoded is said later, and fails there.
+        let hello = hello.encode().unwrap_or_default();
+        let role = Role::Link(self.me.clone(), hello);
+        self.dial(url, pin, role, &self.link, timeout).await
     }
 
     /// Dials a server to forward requests to it.

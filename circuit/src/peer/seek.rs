@@ -10,8 +10,8 @@ use circuit_proto::Url;
 use circuit_proto::handshake::Refused;
 use tracing::{info, warn};
 
-use super::Peer;
 use super::outbound::pin_of;
+use super::{Origin, Peer};
 
 /// The wait after the first failure, and the longest one; it doubles in between. Chosen: a server
 /// that starts a moment later is joined at once, and one that stays away costs two packets a
@@ -35,7 +35,7 @@ pub async fn until_joined(peer: Arc<Peer>, url: Url) {
             Ok(accepted) => {
                 info!("joining {accepted}");
                 let id = accepted.fingerprint.id();
-                peer.adopt(accepted, true);
+                peer.adopt(accepted, Origin::Dialled);
                 // The connection may be lost before the two have told each other anything.
                 match tokio::time::timeout(PATIENCE, peer.seen(id)).await {
                     Ok(()) => return,
@@ -66,7 +66,7 @@ pub async fn once(peer: Arc<Peer>, url: Url) {
     match dial(&peer, &url).await {
         Ok(accepted) => {
             info!("found {accepted}");
-            peer.adopt(accepted, true);
+            peer.adopt(accepted, Origin::Dialled);
         }
         Err(error) => info!("heard of {url}, but: {error}"),
     }
@@ -80,10 +80,11 @@ fn is_joined(peer: &Peer, url: &Url) -> bool {
 /// Dials for a link. A server that came back as another is accepted where a key proves that it is
 /// of the circuit all the same.
 pub(super) async fn dial(peer: &Peer, url: &Url) -> Result<Accepted, DialError> {
-    match peer.outbound().link(url, pin_of(url), DIAL_TIMEOUT).await {
-        Err(error @ DialError::WrongServer { .. }) if peer.outbound().has_key() => {
+    let (outbound, hello) = (peer.outbound(), peer.hello());
+    match outbound.link(url, pin_of(url), &hello, DIAL_TIMEOUT).await {
+        Err(error @ DialError::WrongServer { .. }) if outbound.has_key() => {
             warn!("{error}; it holds our key if it can be joined");
-            peer.outbound().link(url, Pin::Anybody, DIAL_TIMEOUT).await
+            outbound.link(url, Pin::Anybody, &hello, DIAL_TIMEOUT).await
         }
         other => other,
     }

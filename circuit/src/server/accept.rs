@@ -15,11 +15,13 @@ use circuit_proto::auth::{self, End};
 use circuit_proto::handshake::{
     Answer, Close, Hello, Identity, Refused, Role, SPOKEN, Welcome, check_identity,
 };
+use circuit_proto::membership::Message;
 use quinn::VarInt;
 use tracing::{debug, info, warn};
 
 use super::Server;
 use super::dispatch::{self, Caller};
+use crate::peer::Origin;
 
 /// How many connections may be without a `Welcome`. DESIGN.md, section 5, as the next three.
 const MAX_STRANGERS: usize = 256;
@@ -93,7 +95,7 @@ struct Guest {
 
 enum Admitted {
     Client,
-    Link(Accepted),
+    Link(Accepted, Option<Message>),
     Transfer(Accepted),
 }
 
@@ -164,7 +166,13 @@ fn admit(
     }
     let role = match body.role {
         Role::Client => Admitted::Client,
-        Role::Link(identity) => Admitted::Link(peer(server, connection, identity)?),
+        Role::Link(identity, hello) => {
+            let hello = match hello.as_slice() {
+                [] => None,
+                bytes => Message::decode(bytes).map_err(|_| Refused::Malformed)?,
+            };
+            Admitted::Link(peer(server, connection, identity)?, hello)
+        }
         Role::Transfer(identity) => Admitted::Transfer(peer(server, connection, identity)?),
     };
     let proof = key.map(|key| auth::prove(key, End::Acceptor, &exporter));
@@ -200,7 +208,7 @@ fn open_up(connection: &quinn::Connection, role: &Admitted) {
     let streams = match role {
         Admitted::Client => CLIENT_REQUESTS + SPARE_STREAMS,
         Admitted::Transfer(_) => TRANSFER_REQUESTS + SPARE_STREAMS,
-        Admitted::Link(_) => {
+        Admitted::Link(..) => {
             // One stream of messages.
             connection.set_max_concurrent_uni_streams(VarInt::from_u32(1));
             0
@@ -251,9 +259,9 @@ async fn serve(server: Arc<Server>, guest: Guest) {
                 () = gone => close(&connection, Close::Done),
             }
         }
-        Admitted::Link(peer) => {
+        Admitted::Link(peer, hello) => {
             info!("linked by {peer}");
-            server.peer.adopt(peer, false);
+            server.peer.adopt(peer, Origin::Accepted(hello));
         }
     }
 }

@@ -72,17 +72,7 @@ impl Machine {
         };
         self.connections.insert(peer, connection);
         self.timers.arm(Timer::Idle(peer), now + IDLE);
-        if let Some(entry) = self.view.entry(&self.me.fingerprint, true, now) {
-            let live = u32::try_from(self.view.live().len()).unwrap_or(u32::MAX);
-            self.send(
-                peer,
-                Message::Hello {
-                    entry,
-                    live,
-                    digest: self.view.digest(),
-                },
-            );
-        }
+        self.send(peer, self.hello());
         if let Some(Purpose::Link(wish)) = purpose {
             self.ask(peer, wish);
         }
@@ -98,14 +88,11 @@ impl Machine {
             self.close(from);
             return;
         }
-        let Some(connection) = self
-            .connections
-            .get_mut(&from)
-            .filter(|connection| !connection.greeted)
-        else {
+        let Some(connection) = self.connections.get_mut(&from) else {
             return;
         };
-        connection.greeted = true;
+        // A dialler says it twice: with its handshake, and then as things are now.
+        let first = !std::mem::replace(&mut connection.greeted, true);
         let stranger = self.view.live_member(&from).is_none();
         let mine = self.view.digest();
         let alone = self.view.live().len() <= 1;
@@ -120,7 +107,7 @@ impl Machine {
                 .collect();
             told.into_iter().for_each(|who| self.tell(from, who));
         }
-        if live <= 1 {
+        if live <= 1 && first {
             self.tell_all(from);
         } else if digest != mine && digest != self.view.digest() && self.me.fingerprint < from {
             self.start_sync(from);

@@ -219,7 +219,13 @@ impl Simulation {
     /// Opens a connection by the driver's own decision, as discovery does.
     pub fn dial(&mut self, i: usize, j: usize) {
         let node = &mut self.nodes[i];
-        if node.ends.contains_key(&j) || i == j || !node.is_up() || !node.dialling.insert(j) {
+        if node.ends.contains_key(&j) || i == j {
+            return;
+        }
+        let Some(hello) = node.machine().map(|machine| Box::new(machine.hello())) else {
+            return;
+        };
+        if !node.dialling.insert(j) {
             return;
         }
         let life = self.nodes[i].life;
@@ -244,6 +250,7 @@ impl Simulation {
                 node: j,
                 peer: i,
                 life,
+                hello,
             },
         );
     }
@@ -315,7 +322,7 @@ impl Simulation {
         self.now = end;
     }
 
-    /// Runs until this holds, looking every 10 ms, at most for so long. The time it took.
+    /// Runs until this holds, looking every 5 ms, at most for so long. The time it took.
     pub fn run_until(
         &mut self,
         at_most: Duration,
@@ -326,7 +333,7 @@ impl Simulation {
             if self.now - begin >= at_most {
                 return None;
             }
-            self.run(Duration::from_millis(10));
+            self.run(Duration::from_millis(5));
         }
         Some(self.now - begin)
     }

@@ -43,7 +43,12 @@ impl Simulation {
                     self.push(self.now + JOIN_AGAIN, Event::Join { node, life });
                 }
             }
-            Event::Accept { node, peer, life } => self.accept(node, peer, life),
+            Event::Accept {
+                node,
+                peer,
+                life,
+                hello,
+            } => self.accept(node, peer, life, *hello),
             Event::Dialled {
                 node,
                 peer,
@@ -132,7 +137,7 @@ impl Simulation {
     }
 
     /// The acceptor's end of a connection is up.
-    fn accept(&mut self, node: usize, peer: usize, life: u64) {
+    fn accept(&mut self, node: usize, peer: usize, life: u64, hello: Message) {
         if self.nodes[peer].life != life {
             return;
         }
@@ -152,7 +157,7 @@ impl Simulation {
         }
         self.connections += 1;
         let id = self.connections;
-        self.network.opened(node, peer);
+        self.network.opened(node, peer, &hello);
         self.nodes[node].ends.insert(peer, End::new(id, self.now));
         let at = self.now + self.network.latency(node, peer);
         self.push(
@@ -167,6 +172,10 @@ impl Simulation {
         self.input_from(node, peer, |peer| Input::Connected {
             peer,
             dialled: false,
+        });
+        self.input_from(node, peer, |from| Input::Message {
+            from,
+            message: hello,
         });
     }
 

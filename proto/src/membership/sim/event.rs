@@ -14,10 +14,12 @@ pub(super) enum Event {
         node: usize,
         life: u64,
     },
+    /// `hello` came with the handshake.
     Accept {
         node: usize,
         peer: usize,
         life: u64,
+        hello: Box<Message>,
     },
     Dialled {
         node: usize,

@@ -116,13 +116,11 @@ impl Network {
         }
     }
 
-    pub(super) fn opened(&mut self, i: usize, j: usize) {
-        if self.counts {
-            for end in [i, j] {
-                if let Some(traffic) = self.traffic.get_mut(end) {
-                    traffic.handshake();
-                }
-            }
+    /// A connection from `j` to `i` is up.
+    pub(super) fn opened(&mut self, i: usize, j: usize, hello: &Message) {
+        if self.counts && i.max(j) < self.traffic.len() {
+            self.traffic[i].handshake(None);
+            self.traffic[j].handshake(Some(hello));
         }
     }
 }

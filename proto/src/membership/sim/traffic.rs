@@ -72,10 +72,11 @@ impl Traffic {
         self.bytes += length(message) + DATAGRAM;
     }
 
-    pub(super) fn handshake(&mut self) {
+    /// A handshake, which carries the dialler's first message.
+    pub(super) fn handshake(&mut self, hello: Option<&Message>) {
         self.handshakes += 1;
         self.packets += HANDSHAKE_PACKETS;
-        self.bytes += HANDSHAKE_BYTES;
+        self.bytes += HANDSHAKE_BYTES + hello.map_or(0, length);
     }
 }
 
