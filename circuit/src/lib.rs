@@ -8,3 +8,4 @@ pub mod cli;
 pub mod element;
 pub mod peer;
 pub mod server;
+mod text;

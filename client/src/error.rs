@@ -7,7 +7,7 @@ use circuit_proto::path::PathError;
 use circuit_proto::{Code, Path, Url};
 
 pub use crate::transport::dial::DialError;
-use crate::transport::stream::StreamError;
+use crate::transport::stream::{StreamError, loss};
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -119,28 +119,10 @@ impl Error {
             StreamError::Lost(lost) => Error::CircuitGone {
                 path: path.clone(),
                 url: url.clone(),
-                reason: describe_loss(&lost),
+                reason: loss(&lost),
             },
             StreamError::Protocol(codec) => Error::protocol(path, codec),
         }
-    }
-}
-
-/// A lost connection in words.
-pub(crate) fn describe_loss(lost: &quinn::ConnectionError) -> String {
-    match lost {
-        quinn::ConnectionError::TimedOut => "it no longer answers".to_owned(),
-        // All that it says is that it does not know the connection.
-        quinn::ConnectionError::Reset => {
-            "it was restarted, or had not heard from us for too long".to_owned()
-        }
-        quinn::ConnectionError::LocallyClosed => "we closed it".to_owned(),
-        quinn::ConnectionError::ApplicationClosed(closed)
-            if u64::from(closed.error_code) == circuit_proto::handshake::Close::Leaving as u64 =>
-        {
-            "it left the circuit".to_owned()
-        }
-        other => other.to_string(),
     }
 }
 

@@ -1,14 +1,17 @@
 //! `ls`, `peek` and `scrub`: what any anchor can be asked.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use circuit_client::{Client, ElementKind, Entry, Path, Pattern, ServerEntry};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::command::{Dial, Ls};
 use super::dial::dial;
 use super::error::{Failure, say};
 use super::output::{print, print_json};
+use super::process::AT_ONCE;
 
 /// Lists anchors. A server that does not answer is named, and the rest is printed all the same.
 pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
@@ -57,9 +60,15 @@ async fn entries(
     if pattern.base.is_root() {
         // All servers at once: the slowest decides how long it takes.
         let mut asked = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
         for server in all.iter().filter_map(|entry| entry.server.clone()) {
             let anchor = client.server(server.id);
-            asked.spawn(async move { (server, anchor.list().await) });
+            let slots = slots.clone();
+            asked.spawn(async move {
+                // Never closed, so there is always a slot to come.
+                let _slot = slots.acquire().await;
+                (server, anchor.list().await)
+            });
         }
         while let Some(answer) = asked.join_next().await {
             match answer {

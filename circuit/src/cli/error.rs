@@ -9,6 +9,8 @@ use circuit_client::{Code, DialError, DiscoverDialError, Error};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
+use crate::text::one_line;
+
 /// The operation failed.
 const FAILED: u8 = 1;
 
@@ -241,13 +243,7 @@ fn usage_text(wrong: &clap::Error) -> String {
         )
     {
         let text = format!("invalid value '{value}' for '{argument}': {why}");
-        return text
-            .chars()
-            .map(|c| match c.is_control() {
-                true => c.escape_default().to_string(),
-                false => c.to_string(),
-            })
-            .collect();
+        return one_line(&text);
     }
     let text = wrong.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -268,7 +264,7 @@ fn usage_text(wrong: &clap::Error) -> String {
 
 /// Says a line on stderr. A stderr that is closed hears nothing.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", one_line(line));
 }
 
 #[cfg(test)]

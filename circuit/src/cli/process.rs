@@ -193,8 +193,8 @@ pub(super) async fn wait(path: Path, options: Dial) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// How many processes are waited for at once; a connection takes 1,024 requests.
-const AT_ONCE: usize = 1000;
+/// How many requests are under way at once; a connection takes 1,024.
+pub(super) const AT_ONCE: usize = 1000;
 
 /// Waits for the processes whose paths are on stdin.
 pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {

@@ -127,21 +127,15 @@ fn listen(
 /// The host, and the port or 0.
 fn advertised(text: &str) -> Result<(Host, u16), Failure> {
     let wrong = || Failure::usage(format!("-advertise: not an address (HOST[:PORT]): {text}"));
-    let with_port = match text.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && !host.ends_with(':') && !host.is_empty() => {
-            text.to_owned()
-        }
-        _ => format!("{text}:1"),
+    let (host, port) = address::split(text).ok_or_else(wrong)?;
+    let host = match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+        _ => host.to_owned(),
     };
-    let given = with_port == text;
-    let text = match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(ip)) => format!("[{ip}]:1"),
-        _ => with_port,
-    };
-    let url: Url = format!("circuit://{text}").parse().map_err(|_| wrong())?;
+    let url: Url = format!("circuit://{host}:1").parse().map_err(|_| wrong())?;
     match &url.host {
         Host::Ip(ip) if ip.is_unspecified() => Err(wrong()),
-        _ => Ok((url.host.clone(), if given { url.port } else { 0 })),
+        _ => Ok((url.host, port)),
     }
 }
 

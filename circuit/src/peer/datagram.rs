@@ -11,8 +11,10 @@
 //! code covers all of that.
 //!
 //! **Invariant:** a packet from somebody without the circuit's key changes nothing and costs one
-//! hash. No other costs more than a signature check, and those are rationed.
+//! hash, unless it repeats one of ours: of those a few are taken. No other costs more than a
+//! signature check, and those are rationed.
 
+use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -47,6 +49,10 @@ const QUEUE: usize = 256;
 /// mass failure bring 20 a second and their replies.
 const CHECKS_PER_SECOND: u32 = 1000;
 
+/// How often one and the same packet is taken in a second. Chosen: above the three times that a ping
+/// is sent. Whoever records packets and repeats them cannot use up the checks.
+const REPEATS_PER_SECOND: u8 = 6;
+
 /// The sending and receiving side of the packets.
 #[derive(Debug)]
 pub struct Datagrams {
@@ -55,7 +61,47 @@ pub struct Datagrams {
     certificate: Certificate,
     key: Option<Key>,
     received: mpsc::Receiver<Vec<u8>>,
-    second: (Instant, u32),
+    second: Second,
+}
+
+/// What was taken in one second.
+#[derive(Debug)]
+struct Second {
+    since: Instant,
+    checks: u32,
+    /// How often each packet, by its signature; there are no more than checks.
+    taken: HashMap<[u8; 64], u8>,
+}
+
+impl Second {
+    fn new() -> Second {
+        Second {
+            since: Instant::now(),
+            checks: 0,
+            taken: HashMap::new(),
+        }
+    }
+
+    /// Whether the signature of one more packet is to be checked.
+    fn takes(&mut self, packet: &[u8]) -> bool {
+        if self.since.elapsed() >= Duration::from_secs(1) {
+            *self = Second::new();
+        }
+        let signature = packet.get(32..).and_then(<[u8]>::first_chunk::<64>);
+        let Some(signature) = signature else {
+            return false;
+        };
+        if self.checks >= CHECKS_PER_SECOND {
+            return false;
+        }
+        let count = self.taken.entry(*signature).or_default();
+        if *count >= REPEATS_PER_SECOND {
+            return false;
+        }
+        *count += 1;
+        self.checks += 1;
+        true
+    }
 }
 
 impl Datagrams {
@@ -72,7 +118,7 @@ impl Datagrams {
             certificate: certificate.clone(),
             key: key.cloned(),
             received,
-            second: (Instant::now(), 0),
+            second: Second::new(),
         };
         let inner = TokioRuntime.wrap_udp_socket(socket)?;
         Ok((Arc::new(Divided { inner, found }), datagrams))
@@ -109,13 +155,9 @@ impl Datagrams {
             let Some(rest) = admitted(self.key.as_ref(), me, &packet) else {
                 continue;
             };
-            if self.second.0.elapsed() >= Duration::from_secs(1) {
-                self.second = (Instant::now(), 0);
-            }
-            if self.second.1 >= CHECKS_PER_SECOND {
+            if !self.second.takes(rest) {
                 continue;
             }
-            self.second.1 += 1;
             if let Some(read) = read(me, rest) {
                 return Some(read);
             }
@@ -218,6 +260,18 @@ mod tests {
         let rest = [&signed.public[..], &signed.signature, body].concat();
         let code = key.map_or(NO_CODE, |key| auth::packet_mac(key, LABEL, &[&to.0, &rest]));
         [&[MARK][..], &code, &rest].concat()
+    }
+
+    #[test]
+    fn one_packet_repeated_leaves_room_for_others() {
+        let (sender, _) = Certificate::generate().unwrap();
+        let me = Fingerprint([1; 32]);
+        let one = packet(&sender, me, Some(&key(1)), b"recorded");
+        let other = packet(&sender, me, Some(&key(1)), b"fresh");
+        let mut second = Second::new();
+        let taken = (0..2000).filter(|_| second.takes(&one[17..])).count();
+        assert_eq!(taken, usize::from(REPEATS_PER_SECOND));
+        assert!(second.takes(&other[17..]));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub fn resolve(text: &str) -> Result<(Option<IpAddr>, u16), AddressError> {
 }
 
 /// Host and port of `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and `V6`.
-fn split(text: &str) -> Option<(&str, u16)> {
+pub fn split(text: &str) -> Option<(&str, u16)> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Some((text, 0));
     }
@@ -106,7 +106,10 @@ pub fn announced(groups: &[SocketAddr], joins: &[Url], v6: bool) -> IpAddr {
         .iter()
         .copied()
         .chain(joins.iter().filter_map(Url::address));
-    let routed = targets.filter_map(route_to).find(|ip| !ip.is_unspecified());
+    let dialable = |ip: &IpAddr| !ip.is_unspecified() && !is_link_local(*ip);
+    let routed = targets
+        .filter_map(route_to)
+        .find(|ip| dialable(ip) && (v6 || ip.is_ipv4()));
     let first_global = || {
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
         let all = interfaces.iter().filter(|found| !found.is_loopback());
@@ -197,5 +200,8 @@ mod tests {
             announced(&[], &[join], true),
             IpAddr::from(Ipv4Addr::LOCALHOST)
         );
+        let join = "circuit://[::1]:7".parse().unwrap();
+        let own = announced(&[], &[join], false);
+        assert!(own.is_ipv4(), "{own}: a socket for IPv4 alone");
     }
 }

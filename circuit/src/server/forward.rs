@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use circuit_client::transport::dial::Accepted;
 use circuit_client::transport::endpoint::close;
-use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
+use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError, loss};
 use circuit_client::transport::tls::Pin;
 use circuit_proto::codec::MAX_FRAME;
 use circuit_proto::handshake::Close;
@@ -308,16 +308,12 @@ async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes:
 
 fn unreachable(to: &Record, error: &StreamError) -> Error {
     let reason = match error {
-        StreamError::Lost(quinn::ConnectionError::TimedOut) => "it no longer answers".to_owned(),
+        // Servers keep their connections up: only a restart forgets them.
         StreamError::Lost(quinn::ConnectionError::Reset) => "it was restarted".to_owned(),
         StreamError::Lost(quinn::ConnectionError::LocallyClosed) => {
             "it is no longer in the circuit".to_owned()
         }
-        StreamError::Lost(quinn::ConnectionError::ApplicationClosed(closed))
-            if u64::from(closed.error_code) == Close::Leaving as u64 =>
-        {
-            "it left the circuit".to_owned()
-        }
+        StreamError::Lost(lost) => loss(lost),
         other => other.to_string(),
     };
     Error::new(

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::operations::Done;
+use crate::text::one_line;
 
 /// How many lines may wait. Chosen: most have 200 bytes, none much more than the longest path and
 /// the longest message, so this is a megabyte, and 30 at the worst.
@@ -146,7 +147,11 @@ impl Queue {
             let mut text = Vec::new();
             for line in lines {
                 match line {
-                    Line::Text(line) => text.extend_from_slice(&line),
+                    Line::Text(line) => {
+                        let line = String::from_utf8_lossy(&line);
+                        text.extend_from_slice(one_line(line.trim_end_matches('\n')).as_bytes());
+                        text.push(b'\n');
+                    }
                     Line::Operation(done) => text.extend_from_slice(done.line(format).as_bytes()),
                 }
             }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use circuit_proto::{Code, Error, Path};
 
 use super::log::{Format, Lines};
+use crate::text::one_line;
 
 /// The table of operations in flight.
 #[derive(Debug)]
@@ -149,9 +150,15 @@ impl Done {
         } = &*self.operation;
         let time = humantime::format_rfc3339_micros(self.at);
         let (who, outcome) = (one_line(who), self.outcome());
+        let path = path.to_string();
         // Microseconds in 64 bits last for half a million years.
         let micros = self.took.as_micros() as u64;
         match format {
+            // A name may hold what separates the fields.
+            Format::Text if path.contains([' ', '"', '=']) => format!(
+                "{time}  INFO operation: who={who} what={what:?} path={path:?} outcome={outcome} \
+                 micros={micros}\n"
+            ),
             Format::Text => format!(
                 "{time}  INFO operation: who={who} what={what:?} path={path} outcome={outcome} \
                  micros={micros}\n"
@@ -163,7 +170,7 @@ impl Done {
                     "target": "operation",
                     "who": who,
                     "what": what,
-                    "path": path.to_string(),
+                    "path": path,
                     "outcome": outcome,
                     "micros": micros,
                 });
@@ -175,19 +182,12 @@ impl Done {
     fn outcome(&self) -> String {
         match &self.failure {
             None => "ok".to_owned(),
+            // These quote what the caller sent, and that may be a secret.
+            Some(Error {
+                code: code @ (Code::InvalidArgument | Code::Exec | Code::TooLarge),
+                ..
+            }) => format!("{code:?}"),
             Some(error) => format!("{:?}: {}", error.code, one_line(&error.message)),
         }
     }
-}
-
-/// The text without control characters: a line is one operation's, whatever was said.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-    }
-    line
 }

@@ -17,7 +17,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, TransportErrorCode};
 
 use super::endpoint::{close, plain};
-use super::stream::{RecvHalf, SendHalf, StreamError};
+use super::stream::{RecvHalf, SendHalf, StreamError, loss};
 use super::tls::{self, Certificate, Pin, Verifier};
 
 /// How long a dial may take. A closed port never says so over UDP, and a lost first packet is
@@ -336,7 +336,7 @@ fn lost(address: SocketAddr, error: ConnectionError, after: Duration) -> DialErr
             Some(reason) => DialError::Refused { address, reason },
             None => DialError::Broken {
                 address,
-                reason: error.to_string(),
+                reason: loss(&error),
             },
         },
         ConnectionError::ConnectionClosed(closed)
@@ -349,7 +349,7 @@ fn lost(address: SocketAddr, error: ConnectionError, after: Duration) -> DialErr
         }
         _ => DialError::Broken {
             address,
-            reason: error.to_string(),
+            reason: loss(&error),
         },
     }
 }

@@ -17,6 +17,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use circuit_proto::codec::{self, CodecError, HEADER, MAX_CHUNK, MAX_FRAME};
+use circuit_proto::handshake::Close;
 use circuit_proto::request::End;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use serde::Serialize;
@@ -35,11 +36,34 @@ pub enum StreamError {
     #[error("the other side abandoned the stream")]
     Abandoned,
     /// The connection is lost.
-    #[error("the connection is lost: {0}")]
+    #[error("the connection is lost: {}", loss(.0))]
     Lost(#[from] ConnectionError),
     /// The other side broke the protocol.
     #[error(transparent)]
     Protocol(#[from] CodecError),
+}
+
+/// A lost connection in words, none of which are the peer's: what it gives as its reason may be
+/// anything.
+pub fn loss(lost: &ConnectionError) -> String {
+    match lost {
+        ConnectionError::TimedOut => "it no longer answers".to_owned(),
+        // All that it says is that it does not know the connection.
+        ConnectionError::Reset => {
+            "it was restarted, or had not heard from us for too long".to_owned()
+        }
+        ConnectionError::LocallyClosed => "we closed it".to_owned(),
+        ConnectionError::ApplicationClosed(closed) => match u64::from(closed.error_code) {
+            code if code == Close::Leaving as u64 => "it left the circuit".to_owned(),
+            code => format!("it closed the connection with code {code}"),
+        },
+        ConnectionError::ConnectionClosed(closed) => {
+            format!("it closed the connection: {}", closed.error_code)
+        }
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::CidsExhausted => lost.to_string(),
+    }
 }
 
 impl From<WriteError> for StreamError {
