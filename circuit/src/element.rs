@@ -3,6 +3,8 @@
 pub mod channel;
 pub mod process;
 pub mod server;
+pub mod signals;
+pub mod streams;
 pub mod subscription;
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use circuit_proto::ElementKind;
 
 use channel::Channel;
 use process::Process;
+use streams::Attachable;
 use subscription::Subscription;
 
 /// An element of this server. Clones share it.
@@ -34,6 +37,14 @@ impl Element {
             Element::Process(_) => ElementKind::Process,
             Element::Channel(_) => ElementKind::Channel,
             Element::Subscription(subscription) => subscription.kind(),
+        }
+    }
+
+    /// The element as one that has the three streams, if it does.
+    pub fn attachable(&self) -> Option<Arc<dyn Attachable>> {
+        match self {
+            Element::Process(process) => Some(process.clone()),
+            Element::Server | Element::Channel(_) | Element::Subscription(_) => None,
         }
     }
 }

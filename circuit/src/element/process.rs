@@ -8,11 +8,7 @@
 //!
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
-mod descriptor;
 mod inherited;
-mod input;
-mod output;
-pub mod signals;
 mod spawn;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,13 +18,13 @@ use std::time::SystemTime;
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
 use circuit_proto::{Code, Error};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use descriptor::Descriptor;
 pub use inherited::keep_from_children;
-pub use input::{Input, Writing};
-pub use output::{Output, Reading};
 pub use spawn::SpawnError;
+
+use super::signals;
+use super::streams::{Attachable, Course, Descriptor, Input, Output, Streams};
 
 /// A process element.
 #[derive(Debug)]
@@ -38,10 +34,7 @@ pub struct Process {
     started: SystemTime,
     /// Taken while the child is reaped or signalled, so that the one never overtakes the other.
     life: Mutex<Life>,
-    life_changes: watch::Sender<Watched>,
-    stdin: Arc<Input>,
-    stdout: Arc<Output>,
-    stderr: Arc<Output>,
+    streams: Streams,
     terminal: Option<Arc<OwnedFd>>,
     /// Told once whoever was attached is gone, of a process that is to hang up then.
     hung_up: Notify,
@@ -53,14 +46,6 @@ struct Life {
     code: Option<i32>,
     signal: Option<i32>,
     ended: Option<SystemTime>,
-}
-
-/// What waiters watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Watched {
-    Running,
-    Ended,
-    Scrubbed,
 }
 
 impl Process {
@@ -88,10 +73,11 @@ impl Process {
                 signal: None,
                 ended: None,
             }),
-            life_changes: watch::Sender::new(Watched::Running),
-            stdin: Input::new(spawned.stdin),
-            stdout: Output::new(spawned.stdout),
-            stderr: Output::new(spawned.stderr),
+            streams: Streams::new(
+                Input::new(spawned.stdin),
+                Output::new(spawned.stdout),
+                Output::new(spawned.stderr),
+            ),
             terminal: spawned.terminal,
             hung_up: Notify::new(),
             cmd,
@@ -104,18 +90,13 @@ impl Process {
     pub fn status(&self) -> Status {
         let life = self.refreshed_life();
         let signal = life.signal.map(signals::name);
-        let exit = match (life.code, life.signal) {
-            (Some(0), _) | (None, None) if life.phase != Phase::Unknown => None,
-            (Some(code), _) => Some(format!("exit status {code}")),
-            (None, Some(signal)) => Some(format!("signal: {}", signals::description(signal))),
-            (None, None) => Some("unknown".to_owned()),
+        let exit = match life.phase {
+            Phase::Unknown => Some("unknown".to_owned()),
+            _ => signals::exit(life.code, life.signal),
         };
-        let (stdout, stderr) = (self.stdout.status(), self.stderr.status());
         let blocked = match life.phase.is_final() {
             true => None,
-            false if self.stdout.blocks() => Some("stdout".to_owned()),
-            false if self.stderr.blocks() => Some("stderr".to_owned()),
-            false => None,
+            false => self.streams.blocked(),
         };
         Status {
             cmd: self.cmd.clone(),
@@ -128,39 +109,21 @@ impl Process {
             started: rfc3339(self.started),
             ended: life.ended.map(rfc3339),
             blocked,
-            stdin: self.stdin.status(),
-            stdout,
-            stderr,
+            stdin: self.streams.stdin.status(),
+            stdout: self.streams.stdout.status(),
+            stderr: self.streams.stderr.status(),
         }
     }
 
     /// Waits until the process has exited. Fails with `Aborted` when the element is scrubbed before.
     pub async fn wait(&self) -> Result<Status, Error> {
-        let mut watched = self.life_changes.subscribe();
-        // The sender lives in `self`, so the watch cannot end before it tells.
-        let end = watched
-            .wait_for(|now| *now != Watched::Running)
-            .await
-            .map(|now| *now);
-        match end {
+        match self.streams.over().await {
             // One that forgets itself has exited first: that is what was waited for.
-            Ok(Watched::Scrubbed) if !self.life().phase.is_final() => {
+            Course::Scrubbed if !self.life().phase.is_final() => {
                 Err(Error::new(Code::Aborted, "the element was scrubbed"))
             }
             _ => Ok(self.status()),
         }
-    }
-
-    /// Resolves when the process has exited, or the element is scrubbed.
-    pub async fn ended(&self) {
-        let mut watched = self.life_changes.subscribe();
-        let _ = watched.wait_for(|now| *now != Watched::Running).await;
-    }
-
-    /// Resolves when the element is scrubbed.
-    pub async fn scrubbed(&self) {
-        let mut watched = self.life_changes.subscribe();
-        let _ = watched.wait_for(|now| *now == Watched::Scrubbed).await;
     }
 
     /// Sends the process a signal; with `group`, its whole group.
@@ -200,28 +163,10 @@ impl Process {
         })
     }
 
-    /// Becomes the writer of stdin.
-    pub fn stdin(&self) -> Result<Writing, Error> {
-        self.stdin.attach()
-    }
-
-    /// Becomes the reader of stdout.
-    pub fn stdout(&self) -> Result<Reading, Error> {
-        self.stdout.attach()
-    }
-
-    /// Becomes the reader of stderr.
-    pub fn stderr(&self) -> Result<Reading, Error> {
-        self.stderr.attach()
-    }
-
     /// The element was removed: everybody who waits on it is told, and the process, if it runs on,
     /// has its output drained.
     pub fn scrub(&self) {
-        self.life_changes.send_replace(Watched::Scrubbed);
-        self.stdin.abandon();
-        self.stdout.discard();
-        self.stderr.discard();
+        self.streams.scrub();
     }
 
     /// Whether the element is to forget itself when [`forgettable`](Self::forgettable) resolves.
@@ -234,34 +179,17 @@ impl Process {
         if !self.cmd.scrub {
             tokio::select! {
                 () = self.hung_up.notified() => (),
-                () = self.scrubbed() => return,
+                () = self.streams.scrubbed() => return,
             }
         }
         self.done().await;
-    }
-
-    /// Whoever was attached to one of the streams disappeared.
-    pub fn attached_gone(&self) {
-        if !self.cmd.hangup {
-            return;
-        }
-        self.hung_up.notify_one();
-        self.stdin.abandon();
-        self.stdout.discard();
-        self.stderr.discard();
-        // As a terminal's end does it: one that is stopped is to hear it too. One that has exited
-        // hears nothing.
-        for signal in ["HUP", "CONT"] {
-            let _ = self.signal(signal, true);
-        }
     }
 
     /// Resolves once the process has exited and the readers that were attached then are gone, or
     /// the element is scrubbed.
     async fn done(&self) {
         if self.wait().await.is_ok() {
-            self.stdout.unread().await;
-            self.stderr.unread().await;
+            self.streams.unread().await;
         }
     }
 
@@ -288,16 +216,9 @@ impl Process {
                 }
             }
         }
-        self.stdin.abandon();
-        self.stdout.settle();
-        self.stderr.settle();
-        self.life_changes.send_if_modified(|now| {
-            let first = *now == Watched::Running;
-            if first {
-                *now = Watched::Ended;
-            }
-            first
-        });
+        self.streams.stdout.settle();
+        self.streams.stderr.settle();
+        self.streams.end();
     }
 
     /// The state of the process, with what the kernel has to say of stops and continuations.
@@ -319,6 +240,25 @@ impl Process {
     fn life(&self) -> std::sync::MutexGuard<'_, Life> {
         // No code that runs under the lock can panic half-way through a change.
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attachable for Process {
+    fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    fn attached_gone(&self) {
+        if !self.cmd.hangup {
+            return;
+        }
+        self.hung_up.notify_one();
+        self.streams.close();
+        // As a terminal's end does it: one that is stopped is to hear it too. One that has exited
+        // hears nothing.
+        for signal in ["HUP", "CONT"] {
+            let _ = self.signal(signal, true);
+        }
     }
 }
 

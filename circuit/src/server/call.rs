@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Server;
 use super::operations::Operation;
-use crate::element::process::{Process, Reading, Writing};
+use crate::element::streams::{Attachable, Reading, Writing};
 
 /// A request that this server executes.
 pub(super) struct Call {
@@ -34,8 +34,8 @@ impl From<StreamError> for Gone {
 
 impl Call {
     /// Hands an output to the caller, live, until it ends or either goes away.
-    pub(super) async fn read(mut self, mut reading: Reading, process: &Process) {
-        let given = self.give(&mut reading, process).await;
+    pub(super) async fn read(mut self, mut reading: Reading, element: &dyn Attachable) {
+        let given = self.give(&mut reading, element).await;
         // The place is free before the caller hears of the end.
         drop(reading);
         match given {
@@ -43,18 +43,18 @@ impl Call {
                 self.operation.log(end.as_ref().err());
                 let _ = self.send.end(end).await;
             }
-            Err(Gone) => process.attached_gone(),
+            Err(Gone) => element.attached_gone(),
         }
     }
 
-    async fn give(&mut self, reading: &mut Reading, process: &Process) -> Result<End, Gone> {
+    async fn give(&mut self, reading: &mut Reading, element: &dyn Attachable) -> Result<End, Gone> {
         self.send.frame(&Reply::Ok(Value::default())).await?;
         let abandoned = self.send.abandoned();
         tokio::pin!(abandoned);
         loop {
             let chunk = tokio::select! {
                 biased;
-                () = process.scrubbed() => return Ok(Err(scrubbed())),
+                () = element.streams().scrubbed() => return Ok(Err(scrubbed())),
                 chunk = reading.next() => chunk,
                 // An `End` from the reader says that nobody wants the rest.
                 Ok(None) = self.recv.data() => {
@@ -81,8 +81,8 @@ impl Call {
     }
 
     /// Takes an input from the caller until it ends or either goes away.
-    pub(super) async fn write(mut self, mut writing: Writing, process: &Process) {
-        match self.take(&mut writing, process).await {
+    pub(super) async fn write(mut self, mut writing: Writing, element: &dyn Attachable) {
+        match self.take(&mut writing, element).await {
             Ok(end) => {
                 self.operation.log(end.as_ref().err());
                 let Call { send, recv, .. } = self;
@@ -92,18 +92,18 @@ impl Call {
                 drop(recv);
             }
             // The process's stdin stays open for another writer, unless it is to hang up.
-            Err(Gone) => process.attached_gone(),
+            Err(Gone) => element.attached_gone(),
         }
     }
 
-    async fn take(&mut self, writing: &mut Writing, process: &Process) -> Result<End, Gone> {
+    async fn take(&mut self, writing: &mut Writing, element: &dyn Attachable) -> Result<End, Gone> {
         self.send.frame(&Reply::Ok(Value::default())).await?;
         let abandoned = self.send.abandoned();
         tokio::pin!(abandoned);
         loop {
             let data = tokio::select! {
                 data = self.recv.data() => data?,
-                () = process.scrubbed() => return Ok(Err(scrubbed())),
+                () = element.streams().scrubbed() => return Ok(Err(scrubbed())),
                 () = &mut abandoned => return Err(Gone),
             };
             // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
@@ -116,8 +116,8 @@ impl Call {
             let done = tokio::select! {
                 biased;
                 done = done => done,
-                () = process.scrubbed() => Err(scrubbed()),
-                () = process.ended() => Err(Writing::closed()),
+                () = element.streams().scrubbed() => Err(scrubbed()),
+                _ = element.streams().over() => Err(Writing::closed()),
                 () = &mut abandoned => return Err(Gone),
             };
             match done {

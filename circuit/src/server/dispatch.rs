@@ -21,6 +21,7 @@ use super::{FAREWELL, Server, forward};
 use crate::element::Element;
 use crate::element::channel::Channel;
 use crate::element::process::{Process, SpawnError};
+use crate::element::streams::{Attachable, Streams};
 use crate::element::subscription::{Source, Subscription};
 use crate::peer::Watch;
 
@@ -252,22 +253,16 @@ impl Call {
                 let result = self.make_process(&path, cmd).await;
                 self.answer(result).await;
             }
-            Op::Stdin => match process(element, "stdin")
-                .and_then(|process| process.stdin().map(|w| (w, process)))
-            {
-                Ok((writing, process)) => self.write(writing, &process).await,
+            Op::Stdin => match attach(element, "stdin", |streams| streams.stdin.attach()) {
+                Ok((writing, element)) => self.write(writing, &*element).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::Stdout => match process(element, "stdout")
-                .and_then(|process| process.stdout().map(|r| (r, process)))
-            {
-                Ok((reading, process)) => self.read(reading, &process).await,
+            Op::Stdout => match attach(element, "stdout", |streams| streams.stdout.attach()) {
+                Ok((reading, element)) => self.read(reading, &*element).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::Stderr => match process(element, "stderr")
-                .and_then(|process| process.stderr().map(|r| (r, process)))
-            {
-                Ok((reading, process)) => self.read(reading, &process).await,
+            Op::Stderr => match attach(element, "stderr", |streams| streams.stderr.attach()) {
+                Ok((reading, element)) => self.read(reading, &*element).await,
                 Err(error) => self.refuse(error).await,
             },
             Op::Wait => match process(element, "wait") {
@@ -451,6 +446,18 @@ fn process(element: Option<Element>, what: &str) -> Result<Arc<Process>, Error> 
     match element {
         Some(Element::Process(process)) => Ok(process),
         other => Err(wrong_kind(other, what)),
+    }
+}
+
+/// A hold on one of an element's streams, and the element.
+fn attach<T>(
+    element: Option<Element>,
+    what: &str,
+    attach: impl FnOnce(&Streams) -> Result<T, Error>,
+) -> Result<(T, Arc<dyn Attachable>), Error> {
+    match element.as_ref().and_then(Element::attachable) {
+        Some(attachable) => Ok((attach(attachable.streams())?, attachable)),
+        None => Err(wrong_kind(element, what)),
     }
 }
 

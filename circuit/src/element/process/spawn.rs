@@ -18,15 +18,12 @@ use std::sync::Arc;
 use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::descriptor::Descriptor;
 use super::inherited;
-use super::input;
-use super::output::HELD;
+use crate::element::streams::{self, Descriptor, held_pipe};
 
 /// The longest command, in bytes: its status, which repeats it, is to fit a frame.
 const LONGEST_COMMAND: usize = 512 << 10;
@@ -36,7 +33,7 @@ const LONGEST_COMMAND: usize = 512 << 10;
 pub(super) struct Spawned {
     pub(super) pid: Pid,
     pub(super) pidfd: Arc<Descriptor>,
-    pub(super) stdin: input::Sink,
+    pub(super) stdin: streams::Sink,
     pub(super) stdout: Option<Arc<Descriptor>>,
     pub(super) stderr: Option<Arc<Descriptor>>,
     pub(super) terminal: Option<Arc<OwnedFd>>,
@@ -109,7 +106,7 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
         Ok(Spawned {
             pid,
             pidfd,
-            stdin: input::Sink::Pipe(Descriptor::new(stdin)?),
+            stdin: streams::Sink::Pipe(Descriptor::new(stdin)?),
             stdout: from_stdout.map(Descriptor::new).transpose()?,
             stderr: from_stderr.map(Descriptor::new).transpose()?,
             terminal: None,
@@ -144,7 +141,7 @@ fn spawn_on_terminal(
     child.stdin = None;
     let wired = || {
         let stdout = Some(Descriptor::new(master.try_clone()?)?);
-        let stdin = input::Sink::Terminal(Descriptor::new(master.try_clone()?)?);
+        let stdin = streams::Sink::Terminal(Descriptor::new(master.try_clone()?)?);
         let pidfd = watched_pidfd(pid)?;
         Ok(Spawned {
             pid,
@@ -343,15 +340,6 @@ fn words(error: &io::Error) -> String {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
     }
-}
-
-/// A pipe that holds no more than a late reader is promised: its reading and its writing end.
-fn held_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    // Before anybody writes: a pipe that holds more cannot be cut. A user who has very many pipes
-    // gets smaller ones (fs.pipe-user-pages-soft, pipe(7)), which hold less.
-    let _ = rustix::pipe::fcntl_setpipe_size(&read, HELD);
-    Ok((read, write))
 }
 
 fn open_terminal(size: TerminalSize) -> Result<(OwnedFd, OwnedFd), Errno> {

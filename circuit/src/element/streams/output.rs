@@ -18,10 +18,8 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use tokio::sync::watch;
 
+use super::HELD;
 use super::descriptor::Descriptor;
-
-/// How much is held for a reader who comes late. DESIGN.md, section 9, process.
-pub(super) const HELD: usize = 32 << 10;
 
 /// What one write puts into a pipe in one piece (POSIX's `PIPE_BUF` on Linux): a pipe with less
 /// room than this makes its writer wait.

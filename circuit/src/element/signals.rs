@@ -60,10 +60,19 @@ pub fn name(number: i32) -> String {
 }
 
 /// The words for a signal's number: `terminated`.
-pub fn description(number: i32) -> String {
+fn description(number: i32) -> String {
     match find(number) {
         Some((.., words)) => (*words).to_owned(),
         None => format!("signal {number}"),
+    }
+}
+
+/// How something ended, in the reference's words: nothing after success.
+pub fn exit(code: Option<i32>, signal: Option<i32>) -> Option<String> {
+    match (code, signal) {
+        (_, Some(signal)) => Some(format!("signal: {}", description(signal))),
+        (Some(0) | None, None) => None,
+        (Some(code), None) => Some(format!("exit status {code}")),
     }
 }
 

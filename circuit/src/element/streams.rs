@@ -1,0 +1,127 @@
+//! The three streams of a process or a container, and how long they last.
+//!
+//! Each is a pipe of the kernel's, whose one end an [`Input`] or [`Output`] holds; who has the
+//! other, the process itself or the connection to an Engine, they do not know.
+
+mod descriptor;
+mod input;
+mod output;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::pipe::PipeFlags;
+use tokio::sync::watch;
+
+pub use descriptor::Descriptor;
+pub use input::{Input, Sink, Writing};
+pub use output::{Output, Reading};
+
+/// How much is held for a reader who comes late. DESIGN.md, section 9, process.
+const HELD: usize = 32 << 10;
+
+/// An element that has the three streams.
+pub trait Attachable: Send + Sync {
+    /// They.
+    fn streams(&self) -> &Streams;
+
+    /// Whoever was attached to one of the streams disappeared.
+    fn attached_gone(&self);
+}
+
+/// The streams of one element.
+#[derive(Debug)]
+pub struct Streams {
+    /// Its stdin.
+    pub stdin: Arc<Input>,
+    /// Its stdout.
+    pub stdout: Arc<Output>,
+    /// Its stderr.
+    pub stderr: Arc<Output>,
+    course: watch::Sender<Course>,
+}
+
+/// How far an element has come, for those who wait for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended,
+    /// It was scrubbed, before or after its end.
+    Scrubbed,
+}
+
+impl Streams {
+    /// The streams of an element that runs.
+    pub fn new(stdin: Arc<Input>, stdout: Arc<Output>, stderr: Arc<Output>) -> Streams {
+        Streams {
+            stdin,
+            stdout,
+            stderr,
+            course: watch::Sender::new(Course::Running),
+        }
+    }
+
+    /// On which output the element blocks, as nobody reads it.
+    pub fn blocked(&self) -> Option<String> {
+        let outputs = [("stdout", &self.stdout), ("stderr", &self.stderr)];
+        let blocked = outputs.into_iter().find(|(_, output)| output.blocks());
+        blocked.map(|(name, _)| name.to_owned())
+    }
+
+    /// Waits until the element has ended or is scrubbed, and says which.
+    pub async fn over(&self) -> Course {
+        let mut course = self.course.subscribe();
+        let over = course.wait_for(|now| *now != Course::Running).await;
+        // The sender lives in `self`, so the watch cannot end before it tells.
+        over.map_or(Course::Ended, |now| *now)
+    }
+
+    /// Resolves when the element is scrubbed.
+    pub async fn scrubbed(&self) {
+        let mut course = self.course.subscribe();
+        let _ = course.wait_for(|now| *now == Course::Scrubbed).await;
+    }
+
+    /// Resolves when no reader is attached.
+    pub async fn unread(&self) {
+        self.stdout.unread().await;
+        self.stderr.unread().await;
+    }
+
+    /// The element has ended: whoever writes fails, and whoever waits is told.
+    pub fn end(&self) {
+        self.stdin.abandon();
+        self.course.send_if_modified(|now| {
+            let first = *now == Course::Running;
+            if first {
+                *now = Course::Ended;
+            }
+            first
+        });
+    }
+
+    /// The element was scrubbed: whoever waits is told, and what it still says is drained.
+    pub fn scrub(&self) {
+        self.course.send_replace(Course::Scrubbed);
+        self.close();
+    }
+
+    /// Nobody will read or write any more.
+    pub fn close(&self) {
+        self.stdin.abandon();
+        self.stdout.discard();
+        self.stderr.discard();
+    }
+}
+
+/// A pipe that holds no more than a late reader is promised: its reading and its writing end.
+pub fn held_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // Before anybody writes: a pipe that holds more cannot be cut. A user who has very many pipes
+    // gets smaller ones (fs.pipe-user-pages-soft, pipe(7)), which hold less.
+    let _ = rustix::pipe::fcntl_setpipe_size(&read, HELD);
+    Ok((read, write))
+}
