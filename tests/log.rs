@@ -98,6 +98,13 @@ fn no_payload_and_no_argument() {
     run("mkproc /one/b", &command("/no/such", "A=s3cret"));
     run("mkproc /one/c", &command("echo", secret));
     run("mkproc /one/d", r#"{"Path": "cat"}"#);
+    run("mkproc /one/e", r#"{"Path": "echo s3cret"}"#);
+    run("mkproc /one/f", r#"{"Path": "echo", "Dir": "/s3cret"}"#);
+    run(
+        "mkproc /one/g",
+        r#"{"Path": "echo", "Stdout": "/s3cret/x"}"#,
+    );
+    run("signal s3cret /one/d", "");
     run("stdin /one/d", secret);
     run("stdout /one/d", "");
     run("stdout /one/a", "");

@@ -340,3 +340,44 @@ fn a_terminal_takes_the_place_of_the_outputs() {
         .run();
     assert!(one.ls("/one").is_empty());
 }
+
+#[test]
+fn what_is_not_made_leaves_no_file() {
+    let home = Home::new();
+    let one = home.start("one");
+    let file = home.file("out");
+    let check = |rest: &str| {
+        let json = format!(r#"{{"Stdout": {file:?}, {rest}}}"#);
+        one.circuit("mkproc /one/p")
+            .stdin(json)
+            .status(1)
+            .any_stderr()
+            .run();
+        assert!(!file.exists(), "{rest}");
+    };
+    check(r#""Path": "/no/such""#);
+    check(r#""Path": "/bin/ls", "Dir": "/no/such""#);
+    check(r#""Path": "/bin/ls", "Stderr": "/no/such/file""#);
+    std::fs::write(&file, "kept\n").unwrap();
+    let json = format!(r#"{{"Stdout": {file:?}, "Path": "/no/such"}}"#);
+    one.circuit("mkproc /one/p")
+        .stdin(json)
+        .status(1)
+        .any_stderr()
+        .run();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept\n");
+}
+
+#[test]
+fn what_an_error_quotes_stays_on_its_line() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("mkproc /one/p")
+        .stdin(r#"{"Path": "/no/a\nb\u001b[31m"}"#)
+        .status(1)
+        .stderr(format!(
+            "circuit: mkproc /one/p: no such file or directory: /no/a\\nb\\u{{1b}}[31m (exec on {})\n",
+            one.address()
+        ))
+        .run();
+}

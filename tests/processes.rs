@@ -398,3 +398,73 @@ fn what_the_servers_launcher_ignored_or_left_open_is_not_the_childrens() {
     one.signal(Signal::HUP);
     one.circuit("peek /one/x").stdout("null\n").run();
 }
+
+#[test]
+fn an_exited_process_on_a_terminal_costs_no_descriptors() {
+    let home = Home::new();
+    let one = home.start("one");
+    let open = || {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", one.pid())).unwrap();
+        entries.count()
+    };
+    let terminal = r#"{"Path": "true", "Terminal": {"Rows": 24, "Columns": 80}}"#;
+    let make = |n: usize| {
+        one.make(&format!("/one/{n}"), terminal);
+        one.circuit(format!("wait /one/{n}")).any_stdout().run();
+    };
+    make(0);
+    let before = open();
+    (1..=5).for_each(make);
+    crate::support::eventually("they are closed", || (open() <= before).then_some(()));
+}
+
+#[test]
+fn the_end_of_stdin_is_one_on_a_terminal_too() {
+    let home = Home::new();
+    let one = home.start("one");
+    let cat = r#"{"Path": "cat", "Terminal": {"Rows": 24, "Columns": 80}}"#;
+    for (n, input) in ["", "a line\n", "no line end"].into_iter().enumerate() {
+        one.make(&format!("/one/{n}"), cat);
+        one.circuit(format!("stdin /one/{n}")).stdin(input).run();
+        let status = one.circuit(format!("wait /one/{n}")).any_stdout().run();
+        assert_eq!(status.json()["Code"], 0, "{input:?}");
+    }
+}
+
+#[test]
+fn signals_by_number_are_all_that_there_are() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", r#"{"Path": "sleep", "Args": ["1000"]}"#);
+    one.circuit("signal 40 /one/p").run();
+    let status = one.circuit("wait /one/p").any_stdout().run().json();
+    assert_eq!(
+        (&status["Signal"], &status["SignalNumber"]),
+        (&"SIG40".into(), &40.into())
+    );
+}
+
+#[test]
+fn children_begin_with_the_limit_that_the_server_was_started_with() {
+    let home = Home::new();
+    let one = home
+        .circuit_under("ulimit -Sn 60; exec \"$0\" \"$@\"", "start -name one")
+        .serve();
+    let hard = std::fs::read_to_string(format!("/proc/{}/limits", one.pid())).unwrap();
+    let line = hard
+        .lines()
+        .find(|line| line.contains("open files"))
+        .unwrap();
+    if line.split_whitespace().nth(4) == Some("60") {
+        eprintln!("skipped: needs a hard limit of open files above 60");
+        return;
+    }
+    // More than the server's own limit lets it have.
+    for n in 0..40 {
+        one.make(&format!("/one/cat/{n}"), r#"{"Path": "cat"}"#);
+        one.circuit("run one -- sh -c")
+            .arg("ulimit -Sn")
+            .stdout("60\n")
+            .run();
+    }
+}

@@ -360,3 +360,52 @@ fn what_cannot_be_written_or_read_here_is_said() {
         "circuit: run: cannot write to stdout: no space left on device\n"
     );
 }
+
+#[test]
+fn killed_it_leaves_nothing_behind_whatever_the_process_did_with_its_streams() {
+    let home = Home::new();
+    let one = home.start("one");
+    let idle = std::time::Duration::from_secs(25);
+    // It has closed them all; it has left them to a child and exited.
+    for script in [
+        "echo $$; exec </dev/null >/dev/null 2>&1; exec sleep 1000",
+        "sleep 1000 & echo $!",
+    ] {
+        let run = one.circuit("run /one/p -- sh -c").arg(script).spawn();
+        run.shows("\n");
+        let pid = run.stdout().text().trim().parse().unwrap();
+        run.signal(Signal::KILL);
+        eventually_within(idle, "the process is gone", || (!lives(pid)).then_some(()));
+        eventually_within(idle, "its element is gone", || {
+            one.ls("/one").is_empty().then_some(())
+        });
+    }
+    // Its maker went before it attached.
+    let sleep = r#"{"Path": "sleep", "Args": ["1000"], "Hangup": true}"#;
+    one.make("/one/p", sleep);
+    let pid = one.peek("/one/p")["Pid"].as_i64().unwrap();
+    eventually_within(idle, "the process is gone", || (!lives(pid)).then_some(()));
+    eventually("its element is gone", || {
+        one.ls("/one").is_empty().then_some(())
+    });
+}
+
+/// Whether there is a process of this number that has not exited.
+fn lives(pid: i64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state follows the name, which is in parentheses.
+    let state = stat.rsplit(')').next().unwrap_or_default().trim();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+#[test]
+fn a_run_that_ends_in_order_leaves_what_went_into_the_background_alone() {
+    let home = Home::new();
+    let one = home.start("one");
+    let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo $!";
+    let run = one.circuit("run one -- sh -c").arg(script).stdin_open();
+    let end = run.spawn().finish();
+    let pid = end.stdout().trim().parse().unwrap();
+    assert!(one.ls("/one").is_empty());
+    assert!(lives(pid));
+}

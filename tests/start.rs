@@ -390,3 +390,29 @@ fn a_kept_identity_that_others_can_read_draws_a_warning() {
     let one = home.circuit("start -name one -var var").serve();
     one.logs("others can enter or read var/identity.pem: chmod 0600 var/identity.pem");
 }
+
+#[test]
+fn any_address_can_be_advertised() {
+    let home = Home::new();
+    let check = |given: &str, announced: &str| {
+        let one = home
+            .circuit(format!("start -a 127.0.0.1 -name one -advertise {given}"))
+            .serve();
+        let url = one.url().to_string();
+        assert!(
+            url.starts_with(&format!("circuit://{announced}")),
+            "{given}: {url}"
+        );
+        assert!(
+            !url.starts_with(&format!("circuit://{announced}1/")),
+            "{given}: {url}"
+        );
+    };
+    check("10.0.0.1", "10.0.0.1:");
+    check("10.0.0.1:7", "10.0.0.1:7");
+    check("host.example:7", "host.example:7");
+    check("2001:db8::1:2", "[2001:db8::1:2]:");
+    check("fd00:1:2:3:4:5:6:7", "[fd00:1:2:3:4:5:6:7]:");
+    check("[fd00:1:2:3:4:5:6:7]", "[fd00:1:2:3:4:5:6:7]:");
+    check("[fd00:1:2:3:4:5:6:7]:7", "[fd00:1:2:3:4:5:6:7]:7");
+}

@@ -11,7 +11,7 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use circuit_proto::{Key, Url};
 
@@ -45,6 +45,9 @@ pub enum RuntimeDirError {
     #[error(transparent)]
     Key(#[from] KeyFileError),
 }
+
+/// How long a draft may take to become what it is to be. Chosen: it takes a moment.
+const LONGEST_DRAFT: Duration = Duration::from_secs(60);
 
 /// A server of this user on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +211,21 @@ impl RuntimeDir {
                 let _ = fs::remove_file(&path);
             }
         }
+        for draft in self.drafts() {
+            let age = fs::metadata(&draft).and_then(|found| found.modified());
+            let age = age.ok().and_then(|modified| modified.elapsed().ok());
+            // Of one that is younger somebody may still make something.
+            if age.is_some_and(|age| age > LONGEST_DRAFT) {
+                let _ = fs::remove_file(&draft);
+            }
+        }
+    }
+
+    fn drafts(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"draft."))
+            .map(|entry| entry.path())
     }
 }
 
@@ -303,7 +321,15 @@ mod tests {
             1,
             "a file that nobody locks is no server"
         );
+        let drafts = ["draft.old", "draft.new"].map(|name| dir.path().join(name));
+        for draft in &drafts {
+            fs::write(draft, "half a key").unwrap();
+        }
+        let old = File::options().write(true).open(&drafts[0]).unwrap();
+        old.set_modified(SystemTime::now() - 2 * LONGEST_DRAFT)
+            .unwrap();
         let _fourth = dir.register(&url(4)).unwrap();
         assert!(!leftover.exists());
+        assert_eq!(drafts.map(|draft| draft.exists()), [false, true]);
     }
 }

@@ -113,6 +113,17 @@ where
     deserializer.deserialize_seq(Growing(std::marker::PhantomData))
 }
 
+/// [`growing`] for texts that may be missing.
+pub fn growing_option<'de, D>(deserializer: D) -> Result<Option<Vec<String>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Texts(#[serde(deserialize_with = "growing")] Vec<String>);
+
+    Ok(Option::<Texts>::deserialize(deserializer)?.map(|texts| texts.0))
+}
+
 /// For `#[serde(with)]` on byte vectors: in one piece, where serde's own goes byte by byte.
 pub mod bytes {
     use serde::de::{Error, Visitor};

@@ -109,6 +109,11 @@ async fn attached(
     mut terminal: Option<Terminal>,
     signals: &mut Signals,
 ) -> Result<process::Status, Failure> {
+    // First of all, and until the end: while it waits the process knows that somebody is there.
+    let waiting = tokio::spawn({
+        let process = process.clone();
+        async move { process.wait().await }
+    });
     let stdout = process.stdout().await?;
     let stderr = process.stderr().await?;
     let mut stdin = process.stdin().await?;
@@ -152,7 +157,11 @@ async fn attached(
         }
     };
     let end = async {
-        let (status, ()) = tokio::try_join!(async { Ok(process.wait().await?) }, outputs)?;
+        let waited = async {
+            let waited = waiting.await;
+            Ok(waited.map_err(|error| Failure::operation("cannot wait", &error))??)
+        };
+        let (status, ()) = tokio::try_join!(waited, outputs)?;
         Ok(status)
     };
     tokio::select! {

@@ -12,12 +12,12 @@ mod inherited;
 mod spawn;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
 use circuit_proto::{Code, Error};
-use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::sync::Notify;
 
 pub use inherited::keep_from_children;
@@ -35,7 +35,8 @@ pub struct Process {
     /// Taken while the child is reaped or signalled, so that the one never overtakes the other.
     life: Mutex<Life>,
     streams: Streams,
-    terminal: Option<Arc<OwnedFd>>,
+    /// Until it exits.
+    terminal: Mutex<Option<Arc<OwnedFd>>>,
     /// Told once whoever was attached is gone, of a process that is to hang up then.
     hung_up: Notify,
 }
@@ -46,7 +47,14 @@ struct Life {
     code: Option<i32>,
     signal: Option<i32>,
     ended: Option<SystemTime>,
+    /// Its number is another's, or may be.
+    reaped: bool,
 }
+
+/// How often a process that is to hang up is looked at, whether anybody is attached to it: whoever
+/// made it may have gone before attaching, or between the streams' ends and the scrub. Chosen: as
+/// long as a client that was killed holds anything.
+const LOOK: Duration = Duration::from_secs(10);
 
 impl Process {
     /// Executes the command. Fails with the operating system's reason, and then nothing is left.
@@ -72,13 +80,14 @@ impl Process {
                 code: None,
                 signal: None,
                 ended: None,
+                reaped: false,
             }),
             streams: Streams::new(
                 Input::new(spawned.stdin),
                 Output::new(spawned.stdout),
                 Output::new(spawned.stderr),
             ),
-            terminal: spawned.terminal,
+            terminal: Mutex::new(spawned.terminal),
             hung_up: Notify::new(),
             cmd,
         });
@@ -149,7 +158,8 @@ impl Process {
 
     /// Changes the size of the terminal that the process runs on.
     pub fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        let Some(terminal) = &self.terminal else {
+        let terminal = self.terminal().clone();
+        let Some(terminal) = terminal else {
             return Err(Error::new(
                 Code::InvalidArgument,
                 "the process runs on no terminal",
@@ -167,6 +177,7 @@ impl Process {
     /// has its output drained.
     pub fn scrub(&self) {
         self.streams.scrub();
+        self.let_go();
     }
 
     /// Whether the element is to forget itself when [`forgettable`](Self::forgettable) resolves.
@@ -176,13 +187,39 @@ impl Process {
 
     /// Resolves once the element is to forget itself, or is scrubbed.
     pub async fn forgettable(&self) {
-        if !self.cmd.scrub {
+        while !self.cmd.scrub {
             tokio::select! {
-                () = self.hung_up.notified() => (),
+                () = self.hung_up.notified() => break,
                 () = self.streams.scrubbed() => return,
+                () = tokio::time::sleep(LOOK) => (),
+            }
+            if !self.streams.attached() {
+                self.hang_up();
             }
         }
         self.done().await;
+    }
+
+    /// Whoever waited for the end is gone.
+    pub fn waiter_gone(&self) {
+        self.hang_up();
+    }
+
+    /// As a terminal's end does it: the whole group hears it, children of a process that has exited
+    /// and one that is stopped included.
+    fn hang_up(&self) {
+        if !self.cmd.hangup {
+            return;
+        }
+        self.hung_up.notify_one();
+        self.streams.close_unattached();
+        let life = self.life();
+        if !life.reaped {
+            for signal in [Signal::HUP, Signal::CONT] {
+                // A group of which nobody is left hears nothing.
+                let _ = rustix::process::kill_process_group(self.pid, signal);
+            }
+        }
     }
 
     /// Resolves once the process has exited and the readers that were attached then are gone, or
@@ -193,8 +230,14 @@ impl Process {
         }
     }
 
-    /// Reaps the child when it exits.
+    /// Reaps the child when it exits. One that is to hang up is reaped when its element goes: until
+    /// then its number, which is its group's, is nobody else's.
     async fn reap(self: Arc<Self>, pidfd: Arc<Descriptor>) {
+        let keeps = self.cmd.hangup;
+        let options = match keeps {
+            true => WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+            false => WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        };
         loop {
             // A pidfd becomes readable when the process exits, and errs only when the runtime ends.
             let Ok(mut ready) = pidfd.readable().await else {
@@ -202,9 +245,9 @@ impl Process {
             };
             let wait = WaitId::PidFd(pidfd.as_fd());
             let mut life = self.life();
-            match rustix::process::waitid(wait, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            match rustix::process::waitid(wait, options) {
                 Ok(Some(status)) => {
-                    *life = Life::ended(&status);
+                    *life = Life::ended(&status, !keeps);
                     break;
                 }
                 Ok(None) | Err(rustix::io::Errno::INTR) => ready.clear_ready(),
@@ -212,13 +255,28 @@ impl Process {
                 Err(_) => {
                     life.phase = Phase::Unknown;
                     life.ended = Some(SystemTime::now());
+                    life.reaped = true;
                     break;
                 }
             }
         }
+        *self.terminal() = None;
         self.streams.stdout.settle();
         self.streams.stderr.settle();
         self.streams.end();
+        if self.streams.is_scrubbed() {
+            self.let_go();
+        }
+    }
+
+    /// Reaps a child that has exited and was kept.
+    fn let_go(&self) {
+        let mut life = self.life();
+        if life.phase.is_final() && !std::mem::replace(&mut life.reaped, true) {
+            // What it says is known.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = rustix::process::waitid(WaitId::Pid(self.pid), options);
+        }
     }
 
     /// The state of the process, with what the kernel has to say of stops and continuations.
@@ -237,7 +295,11 @@ impl Process {
         *life
     }
 
-    fn life(&self) -> std::sync::MutexGuard<'_, Life> {
+    fn terminal(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        self.terminal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
         // No code that runs under the lock can panic half-way through a change.
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -249,21 +311,12 @@ impl Attachable for Process {
     }
 
     fn attached_gone(&self) {
-        if !self.cmd.hangup {
-            return;
-        }
-        self.hung_up.notify_one();
-        self.streams.close();
-        // As a terminal's end does it: one that is stopped is to hear it too. One that has exited
-        // hears nothing.
-        for signal in ["HUP", "CONT"] {
-            let _ = self.signal(signal, true);
-        }
+        self.hang_up();
     }
 }
 
 impl Life {
-    fn ended(status: &WaitIdStatus) -> Life {
+    fn ended(status: &WaitIdStatus, reaped: bool) -> Life {
         let ended = Some(SystemTime::now());
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Life {
@@ -271,18 +324,21 @@ impl Life {
                 code: Some(code),
                 signal: None,
                 ended,
+                reaped,
             },
             (None, Some(signal)) => Life {
                 phase: Phase::Signaled,
                 code: None,
                 signal: Some(signal),
                 ended,
+                reaped,
             },
             (None, None) => Life {
                 phase: Phase::Unknown,
                 code: None,
                 signal: None,
                 ended,
+                reaped,
             },
         }
     }

@@ -41,14 +41,31 @@ const SIGNALS: &[(&str, Signal, &str)] = &[
 /// The signal of this name (with or without `SIG`, any case) or number.
 pub fn parse(text: &str) -> Option<Signal> {
     if let Ok(number) = text.parse::<i32>() {
-        return Signal::from_named_raw(number);
+        return Signal::from_named_raw(number).or_else(|| real_time(number));
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let name = match name {
+        "POLL" => "IO",
+        "IOT" => "ABRT",
+        "CLD" => "CHLD",
+        other => other,
+    };
     SIGNALS
         .iter()
         .find(|(known, ..)| *known == name)
         .map(|(_, signal, _)| *signal)
+}
+
+/// A real-time signal, which has no name: signal(7). The C library keeps 32 and 33 for itself.
+#[allow(unsafe_code)]
+fn real_time(number: i32) -> Option<Signal> {
+    if !(34..=64).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is that of a signal, and none of those that the C library reserves; it is
+    // sent to other processes only, no handler of ours is installed for it.
+    Some(unsafe { Signal::from_raw_unchecked(number) })
 }
 
 /// The name of a signal's number: `SIGTERM`, or `SIG42` where it has none.
@@ -91,7 +108,20 @@ mod tests {
         for text in ["TERM", "SIGTERM", "sigterm", "term", "15"] {
             assert_eq!(parse(text), Some(Signal::TERM), "{text}");
         }
-        for text in ["", "SIG", "FOO", "0", "-9", "99999", "SIGSIGTERM"] {
+        assert_eq!(parse("SIGPOLL"), Some(Signal::IO));
+        assert_eq!(parse("40").map(Signal::as_raw), Some(40));
+        for text in [
+            "",
+            "SIG",
+            "FOO",
+            "0",
+            "-9",
+            "32",
+            "33",
+            "65",
+            "99999",
+            "SIGSIGTERM",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
         assert_eq!(name(9), "SIGKILL");

@@ -26,7 +26,8 @@ pub trait Attachable: Send + Sync {
     /// They.
     fn streams(&self) -> &Streams;
 
-    /// Whoever was attached to one of the streams disappeared.
+    /// Whoever was attached to one of the streams disappeared: as a reader, or as a writer before
+    /// the element's end.
     fn attached_gone(&self);
 }
 
@@ -106,14 +107,37 @@ impl Streams {
     /// The element was scrubbed: whoever waits is told, and what it still says is drained.
     pub fn scrub(&self) {
         self.course.send_replace(Course::Scrubbed);
-        self.close();
-    }
-
-    /// Nobody will read or write any more.
-    pub fn close(&self) {
         self.stdin.abandon();
         self.stdout.discard();
         self.stderr.discard();
+    }
+
+    /// Whether anybody reads, writes or waits.
+    pub fn attached(&self) -> bool {
+        self.stdin.status().writer
+            || self.stdout.status().reader
+            || self.stderr.status().reader
+            || self.course.receiver_count() > 0
+    }
+
+    /// Whether the element has ended, or was scrubbed.
+    pub fn is_over(&self) -> bool {
+        *self.course.borrow() != Course::Running
+    }
+
+    /// Whether the element was scrubbed.
+    pub fn is_scrubbed(&self) -> bool {
+        *self.course.borrow() == Course::Scrubbed
+    }
+
+    /// Nobody will write any more, nor read what nobody reads now.
+    pub fn close_unattached(&self) {
+        self.stdin.abandon();
+        for output in [&self.stdout, &self.stderr] {
+            if !output.status().reader {
+                output.discard();
+            }
+        }
     }
 }
 

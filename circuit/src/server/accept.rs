@@ -3,9 +3,10 @@
 //! **Invariant:** until a peer was sent a `Welcome` it has one stream, a window of 16 KiB and five
 //! seconds, and there are at most [`MAX_STRANGERS`] like it.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use circuit_client::transport::dial::{Accepted, exporter};
 use circuit_client::transport::endpoint::{close, plain};
@@ -48,9 +49,35 @@ const SPARE_STREAMS: usize = 64;
 /// How long a refused peer has to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How many refusals are logged a second. Chosen: whoever knocks without the key is not to drown
+/// what else is logged.
+const REFUSALS_LOGGED: u64 = 10;
+
+/// Logs refusals, a few of them a second, and counts the others.
+#[derive(Debug, Default)]
+struct Refusals(Mutex<(Option<Instant>, u64)>);
+
+impl Refusals {
+    fn log(&self, address: SocketAddr, reason: &Refused) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, count) = &mut *state;
+        if since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            if *count > REFUSALS_LOGGED {
+                warn!("refused {} connections more", *count - REFUSALS_LOGGED);
+            }
+            (*since, *count) = (Some(Instant::now()), 0);
+        }
+        *count += 1;
+        if *count <= REFUSALS_LOGGED {
+            warn!(%address, "refused a connection: {reason}", reason = our_view(reason));
+        }
+    }
+}
+
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(server: Arc<Server>) {
     let strangers = Arc::new(AtomicUsize::new(0));
+    let refusals = Arc::new(Refusals::default());
     while let Some(incoming) = server.endpoint.accept().await {
         let count = strangers.load(Ordering::Relaxed);
         if count >= MAX_STRANGERS {
@@ -64,9 +91,10 @@ pub(super) async fn accept(server: Arc<Server>) {
         }
         strangers.fetch_add(1, Ordering::Relaxed);
         let stranger = Stranger(strangers.clone());
-        let server = server.clone();
+        let (server, refusals) = (server.clone(), refusals.clone());
         tokio::spawn(async move {
-            match tokio::time::timeout(PATIENCE, greet(&server, incoming)).await {
+            let greeted = greet(&server, incoming, &refusals);
+            match tokio::time::timeout(PATIENCE, greeted).await {
                 Ok(Some(guest)) => {
                     drop(stranger);
                     serve(server, guest).await;
@@ -100,7 +128,11 @@ enum Admitted {
 }
 
 /// The handshake. A peer that is not let in is told why, and its connection closed.
-async fn greet(server: &Arc<Server>, incoming: quinn::Incoming) -> Option<Guest> {
+async fn greet(
+    server: &Arc<Server>,
+    incoming: quinn::Incoming,
+    refusals: &Refusals,
+) -> Option<Guest> {
     let address = plain(incoming.remote_address());
     let connection = match incoming.await {
         Ok(connection) => connection,
@@ -132,7 +164,7 @@ async fn greet(server: &Arc<Server>, incoming: quinn::Incoming) -> Option<Guest>
         Ok(role) if sent.is_ok() => Some(Guest { connection, role }),
         Ok(_) => None,
         Err(reason) => {
-            warn!(%address, "refused a connection: {reason}", reason = our_view(&reason));
+            refusals.log(address, &reason);
             let _ = tokio::time::timeout(FAREWELL, connection.closed()).await;
             close(&connection, reason.close());
             None

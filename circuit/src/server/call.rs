@@ -63,8 +63,10 @@ impl Call {
                 }
                 () = &mut abandoned => return Err(Gone),
             };
-            let Some(chunk) = chunk else {
-                return Ok(Ok(()));
+            let chunk = match chunk {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
             };
             tokio::select! {
                 sent = self.send.data(chunk) => {
@@ -82,7 +84,10 @@ impl Call {
 
     /// Takes an input from the caller until it ends or either goes away.
     pub(super) async fn write(mut self, mut writing: Writing, element: &dyn Attachable) {
-        match self.take(&mut writing, element).await {
+        let taken = self.take(&mut writing, element).await;
+        // The place is free before the caller hears of the end.
+        drop(writing);
+        match taken {
             Ok(end) => {
                 self.operation.log(end.as_ref().err());
                 let Call { send, recv, .. } = self;
@@ -91,8 +96,10 @@ impl Call {
                 let _ = send.end(end).await;
                 drop(recv);
             }
-            // The process's stdin stays open for another writer, unless it is to hang up.
-            Err(Gone) => element.attached_gone(),
+            // The stdin stays open for another writer, unless the element is to hang up. Of one
+            // that has ended nobody expects an end of the data.
+            Err(Gone) if !element.streams().is_over() => element.attached_gone(),
+            Err(Gone) => (),
         }
     }
 

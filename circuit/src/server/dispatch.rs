@@ -269,7 +269,7 @@ impl Call {
                 Ok(process) => {
                     let status = tokio::select! {
                         status = process.wait() => status,
-                        () = self.send.abandoned() => return,
+                        () = self.send.abandoned() => return process.waiter_gone(),
                     };
                     self.answer(status).await;
                 }

@@ -234,6 +234,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_stays_one() {
+        let queue = Arc::new(Queue::default());
+        let mut writer = Writer {
+            queue: queue.clone(),
+        };
+        writer.write_all(b"closed: x\nforged\n").unwrap();
+        queue.lock().ended = true;
+        let mut out = Vec::new();
+        queue.write_to(&mut out, Format::Text);
+        assert_eq!(out, b"closed: x\\nforged\n");
+    }
+
+    #[test]
     fn says_when_lines_were_dropped() {
         let queue = Arc::new(Queue::default());
         let mut writer = Writer {

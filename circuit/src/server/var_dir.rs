@@ -158,11 +158,12 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, VarDirError> {
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), VarDirError> {
     let write = || {
         let draft = path.with_extension("draft");
+        // A leftover has whatever mode it has.
+        let _ = fs::remove_file(&draft);
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(&draft)?;
         file.write_all(bytes)?;
@@ -202,6 +203,17 @@ mod tests {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_leftover_lends_nothing_of_its_mode() {
+        let temp = tempfile::tempdir().unwrap();
+        let draft = temp.path().join("identity.draft");
+        fs::write(&draft, "left over").unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o644)).unwrap();
+        open(temp.path()).unwrap();
+        let identity = fs::metadata(temp.path().join("identity.pem")).unwrap();
+        assert_eq!(identity.permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -96,9 +96,12 @@ pub fn dialling(addresses: &[SocketAddr]) -> io::Result<(quinn::Endpoint, Vec<So
 /// 10.3), and stray packets are told from those of connections.
 pub fn persistent(secret: &[u8; 32]) -> EndpointConfig {
     let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    // Another key for ids, which are hashed fast rather than well.
+    let ids = ring::hmac::sign(&reset_key, b"circuit connection ids");
+    let mut cid_key = [0; 8];
+    cid_key.copy_from_slice(&ids.as_ref()[..8]);
+    let cid_key = u64::from_be_bytes(cid_key);
     let mut config = EndpointConfig::new(Arc::new(reset_key));
-    let [a, b, c, d, e, f, g, h, ..] = *secret;
-    let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
     // Packets that are not QUIC's are told apart by this bit, so it is not to be greased
     // (RFC 9287).

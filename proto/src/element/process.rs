@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::growing;
+use crate::codec::{growing, growing_option};
 
 /// The command that a process element executes.
 ///
@@ -15,6 +15,7 @@ use crate::codec::growing;
 #[serde(rename_all = "PascalCase")]
 pub struct Cmd {
     /// The whole environment, as `NAME=value`; `None` inherits the server's.
+    #[serde(deserialize_with = "growing_option")]
     pub env: Option<Vec<String>>,
     /// The working directory; `None` is the server's own.
     pub dir: Option<String>,

@@ -6,44 +6,59 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use rustix::io::FdFlags;
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Resource, Rlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Sees to it that children get neither ignored signals nor descriptors of whoever started this
-/// process, and raises its limit of open files to what the system allows: each running process
-/// element costs four descriptors. Once, at the start, within the runtime.
+/// process. Once, at the start, within the runtime.
 pub fn keep_from_children() {
-    raise_open_files_limit();
     // Where /proc is missing, children inherit as they always would.
     let _ = close_descriptors_at_exec();
     let _ = catch_ignored_signals();
 }
 
-/// Gives a child the limit of open files that the server was started with.
-pub(super) fn restore_limit(pid: Pid) {
-    if let Some(limit) = ORIGINAL_LIMIT.get() {
-        let _ = rustix::process::prlimit(Some(pid), Resource::Nofile, *limit);
-    }
-}
-
+/// The limit of open files that the server was started with, once it has raised it.
 static ORIGINAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
 
-fn raise_open_files_limit() {
-    let original = rustix::process::getrlimit(Resource::Nofile);
-    if original.current == original.maximum {
+/// Raises the limit of open files to what the system allows if this descriptor is beyond the half of
+/// it: each running process element costs four. Not before, as a child that is to have the original
+/// limit then costs twice as much.
+pub(super) fn make_room(descriptor: BorrowedFd<'_>) {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let used = u64::from(descriptor.as_raw_fd().unsigned_abs());
+    if limit.current == limit.maximum || limit.current.is_none_or(|current| used < current / 2) {
         return;
     }
-    let _ = ORIGINAL_LIMIT.set(original);
     let raised = Rlimit {
-        current: original.maximum,
-        maximum: original.maximum,
+        current: limit.maximum,
+        maximum: limit.maximum,
     };
+    let _ = ORIGINAL_LIMIT.set(limit);
     // Where it is refused, there are fewer elements before an error says so.
     let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+}
+
+/// Has the command begin with the limit of open files that the server was started with.
+#[allow(unsafe_code)]
+pub(super) fn keep_limit(command: &mut Command) {
+    let Some(limit) = ORIGINAL_LIMIT.get().cloned() else {
+        return;
+    };
+    let hook = move || {
+        rustix::process::setrlimit(Resource::Nofile, limit.clone())?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the hook makes one system call and nothing else: it does not
+    // allocate, lock or touch what other threads may hold.
+    unsafe {
+        command.pre_exec(hook);
+    }
 }
 
 #[allow(unsafe_code)]

@@ -89,13 +89,20 @@ pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
 }
 
 fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spawned, SpawnError> {
-    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout")?;
-    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr")?;
+    let mut made = Made::default();
+    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout", &mut made)?;
+    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr", &mut made)?;
+    let outputs = [&from_stdout, &from_stderr];
+    for fd in outputs.into_iter().flatten() {
+        inherited::make_room(fd.as_fd());
+    }
     command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
     command.process_group(0);
+    inherited::keep_limit(&mut command);
     let mut child = command
         .spawn()
         .map_err(|error| explain(cmd, program, &error))?;
+    made.keep();
     // It holds the pipes' writing ends, which only the child is to hold.
     drop(command);
     let pid = pid_of(&child)?;
@@ -112,8 +119,7 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
             terminal: None,
         })
     };
-    let wired = wired();
-    settle(child, pid, wired)
+    or_killed(child, wired())
 }
 
 fn spawn_on_terminal(
@@ -131,6 +137,8 @@ fn spawn_on_terminal(
             .map_err(|e| SpawnError::System(words(&e)))
     };
     command.stdin(end()?).stdout(end()?).stderr(end()?);
+    inherited::make_room(master.as_fd());
+    inherited::keep_limit(&mut command);
     own_terminal(&mut command);
     let mut child = command
         .spawn()
@@ -152,25 +160,35 @@ fn spawn_on_terminal(
             terminal: Some(master),
         })
     };
-    let wired = wired();
-    settle(child, pid, wired)
+    or_killed(child, wired())
 }
 
-/// Gives the child its limits, or ends it if its pipes could not be set up.
-fn settle(
+/// Ends the child if its pipes could not be set up.
+fn or_killed(
     mut child: std::process::Child,
-    pid: Pid,
     wired: io::Result<Spawned>,
 ) -> Result<Spawned, SpawnError> {
-    match wired {
-        Ok(spawned) => {
-            inherited::restore_limit(pid);
-            Ok(spawned)
-        }
-        Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(SpawnError::System(words(&error)))
+    wired.map_err(|error| {
+        let _ = child.kill();
+        let _ = child.wait();
+        SpawnError::System(words(&error))
+    })
+}
+
+/// Files that were made for a child, and go again if there is none.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -268,6 +286,7 @@ fn output(
     cmd: &Cmd,
     sink: &Sink,
     field: &'static str,
+    made: &mut Made,
 ) -> Result<(Stdio, Option<OwnedFd>), SpawnError> {
     let path = match sink {
         Sink::Pipe => {
@@ -279,16 +298,25 @@ fn output(
     };
     let place = Path::new(directory(cmd).unwrap_or(".")).join(path);
     // Without blocking: a FIFO that nobody reads would stop the server.
-    let opened = OpenOptions::new()
+    let mut options = OpenOptions::new();
+    options
         .append(true)
-        .create(true)
         .mode(0o666)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-        .open(&place)
-        .and_then(|file| {
-            rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
-            Ok(file)
-        });
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let opened = match options.open(&place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let new = options.create_new(true).open(&place);
+            if new.is_ok() {
+                made.0.push(place);
+            }
+            new
+        }
+        other => other,
+    };
+    let opened = opened.and_then(|file| {
+        rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+        Ok(file)
+    });
     match opened {
         Ok(file) => Ok((file.into(), None)),
         Err(error) => Err(SpawnError::File {

@@ -41,6 +41,8 @@ const END_OF_TRANSMISSION: &[u8] = &[4];
 #[derive(Debug)]
 pub struct Writing {
     input: Arc<Input>,
+    /// The last byte that was written: a terminal's line is unfinished if it is no line end.
+    last: Option<u8>,
 }
 
 impl Input {
@@ -72,6 +74,7 @@ impl Input {
         state.attached = true;
         Ok(Writing {
             input: self.clone(),
+            last: None,
         })
     }
 
@@ -104,7 +107,10 @@ impl Writing {
                 return Err(Writing::closed());
             };
             match rustix::io::write(fd, data) {
-                Ok(count) => data = &data[count..],
+                Ok(count) => {
+                    self.last = data[..count].last().copied().or(self.last);
+                    data = &data[count..];
+                }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => (),
                 // EPIPE from a pipe, EIO from a terminal: nobody reads any more.
@@ -121,7 +127,12 @@ impl Writing {
     pub async fn end(&mut self) -> Result<(), Error> {
         let terminal = matches!(self.input.lock().sink, Some(Sink::Terminal(_)));
         if terminal {
-            // Ending without data always succeeds.
+            // Behind an unfinished line the first only hands the line over. Ending without data
+            // always succeeds.
+            let unfinished = !matches!(self.last, None | Some(b'\n' | b'\r' | 4));
+            if unfinished {
+                let _ = self.write(END_OF_TRANSMISSION).await;
+            }
             let _ = self.write(END_OF_TRANSMISSION).await;
         }
         self.input.lock().sink = None;

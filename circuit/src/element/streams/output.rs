@@ -133,8 +133,14 @@ impl Output {
                     break;
                 }
                 Ok(bytes) => left.extend_from_slice(&bytes),
+                Err(Errno::INTR) => (),
                 // Somebody else holds the writing end, a child of the process: it stays open.
-                Err(_) => break,
+                Err(Errno::AGAIN) => break,
+                // A terminal whose last user has gone gives EIO: nothing else is left to read.
+                Err(_) => {
+                    state.source = None;
+                    break;
+                }
             }
             if left.len() >= HELD {
                 break;
@@ -168,35 +174,39 @@ impl State {
 
 impl Reading {
     /// The next chunk, as soon as there is any data; `None` at the end. It stays the output's
-    /// until [`handed`](Self::handed).
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// until [`handed`](Self::handed). Fails if the system cannot say when there is data.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let source = {
                 let state = self.output.lock();
                 if !state.pending.is_empty() {
-                    return Some(state.pending.clone());
+                    return Ok(Some(state.pending.clone()));
                 }
-                state.source.clone()?
+                match &state.source {
+                    Some(source) => source.clone(),
+                    None => return Ok(None),
+                }
             };
-            let Ok(mut ready) = source.readable().await else {
-                return None;
-            };
+            let mut ready = source.readable().await.map_err(|error| {
+                let message = format!("the output cannot be watched: {error}");
+                Error::new(Code::Internal, message)
+            })?;
             let mut state = self.output.lock();
             match read(&source) {
                 Ok(bytes) if bytes.is_empty() => {
                     state.source = None;
-                    return None;
+                    return Ok(None);
                 }
                 Ok(bytes) => {
                     state.pending = bytes.into();
-                    return Some(state.pending.clone());
+                    return Ok(Some(state.pending.clone()));
                 }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => (),
                 // A terminal whose last user has gone gives EIO; nothing else is left to read.
                 Err(_) => {
                     state.source = None;
-                    return None;
+                    return Ok(None);
                 }
             }
         }
