@@ -187,17 +187,25 @@ impl Process {
 
     /// Resolves once the element is to forget itself, or is scrubbed.
     pub async fn forgettable(&self) {
-        while !self.cmd.scrub {
+        if !self.cmd.scrub {
+            self.deserted().await;
+        }
+        self.done().await;
+    }
+
+    /// Resolves once the process was hung up, or the element is scrubbed. Hangs up itself if nobody
+    /// is attached.
+    async fn deserted(&self) {
+        loop {
             tokio::select! {
-                () = self.hung_up.notified() => break,
+                () = self.hung_up.notified() => return,
                 () = self.streams.scrubbed() => return,
                 () = tokio::time::sleep(LOOK) => (),
             }
             if !self.streams.attached() {
-                self.hang_up();
+                return self.hang_up();
             }
         }
-        self.done().await;
     }
 
     /// Whoever waited for the end is gone.

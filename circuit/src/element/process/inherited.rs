@@ -47,11 +47,11 @@ pub(super) fn make_room(descriptor: BorrowedFd<'_>) {
 /// Has the command begin with the limit of open files that the server was started with.
 #[allow(unsafe_code)]
 pub(super) fn keep_limit(command: &mut Command) {
-    let Some(limit) = ORIGINAL_LIMIT.get().cloned() else {
+    let Some(limit) = ORIGINAL_LIMIT.get().copied() else {
         return;
     };
     let hook = move || {
-        rustix::process::setrlimit(Resource::Nofile, limit.clone())?;
+        rustix::process::setrlimit(Resource::Nofile, limit)?;
         Ok(())
     };
     // SAFETY: between fork and exec the hook makes one system call and nothing else: it does not
