@@ -1,6 +1,8 @@
 //! Many messages on one stream: `send -lines`, `recv -count`, `recv -follow`, and the client's
 //! `Sender` and `Receiver`.
 
+use std::time::Duration;
+
 use circuit_client::{Code, Error};
 
 use super::{fails, here_and_through_another, status, succeeds, until};
@@ -193,6 +195,41 @@ async fn a_slow_producer_is_never_held_up_by_answers_that_it_has_not_asked_for()
         assert_eq!(got, [n.to_be_bytes().to_vec()]);
     }
     assert!(sender.stored() > 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_dropped_at_any_time_skip_and_repeat_nothing() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = one.client(&home).await;
+    let chan = client.walk("/one/c").unwrap().make_chan(10).await.unwrap();
+    const MESSAGES: u32 = 3000;
+    let mut sender = chan.sender().await.unwrap();
+    let sending = async {
+        for n in 0..MESSAGES {
+            sender.feed(&n.to_be_bytes()).await.unwrap();
+            while sender.stored() + 50 < sender.sent() {
+                let moment = Duration::from_micros(u64::from(n % 300));
+                let _ = tokio::time::timeout(moment, sender.flush()).await;
+            }
+        }
+        sender.flush().await.unwrap();
+    };
+    let receiving = async {
+        let mut receiver = chan.receiver().await.unwrap();
+        let mut next = 0_u32;
+        while next < MESSAGES {
+            let moment = Duration::from_micros(u64::from(next % 400));
+            let call = tokio::time::timeout(moment, receiver.recv_many(3)).await;
+            for message in call.map_or(Vec::new(), Result::unwrap) {
+                assert_eq!(message, next.to_be_bytes().to_vec());
+                next += 1;
+            }
+        }
+    };
+    tokio::join!(sending, receiving);
+    let status = chan.peek().await.unwrap();
+    assert_eq!(status.num_recv, u64::from(MESSAGES));
 }
 
 #[tokio::test(flavor = "multi_thread")]

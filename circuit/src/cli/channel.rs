@@ -207,6 +207,7 @@ async fn recv_many(
             Err(Stop::Failed(failure)) => return Err(failure),
         }
     }
+    receiver.finish().await;
     Ok(())
 }
 

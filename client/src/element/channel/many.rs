@@ -305,7 +305,10 @@ impl Receiver {
     /// # }
     /// ```
     pub async fn recv_many(&mut self, most: u32) -> Result<Vec<Bytes>, Error> {
-        self.batch(most).await?;
+        // What a dropped call was about to return has been said to be received.
+        if self.stage != Stage::Acknowledged {
+            self.batch(most).await?;
+        }
         self.commit().await?;
         Ok(std::mem::take(&mut self.batch))
     }
@@ -364,6 +367,25 @@ impl Receiver {
             }
         }
         Ok(())
+    }
+
+    /// Ends in order, as whoever looks at the server's log sees. What was not committed is left to
+    /// other receivers.
+    ///
+    /// ```no_run
+    /// # async fn example(receiver: circuit_client::Receiver) -> Result<(), circuit_client::Error> {
+    /// receiver.finish().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn finish(self) {
+        let idle = matches!(self.stage, Stage::Idle | Stage::Received);
+        let Receiver { send, mut recv, .. } = self;
+        // Nothing that happens now changes anything, and in the middle of an exchange the other
+        // side does not listen.
+        if idle && send.end(Ok(())).await.is_ok() {
+            let _ = recv.whole_chunk().await;
+        }
     }
 
     fn demand(&mut self, demand: Demand) -> Result<(), Error> {
