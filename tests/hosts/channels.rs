@@ -133,14 +133,14 @@ fn in_trouble(capacity: u64, cut: impl Fn(&Host), heal: impl Fn(&Host)) {
         crowd.start("recv", host);
     }
     let begin = Instant::now();
-    let (mut is_cut, mut is_healed) = (false, false);
-    while begin.elapsed() < TROUBLE {
-        if begin.elapsed() > Duration::from_secs(2) && !is_cut {
-            is_cut = true;
+    let (mut was_cut, mut healed) = (None, false);
+    while begin.elapsed() < TROUBLE || !healed {
+        if begin.elapsed() > Duration::from_secs(2) && was_cut.is_none() {
             cut(b);
+            was_cut = Some(Instant::now());
         }
-        if begin.elapsed() > Duration::from_secs(2) + CUT && !is_healed {
-            is_healed = true;
+        if was_cut.is_some_and(|cut| cut.elapsed() > CUT) && !healed {
+            healed = true;
             heal(b);
         }
         std::thread::sleep(Duration::from_millis(100 + random.below(600)));
@@ -149,6 +149,14 @@ fn in_trouble(capacity: u64, cut: impl Fn(&Host), heal: impl Fn(&Host)) {
         // Who comes while its host is cut off only dials.
         crowd.start(role, host);
     }
+    eventually_within(
+        Duration::from_secs(120),
+        "the circuit is whole again",
+        || {
+            let whole = |server: &Server| server.ls("/").len() == 2;
+            servers.iter().all(whole).then_some(())
+        },
+    );
     while let Some(at) = crowd
         .clients
         .iter()
