@@ -119,8 +119,10 @@ impl Machine {
                 probe.stage = Stage::Pinging;
                 probe.pings = 0;
             }
+            Stage::Pinging if probe.hard && probe.pings >= PINGS_HARD => {
+                return self.find_guilty(who);
+            }
             Stage::Pinging if probe.pings < PINGS => {}
-            Stage::Pinging if probe.hard => return self.find_guilty(who),
             Stage::Pinging => self.choose_witnesses(who),
             Stage::Witnesses { until, answers } if now >= *until => {
                 // Whom no witness answers is perhaps not heard itself: it does not condemn at once.

@@ -8,12 +8,10 @@
 //! The network: a latency of 1 to 50 ms, fixed per pair; each packet is lost independently; a lost
 //! packet of a connection comes a retransmission later, and holds up what was sent after it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::random::Random;
 use super::{Gone, Input, Machine, TetherState};
-use crate::Fingerprint;
 
 mod check;
 mod driver;
@@ -60,7 +58,6 @@ pub struct Simulation {
     now: Duration,
     queue: Queue,
     random: Random,
-    by_fingerprint: BTreeMap<Fingerprint, usize>,
     connections: u64,
     trace: u64,
     seed: u64,
@@ -77,7 +74,6 @@ impl Simulation {
             now: Duration::ZERO,
             queue: Queue::default(),
             random: Random::new(seed),
-            by_fingerprint: BTreeMap::new(),
             connections: 0,
             trace: seed,
             seed,
@@ -102,8 +98,6 @@ impl Simulation {
     /// Adds a server that is not running yet; its number.
     pub fn add(&mut self) -> usize {
         let node = Node::new(self.nodes.len(), &mut self.random);
-        self.by_fingerprint
-            .insert(node.record().fingerprint, self.nodes.len());
         self.nodes.push(node);
         self.nodes.len() - 1
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::event::Event;
-use super::node::End;
+use super::node::{End, number};
 use super::{DIAL_TIMEOUT, IDLE_TIMEOUT, JOIN_AGAIN, RETRANSMIT, RETRY, Simulation};
 use crate::Fingerprint;
 use crate::membership::{Gone, Input, Message, Notice, Output};
@@ -302,7 +302,7 @@ impl Simulation {
     }
 
     fn find(&self, who: &Fingerprint) -> Option<usize> {
-        self.by_fingerprint.get(who).copied()
+        Some(number(who)).filter(|i| *i < self.nodes.len())
     }
 
     /// Closes this end of a connection; the other end hears of it after what was sent before.

@@ -27,9 +27,43 @@ pub struct Node {
     /// How fast its clock runs.
     pub rate: f64,
     armed: Option<Duration>,
-    /// Who is in the circuit, as a subscriber knows it: the first list, and then the notices. Of
-    /// each the start of its life, which tells it from others: thousands of servers know thousands.
-    subscribed: BTreeMap<Fingerprint, u64>,
+    subscriber: Subscriber,
+}
+
+/// Who is in the circuit, as a subscriber knows it: the first list, and then the notices.
+#[derive(Debug, Default)]
+struct Subscriber {
+    /// By the servers' numbers: the start of the life that is in, plus one; 0 for none.
+    lives: Vec<u64>,
+    count: usize,
+}
+
+impl Subscriber {
+    fn life(&mut self, who: &Record) -> &mut u64 {
+        let i = number(&who.fingerprint);
+        if i >= self.lives.len() {
+            self.lives.resize(i + 1, 0);
+        }
+        &mut self.lives[i]
+    }
+
+    fn joins(&mut self, who: &Record) {
+        let before = std::mem::replace(self.life(who), who.started + 1);
+        assert_eq!(before, 0, "a join of who was in already");
+        self.count += 1;
+    }
+
+    fn leaves(&mut self, who: &Record) {
+        let before = std::mem::replace(self.life(who), 0);
+        assert_eq!(before, who.started + 1, "a leave of who was not in");
+        self.count -= 1;
+    }
+}
+
+/// The number of the server with this fingerprint, which is in it.
+pub(super) fn number(who: &Fingerprint) -> usize {
+    let [.., a, b, c, d] = who.0;
+    u32::from_le_bytes([a, b, c, d]) as usize
 }
 
 /// This server's end of a connection.
@@ -58,6 +92,7 @@ impl Node {
         for word in key.chunks_exact_mut(8) {
             word.copy_from_slice(&random.bits().to_le_bytes());
         }
+        key[28..].copy_from_slice(&(i as u32).to_le_bytes());
         let fingerprint = Fingerprint(key);
         let server = Some(Server {
             pid: i as u32,
@@ -85,7 +120,7 @@ impl Node {
             ends: BTreeMap::new(),
             rate: 1.0,
             armed: None,
-            subscribed: BTreeMap::new(),
+            subscriber: Subscriber::default(),
         }
     }
 
@@ -114,10 +149,8 @@ impl Node {
             incarnation: self.incarnation,
         };
         let machine = Machine::new(self.record.clone(), config, seed, self.local(now));
-        self.subscribed = machine
-            .live()
-            .map(|record| (record.fingerprint, record.started))
-            .collect();
+        self.subscriber = Subscriber::default();
+        machine.live().for_each(|who| self.subscriber.joins(who));
         self.machine = Some(machine);
     }
 
@@ -152,25 +185,15 @@ impl Node {
     pub(super) fn poll_output(&mut self) -> Option<Output> {
         let output = self.machine.as_mut()?.poll_output();
         match &output {
-            Some(Output::Notice(Notice::Join(record))) => {
-                let before = self.subscribed.insert(record.fingerprint, record.started);
-                assert_eq!(before, None, "a join of who was in already");
-            }
-            Some(Output::Notice(Notice::Leave(record))) => {
-                let before = self.subscribed.remove(&record.fingerprint);
-                assert_eq!(before, Some(record.started), "a leave of who was not in");
-            }
+            Some(Output::Notice(Notice::Join(record))) => self.subscriber.joins(record),
+            Some(Output::Notice(Notice::Leave(record))) => self.subscriber.leaves(record),
             Some(_) => {}
-            None => self.check(),
+            None => {
+                let live = self.machine.as_ref().map(Machine::len);
+                assert_eq!(live, Some(self.subscriber.count), "a gap in the notices");
+            }
         }
         output
-    }
-
-    /// The first list and the notices since say what the view says.
-    fn check(&self) {
-        if let Some(machine) = &self.machine {
-            assert_eq!(machine.len(), self.subscribed.len(), "a gap in the notices");
-        }
     }
 
     /// When a tick is to be scheduled, unless an earlier one is.

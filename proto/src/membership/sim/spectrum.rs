@@ -6,6 +6,7 @@
 //! ones come close to it (Friedman 2008).
 
 use super::Simulation;
+use super::node::number;
 use crate::membership::random::Random;
 
 /// How many steps of Lanczos' method: chosen, the largest eigenvalue of graphs of 10,000 servers
@@ -28,7 +29,7 @@ impl Simulation {
                 machine
                     .links
                     .iter()
-                    .filter_map(|peer| self.by_fingerprint.get(peer).copied())
+                    .map(number)
                     .filter(|j| {
                         self.nodes[*j]
                             .machine()
