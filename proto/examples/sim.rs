@@ -33,24 +33,47 @@ fn main() -> ExitCode {
     println!(
         "handshakes 7 packets and 2,620 B at each end, upkeep of a link as measured on quinn; {n} servers, seeds {seeds:?}"
     );
-    for scenario in chosen {
-        report(scenario, n, &seeds);
+    let missed: Vec<String> = chosen
+        .into_iter()
+        .flat_map(|scenario| report(scenario, n, &seeds))
+        .collect();
+    for line in &missed {
+        println!("\n{line}");
     }
-    ExitCode::SUCCESS
+    if missed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
-/// Runs one scenario for all seeds.
-fn report(scenario: &Scenario, n: usize, seeds: &[u64]) {
+/// Runs one scenario for all seeds; what was not as it is to be, and how to see it again.
+fn report(scenario: &Scenario, n: usize, seeds: &[u64]) -> Vec<String> {
     println!("\n{}: {}", scenario.name, scenario.about);
     if !scenario.others.is_empty() {
         println!("  others, at 1,024: {}", scenario.others);
     }
     let mut rows: Vec<Row> = Vec::new();
     let mut traces = Vec::new();
+    let mut missed = Vec::new();
     for seed in seeds {
-        let (found, trace) = scenario::run(scenario, n, *seed);
+        let again = format!("again: scripts/sim {} {n} {seed}", scenario.name);
+        // The simulator asserts what must hold at every moment.
+        let run = || scenario::run(scenario, n, *seed);
+        let Ok((found, trace)) = std::panic::catch_unwind(run) else {
+            missed.push(format!("failed: {again}"));
+            continue;
+        };
         traces.push(format!("{trace:016x}"));
         for row in found {
+            let worst = row.samples.quantile(1.0);
+            let target = scenario.target(row.measure).map(|target| target.max);
+            if let Some(target) = target.filter(|target| worst > *target) {
+                missed.push(format!(
+                    "missed: {}: {worst:.3}, not {target}; {again}",
+                    row.measure
+                ));
+            }
             match rows.iter_mut().find(|known| known.measure == row.measure) {
                 Some(known) => known.samples.extend(&row.samples),
                 None => rows.push(row),
@@ -58,18 +81,31 @@ fn report(scenario: &Scenario, n: usize, seeds: &[u64]) {
         }
     }
     println!(
-        "  {:36}{:>9}{:>9}{:>9}  samples  target",
+        "  {:36}{:>9}{:>9}{:>9}  samples  target: p50, max",
         "", "p50", "p99", "max"
     );
     for Row { measure, samples } in &rows {
-        let target = scenario.targets.iter().find(|(of, _)| of == measure);
+        let target = scenario.target(measure);
+        let text = target.map_or(String::new(), |target| {
+            format!("{}, {}", target.p50, target.max)
+        });
         println!(
-            "  {measure:36}{samples}  {:7}  {}",
-            Samples::len(samples),
-            target.map_or("", |(_, target)| target)
+            "  {measure:36}{samples}  {:7}  {text}",
+            Samples::len(samples)
         );
+        if let Some(target) = target
+            && samples.quantile(0.5) > target.p50
+        {
+            missed.push(format!(
+                "missed: {measure}: p50 {:.3}, not {}; again: scripts/sim {} {n} ...",
+                samples.quantile(0.5),
+                target.p50,
+                scenario.name
+            ));
+        }
     }
     println!("  traces: {}", traces.join(" "));
+    missed
 }
 
 /// `7`, `1,2,9` or `101-105`.

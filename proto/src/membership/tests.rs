@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::sim::Simulation;
 
+mod invariants;
 mod machine;
 mod random;
+mod short;
 
 const SECOND: Duration = Duration::from_secs(1);
 

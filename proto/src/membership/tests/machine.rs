@@ -12,11 +12,11 @@ use crate::membership::{
 
 const NOW: Duration = Duration::from_secs(1);
 
-fn machine() -> Machine {
+pub(super) fn machine() -> Machine {
     Machine::new(record(0, 1), Config::default(), 1, NOW)
 }
 
-fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase) -> Entry {
+pub(super) fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase) -> Entry {
     let mut record = record(number, 1);
     record.fingerprint = who;
     if let Some(server) = &mut record.url.server {
@@ -35,7 +35,7 @@ fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase) -> Entry 
 }
 
 /// A connection of which both ends have introduced themselves.
-fn connect(machine: &mut Machine, who: u8, now: Duration) {
+pub(super) fn connect(machine: &mut Machine, who: u8, now: Duration) {
     let peer = fingerprint(who);
     let hello = Message::Hello {
         entry: entry(peer, who, 0, Phase::Alive),
@@ -58,7 +58,7 @@ fn connect(machine: &mut Machine, who: u8, now: Duration) {
     );
 }
 
-fn say(machine: &mut Machine, from: u8, message: Message, now: Duration) {
+pub(super) fn say(machine: &mut Machine, from: u8, message: Message, now: Duration) {
     let from = fingerprint(from);
     machine.handle(Input::Message { from, message }, now);
 }

@@ -1,0 +1,30 @@
+//! Every scenario of the simulator, once, small: its targets hold.
+
+use crate::membership::sim::scenario;
+
+/// The number of servers: enough for a graph that is not complete, and for all to take seconds.
+const SERVERS: usize = 32;
+
+const SEED: u64 = 1;
+
+#[test]
+fn every_scenario_reaches_its_targets() {
+    let mut missed = Vec::new();
+    for scenario in scenario::ALL {
+        let (rows, _) = scenario::run(scenario, SERVERS, SEED);
+        for target in scenario.targets {
+            let Some(row) = rows.iter().find(|row| row.measure == target.measure) else {
+                panic!("{} measures no {}", scenario.name, target.measure);
+            };
+            let worst = row.samples.quantile(1.0);
+            // One seed's median says little: that is for many seeds (`scripts/sim`).
+            if worst.is_nan() || worst > target.max {
+                missed.push(format!(
+                    "{}: {worst:.3}, not {}; again: scripts/sim {} {SERVERS} {SEED}",
+                    target.measure, target.max, scenario.name
+                ));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{missed:#?}");
+}
