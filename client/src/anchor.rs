@@ -9,6 +9,7 @@ use circuit_proto::{ElementKind, Path};
 use crate::client::Client;
 use crate::element::Element;
 use crate::element::channel::Chan;
+use crate::element::dns::Nameserver;
 use crate::element::process::Proc;
 use crate::element::server::Server;
 use crate::element::subscription::Subscription;
@@ -114,6 +115,7 @@ impl Anchor {
             ElementKind::Channel => Element::Channel(Chan::new(self.clone())),
             ElementKind::OnJoin => Element::OnJoin(Subscription::new(self.clone())),
             ElementKind::OnLeave => Element::OnLeave(Subscription::new(self.clone())),
+            ElementKind::Dns => Element::Dns(Nameserver::new(self.clone())),
             ElementKind::Unknown => Element::Unknown,
         }))
     }
@@ -225,6 +227,63 @@ impl Anchor {
     /// A handle to the subscription that the anchor is known to hold.
     pub fn subscription(&self) -> Subscription {
         Subscription::new(self.clone())
+    }
+
+    /// Makes a DNS server here, at `HOST[:PORT]`; without an address, at the server's own, on any
+    /// free port. [`Nameserver::peek`] tells which.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element,
+    /// [`InvalidArgument`](crate::Code::InvalidArgument) for what is no address, and
+    /// [`Refused`](crate::Code::Refused) if the address cannot be listened on: then nothing was
+    /// made.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let dns = anchor.make_dns(Some("127.0.0.1:7711")).await?;
+    /// dns.set("www.example. 60 IN A 10.0.0.1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_dns(&self, address: Option<&str>) -> Result<Nameserver, Error> {
+        self.new_dns(address, None).await
+    }
+
+    /// As [`make_dns`](Anchor::make_dns), and it serves the live servers of the circuit in a zone:
+    /// `x<id>.ZONE` has the address of one, `_circuit._udp.ZONE` the SRV records of all.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let dns = anchor.make_dns_of_servers(None, "circuit.").await?;
+    /// println!("dig @{} _circuit._udp.circuit. SRV", dns.peek().await?.address);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_dns_of_servers(
+        &self,
+        address: Option<&str>,
+        zone: &str,
+    ) -> Result<Nameserver, Error> {
+        self.new_dns(address, Some(zone)).await
+    }
+
+    async fn new_dns(&self, address: Option<&str>, zone: Option<&str>) -> Result<Nameserver, Error> {
+        let (address, zone) = (address.map(str::to_owned), zone.map(str::to_owned));
+        self.call::<()>(&Op::MakeDns { address, zone }).await?;
+        Ok(Nameserver::new(self.clone()))
+    }
+
+    /// A handle to the DNS server that the anchor is known to hold.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// anchor.dns().unset("www.example.", None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn dns(&self) -> Nameserver {
+        Nameserver::new(self.clone())
     }
 
     /// A handle to the process that the anchor is known to hold.

@@ -1,11 +1,13 @@
 //! Handles to elements, one file per kind.
 
 pub mod channel;
+pub mod dns;
 pub mod process;
 pub mod server;
 pub mod subscription;
 
 use channel::Chan;
+use dns::Nameserver;
 use process::Proc;
 use server::Server;
 use subscription::Subscription;
@@ -23,6 +25,8 @@ pub enum Element {
     OnJoin(Subscription),
     /// A subscription to leaves.
     OnLeave(Subscription),
+    /// A DNS server.
+    Dns(Nameserver),
     /// An element of a kind that a later version has.
     Unknown,
 }

@@ -44,13 +44,14 @@ pub mod transport;
 
 pub use anchor::{Anchor, Entry};
 pub use circuit_proto::element::process::{Cmd, Phase, Sink, TerminalSize};
-pub use circuit_proto::element::{ElementKind, Status, channel, process, server, subscription};
+pub use circuit_proto::element::{ElementKind, Status, channel, dns, process, server, subscription};
 pub use circuit_proto::path::{Path, PathError, Pattern};
 pub use circuit_proto::request::ServerEntry;
 pub use circuit_proto::{Code, Key, ServerId, Url};
 pub use client::{Client, DiscoverDialError};
 pub use element::Element;
 pub use element::channel::{Chan, MessageReader, MessageWriter, Receiver, Sender};
+pub use element::dns::Nameserver;
 pub use element::process::Proc;
 pub use element::server::Server;
 pub use element::subscription::Subscription;

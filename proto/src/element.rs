@@ -2,6 +2,7 @@
 //! implementation of a kind are in files of the same name in the crates above.
 
 pub mod channel;
+pub mod dns;
 pub mod process;
 pub mod server;
 pub mod subscription;
@@ -29,17 +30,20 @@ pub enum ElementKind {
     OnJoin,
     /// A queue of the servers that leave.
     OnLeave,
+    /// A DNS server.
+    Dns,
     /// One that a later version has.
     Unknown,
 }
 
 impl ElementKind {
-    const KNOWN: [ElementKind; 5] = [
+    const KNOWN: [ElementKind; 6] = [
         ElementKind::Server,
         ElementKind::Process,
         ElementKind::Channel,
         ElementKind::OnJoin,
         ElementKind::OnLeave,
+        ElementKind::Dns,
     ];
 
     /// The short name, as `ls -l` shows it.
@@ -50,6 +54,7 @@ impl ElementKind {
             ElementKind::Channel => "chan",
             ElementKind::OnJoin => "@join",
             ElementKind::OnLeave => "@leave",
+            ElementKind::Dns => "dns",
             ElementKind::Unknown => "?",
         }
     }
@@ -91,6 +96,8 @@ pub enum Status {
     OnJoin(subscription::Status),
     /// Of a subscription to leaves.
     OnLeave(subscription::Status),
+    /// Of a DNS server.
+    Dns(dns::Status),
     /// Of an element of a kind that a later version has.
     Unknown,
 }
@@ -104,6 +111,7 @@ impl Status {
             Status::Channel(_) => ElementKind::Channel,
             Status::OnJoin(_) => ElementKind::OnJoin,
             Status::OnLeave(_) => ElementKind::OnLeave,
+            Status::Dns(_) => ElementKind::Dns,
             Status::Unknown => ElementKind::Unknown,
         }
     }
@@ -125,6 +133,7 @@ impl From<Status> for Wire {
             Status::Process(status) => codec::encode(&status),
             Status::Channel(status) => codec::encode(&status),
             Status::OnJoin(status) | Status::OnLeave(status) => codec::encode(&status),
+            Status::Dns(status) => codec::encode(&status),
             Status::Unknown => Ok(Vec::new()),
         };
         // One that is too long for a frame arrives empty, and is refused there.
@@ -143,6 +152,7 @@ impl TryFrom<Wire> for Status {
             ElementKind::Channel => Status::Channel(codec::decode(&body)?),
             ElementKind::OnJoin => Status::OnJoin(codec::decode(&body)?),
             ElementKind::OnLeave => Status::OnLeave(codec::decode(&body)?),
+            ElementKind::Dns => Status::Dns(codec::decode(&body)?),
             ElementKind::Unknown => Status::Unknown,
         })
     }

@@ -115,10 +115,29 @@ pub enum Op {
     MakeOnJoin,
     /// Make a subscription to the servers that leave from now on.
     MakeOnLeave,
+    /// Make a DNS server.
+    MakeDns {
+        /// `HOST[:PORT]`: where it answers; without it, at the server's own address, on any port.
+        address: Option<String>,
+        /// The zone in which it serves the live servers of the circuit.
+        zone: Option<String>,
+    },
+    /// Set a record of the DNS server.
+    SetRecord {
+        /// Its text, as in a zone file.
+        record: String,
+    },
+    /// Remove records of the DNS server.
+    UnsetRecords {
+        /// Their name.
+        name: String,
+        /// Their type; without it, all of the name.
+        kind: Option<String>,
+    },
 }
 
 /// The number of [`Op`]s that this version knows.
-const OPS: u32 = 21;
+const OPS: u32 = 24;
 
 /// Why an operation could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -154,6 +173,9 @@ impl Op {
             Op::Close => "close",
             Op::MakeOnJoin => "mk@join",
             Op::MakeOnLeave => "mk@leave",
+            Op::MakeDns { .. } => "mkdns",
+            Op::SetRecord { .. } => "set",
+            Op::UnsetRecords { .. } => "unset",
         }
     }
 
@@ -170,7 +192,10 @@ impl Op {
             | Op::MakeChannel { .. }
             | Op::Close
             | Op::MakeOnJoin
-            | Op::MakeOnLeave => true,
+            | Op::MakeOnLeave
+            | Op::MakeDns { .. }
+            | Op::SetRecord { .. }
+            | Op::UnsetRecords { .. } => true,
             // The message may be right behind the request.
             Op::Send => true,
             Op::List { .. }
@@ -229,13 +254,17 @@ mod tests {
 
     #[test]
     fn an_operation_of_a_later_version_is_told_from_a_malformed_one() {
-        let last = codec::encode(&Op::MakeOnLeave).unwrap();
+        let op = Op::UnsetRecords {
+            name: "a.".into(),
+            kind: None,
+        };
+        let last = codec::encode(&op).unwrap();
         assert_eq!(
             codec::variant(&last),
             Ok(OPS - 1),
             "OPS counts the variants"
         );
-        assert_eq!(Op::decode(&last), Ok(Op::MakeOnLeave));
+        assert_eq!(Op::decode(&last), Ok(op));
         assert_eq!(
             Op::decode(&[OPS as u8, 1, 2, 3]),
             Err(OpError::Unsupported(OPS))
