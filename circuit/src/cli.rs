@@ -11,6 +11,7 @@ mod arguments;
 mod channel;
 mod command;
 mod dial;
+mod dns;
 mod error;
 mod output;
 mod process;
@@ -85,6 +86,19 @@ fn execute(command: Command) -> Result<u8, Failure> {
         }
         Command::Recv(options) => async_command("recv", channel::recv(options)),
         Command::Close { path, dial } => async_command("close", channel::close(path, dial)),
+        Command::Mkdns {
+            zone,
+            path,
+            address,
+            dial,
+        } => async_command("mkdns", dns::mkdns(path, address, zone, dial)),
+        Command::Set { path, record, dial } => async_command("set", dns::set(path, record, dial)),
+        Command::Unset {
+            path,
+            name,
+            kind,
+            dial,
+        } => async_command("unset", dns::unset(path, name, kind, dial)),
         Command::MkOnJoin { path, dial } => async_command(
             "mk@join",
             channel::subscribe(path, channel::Events::Joins, dial),

@@ -1,6 +1,7 @@
 //! What an anchor of this server can hold, one file per kind.
 
 pub mod channel;
+pub mod dns;
 pub mod process;
 pub mod server;
 pub mod signals;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use circuit_proto::ElementKind;
 
 use channel::Channel;
+use dns::Dns;
 use process::Process;
 use streams::Attachable;
 use subscription::Subscription;
@@ -27,6 +29,8 @@ pub enum Element {
     Channel(Arc<Channel>),
     /// A subscription to joins or leaves.
     Subscription(Arc<Subscription>),
+    /// A DNS server.
+    Dns(Arc<Dns>),
 }
 
 impl Element {
@@ -37,6 +41,7 @@ impl Element {
             Element::Process(_) => ElementKind::Process,
             Element::Channel(_) => ElementKind::Channel,
             Element::Subscription(subscription) => subscription.kind(),
+            Element::Dns(_) => ElementKind::Dns,
         }
     }
 

@@ -15,7 +15,7 @@ pub mod operations;
 pub mod var_dir;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,6 +120,8 @@ pub struct Server {
     pub me: Identity,
     /// The hash of its public key.
     pub fingerprint: Fingerprint,
+    /// The address of its host at which others reach it.
+    pub address: IpAddr,
     /// The circuit's key.
     pub key: Option<Key>,
     /// When it was started.
@@ -172,7 +174,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         other => other.ok(),
     };
     let groups = open_groups(&options.discover, bound)?;
-    let url = announced_url(bound, &options, fingerprint);
+    let address = own_address(bound, &options);
+    let url = announced_url(address, bound.port(), &options, fingerprint);
     let me = Identity {
         url,
         name: options.name.clone(),
@@ -195,6 +198,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let server = Arc::new(Server {
         me,
         fingerprint,
+        address,
         key,
         started,
         tree: Tree::new(),
@@ -262,6 +266,7 @@ impl Running {
             _ = leaving.wait_for(|leaving| *leaving) => (),
         }
         self.server.stop();
+        self.server.end_dns().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(FAREWELL, self.server.peer.leave()).await;
         self.server
@@ -274,6 +279,19 @@ impl Running {
 }
 
 impl Server {
+    /// Ends the threads of its DNS servers.
+    async fn end_dns(&self) {
+        let mut all = Vec::new();
+        self.tree.visit_subtree(&[], |_, element| {
+            if let Some(Element::Dns(dns)) = element {
+                all.push(dns.clone());
+            }
+        });
+        for dns in all {
+            dns.end().await;
+        }
+    }
+
     /// Has the server leave the circuit and end.
     pub fn stop(&self) {
         self.withdraw();
@@ -315,6 +333,7 @@ impl Server {
                 Source::Join => Status::OnJoin(subscription.status()),
                 Source::Leave => Status::OnLeave(subscription.status()),
             },
+            Element::Dns(dns) => Status::Dns(dns.status()),
         }
     }
 
@@ -377,17 +396,21 @@ fn listen(listen: Listen) -> Result<(std::net::UdpSocket, SocketAddr), StartErro
     }
 }
 
-fn announced_url(bound: SocketAddr, options: &Options, fingerprint: Fingerprint) -> Url {
-    let own = match bound.ip() {
+/// The address of this host at which others reach it.
+fn own_address(bound: SocketAddr, options: &Options) -> IpAddr {
+    match bound.ip() {
         ip if ip.is_unspecified() => {
             address::announced(&options.discover, &options.join, bound.is_ipv6())
         }
         ip => ip,
-    };
+    }
+}
+
+fn announced_url(own: IpAddr, bound: u16, options: &Options, fingerprint: Fingerprint) -> Url {
     let (host, port) = match &options.advertise {
-        Some((host, 0)) => (host.clone(), bound.port()),
+        Some((host, 0)) => (host.clone(), bound),
         Some((host, port)) => (host.clone(), *port),
-        None => (Host::Ip(own), bound.port()),
+        None => (Host::Ip(own), bound),
     };
     let server = UrlServer {
         pid: std::process::id(),

@@ -268,7 +268,11 @@ impl Anchor {
         self.new_dns(address, Some(zone)).await
     }
 
-    async fn new_dns(&self, address: Option<&str>, zone: Option<&str>) -> Result<Nameserver, Error> {
+    async fn new_dns(
+        &self,
+        address: Option<&str>,
+        zone: Option<&str>,
+    ) -> Result<Nameserver, Error> {
         let (address, zone) = (address.map(str::to_owned), zone.map(str::to_owned));
         self.call::<()>(&Op::MakeDns { address, zone }).await?;
         Ok(Nameserver::new(self.clone()))

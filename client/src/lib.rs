@@ -44,7 +44,9 @@ pub mod transport;
 
 pub use anchor::{Anchor, Entry};
 pub use circuit_proto::element::process::{Cmd, Phase, Sink, TerminalSize};
-pub use circuit_proto::element::{ElementKind, Status, channel, dns, process, server, subscription};
+pub use circuit_proto::element::{
+    ElementKind, Status, channel, dns, process, server, subscription,
+};
 pub use circuit_proto::path::{Path, PathError, Pattern};
 pub use circuit_proto::request::ServerEntry;
 pub use circuit_proto::{Code, Key, ServerId, Url};

@@ -131,6 +131,7 @@ pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
         Some(circuit_client::Status::OnJoin(status) | circuit_client::Status::OnLeave(status)) => {
             print_json(&status)?
         }
+        Some(circuit_client::Status::Dns(status)) => print_json(&status)?,
         Some(circuit_client::Status::Unknown) => {
             let what = "the element is of a kind that this version does not know";
             return Err(Failure::failed(what.to_owned()));

@@ -174,6 +174,48 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         #[command(flatten)]
         dial: Dial,
     },
+    /// Make a DNS server
+    ///
+    /// It answers over UDP and TCP, and is empty: `set` gives it records, `peek` tells its address.
+    Mkdns {
+        /// Serve the live servers of the circuit in this zone: x<id>.ZONE and _circuit._udp.ZONE
+        #[arg(long, value_name = "ZONE")]
+        zone: Option<String>,
+        /// The anchor
+        path: Path,
+        /// Where it answers; a missing port is any free one [default: the server's own address]
+        #[arg(value_name = "HOST[:PORT]")]
+        address: Option<String>,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Set a record of a DNS server
+    ///
+    /// One that is there already changes nothing; one that differs only in its TTL replaces the
+    /// other. TTL and class may be left out: 3600 and IN. Names are taken from the root.
+    #[command(
+        after_help = "Example: circuit set /X88550014d4c82e4d/mydns \"miek.nl. 3600 IN MX 10 mx.miek.nl.\""
+    )]
+    Set {
+        /// The DNS server
+        path: Path,
+        /// The record, as in a zone file
+        record: String,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Remove the records of a name from a DNS server
+    Unset {
+        /// The DNS server
+        path: Path,
+        /// The name
+        name: String,
+        /// Only the records of this type
+        #[arg(value_name = "TYPE")]
+        kind: Option<String>,
+        #[command(flatten)]
+        dial: Dial,
+    },
     /// Execute a command on a server as if it ran here
     ///
     /// Makes a process, attaches stdin, stdout and stderr, passes signals on, exits as the process

@@ -2,6 +2,7 @@
 //!
 //! The one place where what went wrong inside becomes an error on the wire.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,10 +17,13 @@ use circuit_proto::request::{Listed, Op, OpError, Reply, Request};
 use circuit_proto::{Code, Error, Path, ServerId};
 
 use super::accept::{CLIENT_REQUESTS, TRANSFER_REQUESTS};
+use super::address::{self, AddressError};
 use super::call::Call;
 use super::{FAREWELL, Server, forward};
+use crate::anchor::Reservation;
 use crate::element::Element;
 use crate::element::channel::Channel;
+use crate::element::dns::Dns;
 use crate::element::process::{Process, SpawnError};
 use crate::element::streams::{Attachable, Streams};
 use crate::element::subscription::{Source, Subscription};
@@ -246,7 +250,7 @@ impl Call {
                 self.answer(Ok(status)).await;
             }
             Op::Scrub => {
-                let result = self.scrub(names);
+                let result = self.scrub(names).await;
                 self.answer(result).await;
             }
             Op::MakeProcess(cmd) => {
@@ -348,6 +352,20 @@ impl Call {
                 let result = self.make_subscription(names, Source::Leave);
                 self.answer(result).await;
             }
+            Op::MakeDns { address, zone } => {
+                let result = self.make_dns(names, address, zone).await;
+                self.answer(result).await;
+            }
+            Op::SetRecord { record } => {
+                let set = || dns(element, "set").and_then(|dns| dns.set(&record));
+                let result = self.operation.in_order(set, |_| true);
+                self.answer(result).await;
+            }
+            Op::UnsetRecords { name, kind } => {
+                let unset = || dns(element, "unset")?.unset(&name, kind.as_deref());
+                let result = self.operation.in_order(unset, |_| true);
+                self.answer(result).await;
+            }
         }
     }
 
@@ -379,11 +397,42 @@ impl Call {
         })
     }
 
-    /// Makes a process element, and sees to it that one which forgets itself does.
-    async fn make_process(&mut self, path: &Path, cmd: Cmd) -> Result<(), Error> {
-        let (server, names) = (self.server.clone(), path.below_server());
-        // A loser is logged at once, a winner when its element is there.
-        let reserved = self.operation.in_order(
+    /// Makes a DNS server. Its address may have to be looked up, so the place is kept meanwhile.
+    async fn make_dns(
+        &mut self,
+        names: &[String],
+        address: Option<String>,
+        zone: Option<String>,
+    ) -> Result<(), Error> {
+        let server = self.server.clone();
+        let place = self.reserve(names)?;
+        let address = match address {
+            None => SocketAddr::new(server.address, 0),
+            Some(text) => {
+                let resolved = tokio::task::spawn_blocking(move || address::resolve(&text)).await;
+                let resolved = resolved.map_err(|error| error.to_string());
+                let resolved = resolved.and_then(|found| found.map_err(|e| with_cause(&e)));
+                let invalid = |what| Error::new(Code::InvalidArgument, what);
+                let (ip, port) = resolved.map_err(invalid)?;
+                SocketAddr::new(ip.unwrap_or(server.address), port)
+            }
+        };
+        let dns = Dns::start(address, zone.as_deref(), server.fingerprint.id())?;
+        if dns.has_zone() {
+            let watcher: Arc<dyn Watch> = dns.clone();
+            server.peer.watch(&watcher);
+        }
+        let commit = || {
+            place.commit(Element::Dns(dns));
+            Ok(())
+        };
+        self.operation.in_order(commit, |_| true)
+    }
+
+    /// Keeps a place. A loser is logged at once, a winner when its element is there.
+    fn reserve(&mut self, names: &[String]) -> Result<Reservation<Element>, Error> {
+        let server = self.server.clone();
+        self.operation.in_order(
             || {
                 server
                     .tree
@@ -391,7 +440,13 @@ impl Call {
                     .map_err(|_| occupied(server.tree.get(names)))
             },
             Result::is_err,
-        )?;
+        )
+    }
+
+    /// Makes a process element, and sees to it that one which forgets itself does.
+    async fn make_process(&mut self, path: &Path, cmd: Cmd) -> Result<(), Error> {
+        let (server, names) = (self.server.clone(), path.below_server());
+        let reserved = self.reserve(names)?;
         let process = Process::spawn(cmd)
             .await
             .map_err(|error| exec_failed(&server, &error))?;
@@ -409,7 +464,10 @@ impl Call {
                 process.forgettable().await;
                 let same = |element: &Element| match element {
                     Element::Process(other) => Arc::ptr_eq(other, &process),
-                    Element::Server | Element::Channel(_) | Element::Subscription(_) => false,
+                    Element::Server
+                    | Element::Channel(_)
+                    | Element::Subscription(_)
+                    | Element::Dns(_) => false,
                 };
                 if server.tree.remove_if(&names, same).is_some() {
                     process.scrub();
@@ -419,7 +477,7 @@ impl Call {
         Ok(())
     }
 
-    fn scrub(&mut self, names: &[String]) -> Result<(), Error> {
+    async fn scrub(&mut self, names: &[String]) -> Result<(), Error> {
         let server = self.server.clone();
         let remove = || match server.tree.get(names) {
             None => Err(nothing_there()),
@@ -427,7 +485,12 @@ impl Call {
                 let message = "a server's own anchor holds the server for as long as it lives";
                 Err(Error::new(Code::Refused, message))
             }
-            Some(Element::Process(_) | Element::Channel(_) | Element::Subscription(_)) => server
+            Some(
+                Element::Process(_)
+                | Element::Channel(_)
+                | Element::Subscription(_)
+                | Element::Dns(_),
+            ) => server
                 .tree
                 .remove_if(names, |_| true)
                 .ok_or_else(nothing_there),
@@ -436,6 +499,7 @@ impl Call {
             Element::Process(process) => process.scrub(),
             Element::Channel(channel) => channel.scrub(),
             Element::Subscription(subscription) => subscription.channel().scrub(),
+            Element::Dns(dns) => dns.end().await,
             Element::Server => (),
         }
         Ok(())
@@ -474,6 +538,21 @@ fn source(element: Option<Element>, what: &str) -> Result<Arc<Channel>, Error> {
         Some(Element::Channel(channel)) => Ok(channel),
         Some(Element::Subscription(subscription)) => Ok(subscription.channel().clone()),
         other => Err(wrong_kind(other, what)),
+    }
+}
+
+fn dns(element: Option<Element>, what: &str) -> Result<Arc<Dns>, Error> {
+    match element {
+        Some(Element::Dns(dns)) => Ok(dns),
+        other => Err(wrong_kind(other, what)),
+    }
+}
+
+/// What went wrong, and why.
+fn with_cause(error: &AddressError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }
 

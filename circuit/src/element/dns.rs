@@ -1,0 +1,188 @@
+//! A DNS server: records that are set one by one, and answers about them over UDP and TCP.
+//!
+//! [`text`] reads and prints records, [`records`] holds them, [`answer`] makes answers of packets,
+//! [`socket`] moves packets, and [`live`] keeps the records of live servers. Each element has a
+//! thread of its own, so that neither it nor the fabric slows the other.
+//!
+//! **Invariant:** the sockets are bound before the element exists, and closed when
+//! [`end`](Dns::end) returns. A change that was acknowledged is in every later answer.
+
+mod answer;
+mod lexer;
+mod live;
+mod query;
+mod records;
+mod socket;
+mod text;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::thread::JoinHandle;
+
+use circuit_proto::element::dns::Status;
+use circuit_proto::membership::Notice;
+use circuit_proto::{Code, Error, ServerId};
+use hickory_proto::rr::Name;
+use tokio::sync::oneshot;
+
+use crate::peer::Watch;
+use live::Live;
+use records::Records;
+use socket::{Shared, Sockets};
+
+/// A DNS server.
+#[derive(Debug)]
+pub struct Dns {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    live: Option<Mutex<Live>>,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// What answers.
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    /// Dropped, it ends the thread.
+    stop: oneshot::Sender<()>,
+}
+
+impl Dns {
+    /// Binds and begins to answer. With a zone, it has the live servers in it once it
+    /// [watches](crate::peer::Peer::watch).
+    pub fn start(address: SocketAddr, zone: Option<&str>, me: ServerId) -> Result<Arc<Dns>, Error> {
+        let zone = zone.map(text::name).transpose();
+        let zone = zone.map_err(|error| invalid("the zone", &error))?;
+        let sockets = Sockets::bind(address).map_err(|error| {
+            let what = format!("cannot listen on {address}: {}", words(&error));
+            Error::new(Code::Refused, what)
+        })?;
+        let address = sockets.address();
+        let shared = Arc::new(Shared::new(RwLock::new(Records::default())));
+        let (stop, stopped) = oneshot::channel();
+        let served = shared.clone();
+        let begin = || -> io::Result<JoinHandle<()>> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let serving = sockets.into_serving(&runtime, served)?;
+            let name = format!("dns {}", address.port());
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(move || serving.run(&runtime, stopped))
+        };
+        let handle = begin().map_err(|error| {
+            let what = format!("cannot start a DNS server: {}", words(&error));
+            Error::new(Code::Busy, what)
+        })?;
+        let live = zone.map(|zone| Mutex::new(Live::new(zone, me)));
+        Ok(Arc::new(Dns {
+            address,
+            shared,
+            live,
+            thread: Mutex::new(Some(Thread { handle, stop })),
+        }))
+    }
+
+    /// Whether it is to watch those that join and leave.
+    pub fn has_zone(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Sets a record.
+    pub fn set(&self, record: &str) -> Result<(), Error> {
+        let record = text::record(record).map_err(|error| invalid("the record", &error))?;
+        if let Some(zone) = self.zone()
+            && live::is_reserved(&zone, &record.name)
+        {
+            let name = text::print_name(&record.name);
+            let what = format!("{name}: the name is kept for the live servers");
+            return Err(Error::new(Code::Refused, what));
+        }
+        self.change(|records| records.set(record))
+    }
+
+    /// Removes what was set at a name, or those records of a type.
+    pub fn unset(&self, name: &str, kind: Option<&str>) -> Result<(), Error> {
+        let name = text::name(name).map_err(|error| invalid("the name", &error))?;
+        let kind = kind.map(text::kind).transpose();
+        let kind = kind.map_err(|error| invalid("the type", &error))?;
+        self.change(|records| records.unset(&name, kind));
+        Ok(())
+    }
+
+    /// What `peek` tells.
+    pub fn status(&self) -> Status {
+        let records = self.shared.records();
+        let records = records.read().unwrap_or_else(PoisonError::into_inner);
+        Status {
+            address: self.address.to_string(),
+            records: records.print(),
+            zone: self.zone().map(|zone| text::print_name(&zone)),
+        }
+    }
+
+    /// Stops answering. The sockets are closed when it returns.
+    pub async fn end(&self) {
+        let thread = self.take_thread();
+        let Some(Thread { handle, stop }) = thread else {
+            return;
+        };
+        drop(stop);
+        // What it panicked with was said on stderr.
+        let _ = tokio::task::spawn_blocking(move || handle.join()).await;
+    }
+
+    fn take_thread(&self) -> Option<Thread> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.take()
+    }
+
+    fn zone(&self) -> Option<Name> {
+        let live = self.live.as_ref()?;
+        let live = live.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(live.zone().clone())
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
+        let records = self.shared.records();
+        let mut records: RwLockWriteGuard<'_, Records> =
+            records.write().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut records);
+        // Before the lock is free: whoever reads the old records knows them to be old.
+        self.shared.changed();
+        result
+    }
+}
+
+impl Watch for Dns {
+    fn notice(&self, notice: &Notice) {
+        let Some(live) = &self.live else { return };
+        let mut live = live.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|records| match notice {
+            Notice::Join(who) => live.join(records, who),
+            Notice::Leave(who) => live.leave(records, who.fingerprint.id()),
+        });
+    }
+}
+
+fn invalid(what: &str, error: &lexer::TextError) -> Error {
+    Error::new(Code::InvalidArgument, format!("{what}, {error}"))
+}
+
+/// The operating system's words, in our style.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let words = text
+        .split(" (os error")
+        .next()
+        .unwrap_or(&text)
+        .to_lowercase();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{words} (ports below 1024 want root or CAP_NET_BIND_SERVICE)")
+        }
+        _ => words,
+    }
+}

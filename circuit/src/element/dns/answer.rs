@@ -1,0 +1,261 @@
+//! From a packet to its answer: no sockets, no clock.
+//!
+//! The algorithm of RFC 1034, section 4.3.2, over [`Records`].
+//!
+//! **Invariant:** any packet gets an answer or none, and never a panic. An answer is never longer
+//! than who asked takes; one that is cut says so and is empty.
+
+use std::sync::{PoisonError, RwLock};
+
+use hickory_proto::op::{
+    Edns, Message, MessageType, Metadata, OpCode, Query as Question, ResponseCode,
+};
+use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+
+use super::query::{Query, Rejected};
+use super::records::{Found, Node, Records, target};
+
+/// The longest answer over UDP: no link splits it. DNS Flag Day 2020, and dig's default.
+pub(super) const LONGEST_DATAGRAM: usize = 1232;
+
+/// The longest that everybody takes: RFC 1035, section 4.2.1.
+const SHORTEST: usize = 512;
+
+/// How many CNAMEs are followed. Chosen: resolvers follow fewer, and ask for the rest.
+const LONGEST_CHAIN: usize = 64;
+
+/// How a packet came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// The sections of an answer, and what it says of itself.
+#[derive(Debug, Default)]
+struct Answer {
+    code: ResponseCode,
+    authoritative: bool,
+    answers: Vec<Record>,
+    authority: Vec<Record>,
+    /// The addresses of names in the other sections, a set each.
+    additional: Vec<Vec<Record>>,
+    /// Without the additional records the rest is of no use.
+    glue: bool,
+}
+
+/// Answers a packet; `None` if there is nobody to answer.
+pub(super) fn answer(
+    records: &RwLock<Records>,
+    packet: &[u8],
+    transport: Transport,
+) -> Option<Vec<u8>> {
+    let (query, answer) = match Query::read(packet) {
+        Ok(query) => {
+            let refused = |code| Answer {
+                code,
+                ..Answer::default()
+            };
+            let answer = match refusal(&query) {
+                Some(code) => refused(code),
+                None => {
+                    // Nothing panics half-way through a change.
+                    let records = records.read().unwrap_or_else(PoisonError::into_inner);
+                    resolve(&records, &query)
+                }
+            };
+            (query, answer)
+        }
+        Err(Rejected::Silently) => return None,
+        Err(Rejected::With(code, query)) => {
+            let answer = Answer {
+                code,
+                ..Answer::default()
+            };
+            (query, answer)
+        }
+    };
+    let limit = match (transport, &query.edns) {
+        (Transport::Tcp, _) => usize::from(u16::MAX),
+        (Transport::Udp, None) => SHORTEST,
+        (Transport::Udp, Some(edns)) => usize::from(edns.payload).clamp(SHORTEST, LONGEST_DATAGRAM),
+    };
+    encode(&query, answer, limit)
+}
+
+/// Why a well-formed query is not looked up.
+fn refusal(query: &Query) -> Option<ResponseCode> {
+    match (query.class, u16::from(query.kind)) {
+        _ if query.edns.is_some_and(|edns| edns.version > 0) => Some(ResponseCode::BADVERS),
+        (DNSClass::IN, 251 | 252) => Some(ResponseCode::Refused),
+        // What is not a type of data: RFC 6895, section 3.1.
+        (DNSClass::IN, 41) => Some(ResponseCode::FormErr),
+        (DNSClass::IN, 128..=254) => Some(ResponseCode::NotImp),
+        (DNSClass::IN, _) => None,
+        _ => Some(ResponseCode::Refused),
+    }
+}
+
+fn resolve(records: &Records, query: &Query) -> Answer {
+    let mut answer = Answer {
+        authoritative: true,
+        ..Answer::default()
+    };
+    let mut owner = query.name.clone();
+    let mut seen: Vec<LowerName> = Vec::new();
+    loop {
+        let key = LowerName::new(&owner);
+        let first = seen.is_empty();
+        match records.find(&key) {
+            Found::Node(node) => {
+                let cname = node.of(RecordType::CNAME).next();
+                if let (Some(record), false) = (cname, wants_cname(query.kind))
+                    && let RData::CNAME(target) = &record.data
+                {
+                    answer.answers.push(owned(record, &owner, record.ttl));
+                    owner = target.0.clone();
+                    seen.push(key);
+                    // A loop, or nearly one: that is the answer, and nobody is helped by more.
+                    if seen.len() > LONGEST_CHAIN || seen.contains(&LowerName::new(&owner)) {
+                        break;
+                    }
+                    continue;
+                }
+                let kind = match query.kind {
+                    // RFC 8482, section 4.1: one of the sets.
+                    RecordType::ANY => node.first_kind().unwrap_or(RecordType::ANY),
+                    kind => kind,
+                };
+                let found = set(node, kind, &owner);
+                match found.is_empty() {
+                    true => answer.authority.extend(negative(records, &key)),
+                    false => answer.answers.extend(found),
+                }
+            }
+            Found::EmptyNonTerminal => answer.authority.extend(negative(records, &key)),
+            Found::Delegation(node) => {
+                // Only what stands above it is ours to say.
+                answer.authoritative = !first;
+                answer.glue = true;
+                if let Some(ns) = node.of(RecordType::NS).next() {
+                    answer.authority = set(node, RecordType::NS, &ns.name);
+                }
+            }
+            Found::Nothing => match records.authority(&key) {
+                // RFC 6604: the code is about the last name of the chain.
+                Some(_) => {
+                    answer.code = ResponseCode::NXDomain;
+                    answer.authority.extend(negative(records, &key));
+                }
+                // Somebody else knows.
+                None if !first => (),
+                None if records.has_zones() => {
+                    answer.code = ResponseCode::Refused;
+                    answer.authoritative = false;
+                }
+                None => answer.code = ResponseCode::NXDomain,
+            },
+        }
+        break;
+    }
+    answer.additional = additional(records, &answer);
+    answer
+}
+
+fn wants_cname(kind: RecordType) -> bool {
+    matches!(kind, RecordType::CNAME | RecordType::ANY)
+}
+
+/// A record as it answers for a name: in the letters in which it was asked.
+fn owned(record: &Record, owner: &Name, lifetime: u32) -> Record {
+    Record::from_rdata(owner.clone(), lifetime, record.data.clone())
+}
+
+/// The set of a type, of one lifetime: RFC 2181, section 5.2.
+fn set(node: &Node, kind: RecordType, owner: &Name) -> Vec<Record> {
+    let lifetime = node.of(kind).map(|record| record.ttl).min().unwrap_or(0);
+    node.of(kind)
+        .map(|record| owned(record, owner, lifetime))
+        .collect()
+}
+
+/// The SOA with which a negative answer is remembered: RFC 2308, section 3.
+fn negative(records: &Records, name: &LowerName) -> Option<Record> {
+    let soa = records.authority(name)?;
+    let lifetime = match &soa.data {
+        RData::SOA(data) => soa.ttl.min(data.minimum),
+        _ => soa.ttl,
+    };
+    Some(owned(soa, &soa.name, lifetime))
+}
+
+/// The addresses of the names that the answer leads to.
+fn additional(records: &Records, answer: &Answer) -> Vec<Vec<Record>> {
+    let all = answer.answers.iter().chain(&answer.authority);
+    let mut seen = std::collections::BTreeSet::new();
+    let mut sets = Vec::new();
+    for name in all.filter_map(|record| target(&record.data)) {
+        let key = LowerName::new(name);
+        if let Found::Node(node) = records.within_zone(&key)
+            && seen.insert(key)
+        {
+            let kinds = [RecordType::A, RecordType::AAAA];
+            sets.extend(kinds.map(|kind| set(node, kind, name)));
+        }
+    }
+    sets.retain(|set| !set.is_empty());
+    sets
+}
+
+fn encode(query: &Query, answer: Answer, limit: usize) -> Option<Vec<u8>> {
+    let mut metadata = Metadata::new(query.id, MessageType::Response, query.op_code);
+    metadata.authoritative = answer.authoritative;
+    metadata.recursion_desired = query.recursion_desired;
+    metadata.response_code = answer.code;
+    let mut message = Message::response(query.id, OpCode::Query);
+    message.metadata = metadata;
+    if query.has_question {
+        let mut question = Question::query(query.name.clone(), query.kind);
+        question.set_query_class(query.class);
+        message.add_query(question);
+    }
+    if let Some(edns) = &query.edns {
+        let mut ours = Edns::new();
+        // It says at least as much as everybody takes.
+        ours.set_max_payload(LONGEST_DATAGRAM as u16);
+        // RFC 3225, section 3.
+        ours.set_dnssec_ok(edns.dnssec_ok);
+        message.set_edns(ours);
+    }
+    let bare = message.clone();
+    message.answers = answer.answers;
+    message.authorities = answer.authority;
+    // As many of the additional sets as fit; all or nothing of those without which the rest is of
+    // no use.
+    let mut count = answer.additional.len();
+    loop {
+        message.additionals = answer.additional[..count].concat();
+        match bytes(&message).filter(|bytes| bytes.len() <= limit) {
+            Some(bytes) => return Some(bytes),
+            None if count == 0 || answer.glue => break,
+            None => count /= 2,
+        }
+    }
+    let mut cut = bare;
+    cut.metadata.truncation = true;
+    bytes(&cut)
+}
+
+/// The bytes of a message; `None` if it is longer than any may be.
+fn bytes(message: &Message) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(SHORTEST);
+    let mut encoder = BinEncoder::new(&mut bytes);
+    message.emit(&mut encoder).ok()?;
+    // Too long, it cuts sections by itself, and leaves what it had begun.
+    let cut = bytes.get(2).is_none_or(|flags| flags & 2 != 0) && !message.metadata.truncation;
+    (!cut).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! Moving packets: one thread, one socket for UDP, one for TCP.
+//!
+//! Answers over UDP are remembered until a record changes. **Cancellation:** [`Serving::run`] ends
+//! when it is told to; connections are cut.
+
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::answer::{Transport, answer};
+use super::records::Records;
+
+/// How many datagrams are taken from the kernel at once. Chosen: half of what a busy resolver has
+/// in flight.
+const AT_ONCE: usize = 32;
+
+/// The longest query over UDP: no sensible one is longer. What is cut does not read as a query.
+const LONGEST_QUERY: usize = 4096;
+
+/// How many connections there may be. Chosen: RFC 7766 wants few per client.
+const CONNECTIONS: usize = 256;
+
+/// How long a connection may idle, or take for an answer: RFC 7766, section 6.2.3, some seconds.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How often another port is tried, if any will do.
+const TRIES: usize = 16;
+
+/// What the element and its thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    records: RwLock<Records>,
+    changes: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(records: RwLock<Records>) -> Shared {
+        Shared {
+            records,
+            changes: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn records(&self) -> &RwLock<Records> {
+        &self.records
+    }
+
+    /// The records have changed. To be called while they are locked for it.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Both sockets, on one port.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    udp: std::net::UdpSocket,
+    tcp: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Sockets {
+    /// Binds both, or neither.
+    pub(super) fn bind(address: SocketAddr) -> io::Result<Sockets> {
+        let mut tries = 0;
+        loop {
+            let udp = std::net::UdpSocket::bind(address)?;
+            let bound = udp.local_addr()?;
+            match std::net::TcpListener::bind(bound) {
+                Ok(tcp) => {
+                    udp.set_nonblocking(true)?;
+                    tcp.set_nonblocking(true)?;
+                    let address = bound;
+                    return Ok(Sockets { udp, tcp, address });
+                }
+                Err(error) => {
+                    tries += 1;
+                    let taken = error.kind() == io::ErrorKind::AddrInUse;
+                    if !taken || address.port() != 0 || tries == TRIES {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Hands them to the runtime that serves them.
+    pub(super) fn into_serving(
+        self,
+        runtime: &Runtime,
+        shared: Arc<Shared>,
+    ) -> io::Result<Serving> {
+        let _within = runtime.enter();
+        let udp = UdpSocket::from_std(self.udp)?;
+        let state = UdpSocketState::new((&udp).into())?;
+        Ok(Serving {
+            udp,
+            state,
+            tcp: TcpListener::from_std(self.tcp)?,
+            shared,
+        })
+    }
+}
+
+/// What the thread runs.
+#[derive(Debug)]
+pub(super) struct Serving {
+    udp: UdpSocket,
+    state: UdpSocketState,
+    tcp: TcpListener,
+    shared: Arc<Shared>,
+}
+
+impl Serving {
+    /// Answers until the other end of `stopped` is gone.
+    pub(super) fn run(self, runtime: &Runtime, stopped: oneshot::Receiver<()>) {
+        runtime.block_on(async {
+            tokio::select! {
+                () = self.datagrams() => (),
+                () = self.connections() => (),
+                _ = stopped => (),
+            }
+        });
+    }
+
+    async fn datagrams(&self) {
+        let stride = LONGEST_QUERY * self.state.gro_segments();
+        let mut buffer = vec![0; stride * AT_ONCE];
+        let mut metas = [RecvMeta::default(); AT_ONCE];
+        let mut memory = Memory::default();
+        loop {
+            let mut slices = buffer.chunks_mut(stride).map(IoSliceMut::new);
+            let mut slices: [IoSliceMut<'_>; AT_ONCE] =
+                std::array::from_fn(|_| slices.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+            let received = self
+                .udp
+                .async_io(Interest::READABLE, || {
+                    let socket = (&self.udp).into();
+                    self.state.recv(socket, &mut slices, &mut metas)
+                })
+                .await;
+            let Ok(count) = received else {
+                // Of a single packet, or of a system that lacks memory: the next may come.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            };
+            for (slice, meta) in slices.iter().zip(&metas).take(count) {
+                let stride = meta.stride.max(1);
+                for packet in slice[..meta.len].chunks(stride) {
+                    self.answer_datagram(&mut memory, packet, meta);
+                }
+            }
+            // Connections have their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn answer_datagram(&self, memory: &mut Memory, packet: &[u8], meta: &RecvMeta) {
+        let Some(contents) = memory.answer(&self.shared, packet) else {
+            return;
+        };
+        let transmit = Transmit {
+            destination: meta.addr,
+            ecn: None,
+            contents,
+            segment_size: None,
+            // Resolvers believe only the address that they asked.
+            src_ip: meta.dst_ip,
+        };
+        // An answer that is not taken is asked for again.
+        let _ = self.state.try_send((&self.udp).into(), &transmit);
+    }
+
+    async fn connections(&self) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            match self.tcp.accept().await {
+                Ok((stream, _)) => {
+                    let shared = self.shared.clone();
+                    tokio::spawn(async move {
+                        // Whoever is gone needs no answer.
+                        let _ = serve(stream, &shared).await;
+                        drop(place);
+                    });
+                }
+                // Without descriptors none comes until another is closed.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+}
+
+/// Answers what comes on a connection, in order: RFC 7766.
+async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut packet = Vec::new();
+    loop {
+        let read = async {
+            let length = stream.read_u16().await?;
+            packet.resize(length.into(), 0);
+            stream.read_exact(&mut packet).await
+        };
+        tokio::time::timeout(IDLE, read).await??;
+        let Some(answer) = answer(shared.records(), &packet, Transport::Tcp) else {
+            return Ok(());
+        };
+        let mut framed = Vec::with_capacity(2 + answer.len());
+        // An answer is a message, of at most 65,535 bytes.
+        framed.extend_from_slice(&(answer.len() as u16).to_be_bytes());
+        framed.extend_from_slice(&answer);
+        tokio::time::timeout(IDLE, stream.write_all(&framed)).await??;
+    }
+}
+
+/// How many answers are remembered. Chosen: what is asked often is little; at most 5 MB.
+const REMEMBERED: usize = 4096;
+
+/// Answers over UDP, by what was asked: the same question is answered with the same bytes, but for
+/// its id and the letters in which the name was written.
+#[derive(Debug, Default)]
+struct Memory {
+    answers: HashMap<Vec<u8>, Vec<u8>>,
+    /// The number of changes of the records that the answers are from.
+    changes: u64,
+    question: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Memory {
+    fn answer(&mut self, shared: &Shared, packet: &[u8]) -> Option<&[u8]> {
+        // Before the records are read: an answer from later ones is only forgotten too early.
+        let changes = shared.changes.load(Ordering::Acquire);
+        if changes != self.changes {
+            self.answers.clear();
+            self.changes = changes;
+        }
+        let make = || answer(shared.records(), packet, Transport::Udp);
+        let Some(name_end) = plain(packet) else {
+            self.answer = make()?;
+            return Some(&self.answer);
+        };
+        self.question.clear();
+        self.question.extend_from_slice(&packet[2..]);
+        // Lengths of labels are below the letters.
+        self.question[HEADER - 2..name_end - 2].make_ascii_lowercase();
+        if !self.answers.contains_key(&self.question) {
+            let made = make()?;
+            if self.answers.len() == REMEMBERED {
+                self.answers.clear();
+            }
+            self.answers.insert(self.question.clone(), made);
+        }
+        let remembered = self.answers.get(&self.question)?;
+        self.answer.clear();
+        self.answer.extend_from_slice(remembered);
+        self.answer[..2].copy_from_slice(&packet[..2]);
+        // Other names of the answer lead here, or stand as they were set.
+        if let Some(name) = self.answer.get_mut(HEADER..name_end) {
+            name.copy_from_slice(&packet[HEADER..name_end]);
+        }
+        Some(&self.answer)
+    }
+}
+
+/// The length of a message's header, and of an OPT record without options.
+const HEADER: usize = 12;
+const BARE_OPT: usize = 11;
+
+/// The end of the name in a query of one question, and at most an OPT record without options; the
+/// rest is not worth remembering.
+fn plain(packet: &[u8]) -> Option<usize> {
+    let header = packet.first_chunk::<HEADER>()?;
+    let rest = match header[4..] {
+        [0, 1, 0, 0, 0, 0, 0, 0] => 0,
+        [0, 1, 0, 0, 0, 0, 0, 1] => BARE_OPT,
+        _ => return None,
+    };
+    let mut at = HEADER;
+    loop {
+        match *packet.get(at)? {
+            0 => break,
+            length @ 1..=63 => at += 1 + usize::from(length),
+            _ => return None,
+        }
+    }
+    let name_end = at + 1;
+    let is_query = header[2] & 0xf8 == 0;
+    (is_query && name_end - HEADER <= 255 && packet.len() == name_end + 4 + rest)
+        .then_some(name_end)
+}
+
+#[cfg(test)]
+mod tests;
