@@ -15,6 +15,7 @@
 
 mod channels;
 mod dialing;
+mod dns;
 mod forwarding;
 mod hosts;
 mod keys;

@@ -7,6 +7,7 @@ use super::support::{Home, Server};
 
 const README: &str = include_str!("../README.md");
 const COMMANDS: &str = include_str!("../docs/commands.md");
+const DNS: &str = include_str!("../docs/dns.md");
 const OPERATING: &str = include_str!("../docs/operating.md");
 
 /// The code blocks of a language, without their fences.
@@ -134,4 +135,12 @@ fn the_commands_for_operators_work() {
     let blocks = blocks(OPERATING, "sh");
     assert!(!blocks.is_empty());
     shell(&Home::new(), &blocks.concat());
+}
+
+#[test]
+fn the_examples_of_dns_servers_work() {
+    let home = Home::new();
+    let _server = home.start("db");
+    let printed = shell(&home, &blocks(DNS, "sh").concat());
+    assert!(printed.contains("MX\\t10 mail.example."), "{printed}");
 }

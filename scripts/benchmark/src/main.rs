@@ -5,6 +5,7 @@
 //! figure is the median of several rounds, with the lowest and the highest behind it.
 
 mod channels;
+mod dns;
 mod placement;
 mod raw;
 mod table;
@@ -41,7 +42,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// What can be measured by itself.
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     "peek",
     "ls",
     "processes",
@@ -49,6 +50,7 @@ const PARTS: [&str; 7] = [
     "listing",
     "memory",
     "channels",
+    "dns",
 ];
 
 async fn bench(binary: &Path, parts: &[String]) -> Result<()> {
@@ -94,6 +96,9 @@ async fn measure(binary: &Path, place: &Path, parts: &[String]) -> Result<()> {
     }
     if wanted("channels") {
         table.append(channels(binary, place, url, key).await?);
+    }
+    if wanted("dns") {
+        dns::measure(&mut table, place, &client).await?;
     }
     table.print();
     client.close().await;
