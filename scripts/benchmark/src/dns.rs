@@ -28,7 +28,10 @@ pub(crate) async fn measure(table: &mut Table, place: &Path, client: &Client) ->
     let mut queries = std::fs::File::create(place.join("queries"))?;
     let mut records = Vec::new();
     for number in 0..NAMES {
-        let (name, address) = (format!("n{number}.bench.example"), format!("10.0.0.{number}"));
+        let (name, address) = (
+            format!("n{number}.bench.example"),
+            format!("10.0.0.{number}"),
+        );
         dns.set(&format!("{name}. 60 A {address}")).await?;
         writeln!(queries, "{name} A")?;
         records.push(format!("--host-record={name},{address}"));
@@ -82,7 +85,12 @@ struct Round {
 fn dnsperf(server: SocketAddr, queries: &Path) -> Result<Option<Round>> {
     let mut command = Command::new("dnsperf");
     command
-        .args(["-s", &server.ip().to_string(), "-p", &server.port().to_string()])
+        .args([
+            "-s",
+            &server.ip().to_string(),
+            "-p",
+            &server.port().to_string(),
+        ])
         .args(["-c", "1", "-T", "1", "-q", "64", "-l", SECONDS])
         .args(["-O", "latency-histogram", "-d"])
         .arg(queries)
@@ -94,7 +102,13 @@ fn dnsperf(server: SocketAddr, queries: &Path) -> Result<Option<Round>> {
     let value = |name: &str| {
         let line = text.lines().find(|line| line.trim().starts_with(name));
         let line = line.ok_or_else(|| format!("dnsperf does not tell {name}: {text}"));
-        line.map(|line| line.rsplit(':').next().unwrap_or_default().trim().to_owned())
+        line.map(|line| {
+            line.rsplit(':')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        })
     };
     let lost = value("Queries lost")?;
     if !lost.starts_with("0 ") {
@@ -140,8 +154,16 @@ impl Dnsmasq {
         let spawned = ["dnsmasq", "/usr/sbin/dnsmasq"].iter().find_map(|program| {
             let mut command = Command::new(program);
             command
-                .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv"])
-                .args(["--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1"])
+                .args([
+                    "--keep-in-foreground",
+                    "--conf-file=/dev/null",
+                    "--no-resolv",
+                ])
+                .args([
+                    "--no-hosts",
+                    "--bind-interfaces",
+                    "--listen-address=127.0.0.1",
+                ])
                 .args(["--pid-file=", "--user=", "--local-ttl=60"])
                 .arg(format!("--port={}", address.port()))
                 .args(records)

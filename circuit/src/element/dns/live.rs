@@ -12,15 +12,11 @@ use circuit_proto::url::Host;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record};
 
-use super::records::Records;
+use super::records::{LONGEST_SET, Records, wire_length};
 use super::text;
 
 /// How long an answer about servers may be remembered, in seconds.
 const LIFETIME: u32 = 5;
-
-/// How many servers the SRV records name. With the longest names, as many fit an answer over TCP;
-/// a resolver wants a few.
-const LISTED: usize = 220;
 
 /// The servers, and which of them are listed.
 #[derive(Debug)]
@@ -29,12 +25,17 @@ pub(super) struct Live {
     me: ServerId,
     servers: BTreeMap<ServerId, Server>,
     listed: BTreeSet<ServerId>,
+    /// How many the SRV records name: as many as fit an answer over TCP, with the longest targets.
+    most_listed: usize,
     serial: u32,
 }
 
 impl Live {
     pub(super) fn new(zone: Name, me: ServerId) -> Live {
+        let service = wire_length(&zone) + "_circuit._udp.".len();
+        let record = service + 10 + 6 + Name::MAX_LENGTH;
         Live {
+            most_listed: (LONGEST_SET - service) / record,
             zone,
             me,
             servers: BTreeMap::new(),
@@ -82,7 +83,7 @@ impl Live {
     }
 
     fn list(&mut self, records: &mut Records, id: ServerId) {
-        if self.listed.len() < LISTED
+        if self.listed.len() < self.most_listed
             && let (Some(service), Some(record)) = (self.service(), self.srv(id))
         {
             self.listed.insert(id);

@@ -17,6 +17,10 @@ use super::text::{self, LONGEST_DATA};
 /// How long the text of all records may be, in bytes, with its framing: less than a frame of 1 MiB.
 const LONGEST_TEXT: usize = 1_000_000;
 
+/// How long the records of a type at a name may be in all: with the question, whose name is not
+/// counted, and an OPT record, a message takes them.
+pub(super) const LONGEST_SET: usize = 65_535 - 12 - 4 - 11;
+
 /// What a record's text costs besides its bytes.
 const FRAMING: usize = 8;
 
@@ -112,12 +116,18 @@ impl Records {
             let what = "a CNAME stands alone at its name: unset what is there first";
             return refused(Code::InvalidArgument, what);
         }
+        // The library names the owner in full from the 120th name on.
+        let owner = match record.name.is_wildcard() {
+            true => Name::MAX_LENGTH,
+            false => wire_length(&record.name),
+        };
         let of_kind = node.into_iter().flat_map(|node| node.of(kind));
         let lengths = of_kind.chain(place.is_none().then_some(&record));
         let length: usize = lengths
-            .map(|record| 12 + text::data_length(&record.data).unwrap_or(LONGEST_DATA))
+            .map(|record| owner + 10 + text::data_length(&record.data).unwrap_or(LONGEST_DATA))
             .sum();
-        if length > LONGEST_DATA + 12 {
+        // One is never too long: its owner is in the question.
+        if length > LONGEST_SET - owner && length > owner + 10 + LONGEST_DATA {
             let what = "more records of a type than an answer takes";
             return refused(Code::TooLarge, what);
         }
@@ -264,6 +274,11 @@ fn cost(record: &Record) -> usize {
     // Its name is at most once more in the text, as a key.
     let name = text::print_name(&record.name).len();
     text::print(record).len() + name + FRAMING
+}
+
+/// How long a name is on the wire.
+pub(super) fn wire_length(name: &Name) -> usize {
+    name.iter().map(|label| label.len() + 1).sum::<usize>() + 1
 }
 
 /// The name that data leads to, whose addresses help.

@@ -229,17 +229,19 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// How many answers are remembered. Chosen: what is asked often is little; at most 5 MB.
+/// How many answers are remembered. Chosen: what is asked often is little; at most 7 MB.
 const REMEMBERED: usize = 4096;
 
-/// Answers over UDP, by what was asked: the same question is answered with the same bytes, but for
-/// its id and the letters in which the name was written.
+/// The longest query that is remembered: a name, and an OPT record with a short option or two.
+const LONGEST_REMEMBERED: usize = 320;
+
+/// Answers over UDP, by what was asked: the same query is answered with the same bytes, but for its
+/// id.
 #[derive(Debug, Default)]
 struct Memory {
     answers: HashMap<Vec<u8>, Vec<u8>>,
     /// The number of changes of the records that the answers are from.
     changes: u64,
-    question: Vec<u8>,
     answer: Vec<u8>,
 }
 
@@ -251,59 +253,21 @@ impl Memory {
             self.answers.clear();
             self.changes = changes;
         }
-        let make = || answer(shared.records(), packet, Transport::Udp);
-        let Some(name_end) = plain(packet) else {
-            self.answer = make()?;
+        let (id, query) = packet.split_first_chunk::<2>()?;
+        if let Some(remembered) = self.answers.get(query) {
+            self.answer.clone_from(remembered);
+            self.answer[..2].copy_from_slice(id);
             return Some(&self.answer);
-        };
-        self.question.clear();
-        self.question.extend_from_slice(&packet[2..]);
-        // Lengths of labels are below the letters.
-        self.question[HEADER - 2..name_end - 2].make_ascii_lowercase();
-        if !self.answers.contains_key(&self.question) {
-            let made = make()?;
+        }
+        self.answer = answer(shared.records(), packet, Transport::Udp)?;
+        if query.len() <= LONGEST_REMEMBERED {
             if self.answers.len() == REMEMBERED {
                 self.answers.clear();
             }
-            self.answers.insert(self.question.clone(), made);
-        }
-        let remembered = self.answers.get(&self.question)?;
-        self.answer.clear();
-        self.answer.extend_from_slice(remembered);
-        self.answer[..2].copy_from_slice(&packet[..2]);
-        // Other names of the answer lead here, or stand as they were set.
-        if let Some(name) = self.answer.get_mut(HEADER..name_end) {
-            name.copy_from_slice(&packet[HEADER..name_end]);
+            self.answers.insert(query.to_vec(), self.answer.clone());
         }
         Some(&self.answer)
     }
-}
-
-/// The length of a message's header, and of an OPT record without options.
-const HEADER: usize = 12;
-const BARE_OPT: usize = 11;
-
-/// The end of the name in a query of one question, and at most an OPT record without options; the
-/// rest is not worth remembering.
-fn plain(packet: &[u8]) -> Option<usize> {
-    let header = packet.first_chunk::<HEADER>()?;
-    let rest = match header[4..] {
-        [0, 1, 0, 0, 0, 0, 0, 0] => 0,
-        [0, 1, 0, 0, 0, 0, 0, 1] => BARE_OPT,
-        _ => return None,
-    };
-    let mut at = HEADER;
-    loop {
-        match *packet.get(at)? {
-            0 => break,
-            length @ 1..=63 => at += 1 + usize::from(length),
-            _ => return None,
-        }
-    }
-    let name_end = at + 1;
-    let is_query = header[2] & 0xf8 == 0;
-    (is_query && name_end - HEADER <= 255 && packet.len() == name_end + 4 + rest)
-        .then_some(name_end)
 }
 
 #[cfg(test)]

@@ -24,8 +24,7 @@ const LIFETIME: u32 = 3600;
 /// The longest lifetime: RFC 2181, section 8.
 const LONGEST_LIFETIME: u32 = (1 << 31) - 1;
 
-/// The longest data of a record, and of all records of a type at a name, each with its header: with
-/// the longest name asked for, an answer over TCP takes them.
+/// The longest data of a record: with the longest name asked for, an answer over TCP takes it.
 pub(super) const LONGEST_DATA: usize = 65_535 - 12 - (255 + 4) - 11 - 12;
 
 /// SSHFP (RFC 4255) and TLSA (RFC 6698) are numbers and hexadecimal digits: held as bytes.

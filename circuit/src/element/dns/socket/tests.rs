@@ -31,16 +31,17 @@ fn a_remembered_answer_has_the_id_and_the_letters_of_its_question() {
         for (id, name) in [
             (1, b"\x02aB\x01c\0"),
             (2, b"\x02AB\x01C\0"),
-            (3, b"\x02ab\x01c\0"),
+            (3, b"\x02aB\x01c\0"),
         ] {
             let packet = query(id, name, opt);
             let fresh = answer(shared.records(), &packet, Transport::Udp).unwrap();
             let remembered = memory.answer(&shared, &packet).unwrap();
             assert_eq!(remembered, fresh);
-            assert_eq!(remembered[12..18], name[..]);
+            assert_eq!(remembered[..2], id.to_be_bytes());
+            assert_eq!(remembered[12..12 + name.len()], name[..]);
         }
     }
-    assert_eq!(memory.answers.len(), 2);
+    assert_eq!(memory.answers.len(), 4);
 }
 
 #[test]
