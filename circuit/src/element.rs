@@ -49,7 +49,9 @@ impl Element {
     pub fn attachable(&self) -> Option<Arc<dyn Attachable>> {
         match self {
             Element::Process(process) => Some(process.clone()),
-            Element::Server | Element::Channel(_) | Element::Subscription(_) => None,
+            Element::Server | Element::Channel(_) | Element::Subscription(_) | Element::Dns(_) => {
+                None
+            }
         }
     }
 }
