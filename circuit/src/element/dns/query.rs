@@ -4,6 +4,8 @@ use hickory_proto::op::{OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
+use super::records::wire_length;
+
 /// A query with one question, or what could be read of one that is refused.
 #[derive(Debug)]
 pub(super) struct Query {
@@ -77,6 +79,10 @@ impl Query {
             return Err(Malformed);
         }
         let name = Name::read(&mut decoder)?;
+        // There is nothing before it that it could point to.
+        if decoder.index() != HEADER + wire_length(&name) {
+            return Err(Malformed);
+        }
         let kind = decoder.read_u16()?.unverified(/* any is a type */);
         let class = decoder.read_u16()?.unverified(/* any is a class */);
         (self.name, self.kind, self.class) = (name, kind.into(), class.into());
