@@ -125,24 +125,22 @@ fn what_is_wrong_is_said_in_one_line() {
     check(
         "set /one/d",
         "a. CNAME b.",
-        &format!("set /one/d: a.: a CNAME stands alone at its name: unset what is there first"),
+        "set /one/d: a.: a CNAME stands alone at its name: unset what is there first",
     );
     check(
         "unset /one/d a. MXX",
         "",
-        &format!(
-            "unset /one/d: the type, column 1: no type (there are A, AAAA, CAA, CNAME, HINFO, MX, NAPTR, NS, PTR, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): MXX"
-        ),
+        "unset /one/d: the type, column 1: no type (there are A, AAAA, CAA, CNAME, HINFO, MX, NAPTR, NS, PTR, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): MXX",
     );
     check(
         "set /one/nothing",
         "a. A 10.0.0.1",
-        &format!("set /one/nothing: nothing there"),
+        "set /one/nothing: nothing there",
     );
     check(
         "set /one",
         "a. A 10.0.0.1",
-        &format!("set /one: a server does not take set"),
+        "set /one: a server does not take set",
     );
     check(
         &format!("mkdns /one/e {taken}"),
@@ -152,12 +150,12 @@ fn what_is_wrong_is_said_in_one_line() {
     check(
         "mkdns /one/e 127.0.0.1:x",
         "",
-        &format!("mkdns /one/e: not an address (HOST[:PORT]): 127.0.0.1:x"),
+        "mkdns /one/e: not an address (HOST[:PORT]): 127.0.0.1:x",
     );
     check(
         "mkdns -zone a..b /one/e",
         "",
-        &format!("mkdns /one/e: the zone, column 1: a name with an empty part: a..b"),
+        "mkdns /one/e: the zone, column 1: a name with an empty part: a..b",
     );
     // Nothing is left of what failed.
     server.circuit("peek /one/e").stdout("null\n").run();

@@ -133,7 +133,6 @@ fn resolve(records: &Records, query: &Query) -> Answer {
                     false => answer.answers.extend(found),
                 }
             }
-            Found::EmptyNonTerminal => answer.authority.extend(negative(records, &key)),
             Found::Delegation(node) => {
                 // Only what stands above it is ours to say.
                 answer.authoritative = !first;
@@ -142,20 +141,26 @@ fn resolve(records: &Records, query: &Query) -> Answer {
                     answer.authority = set(node, RecordType::NS, &ns.name);
                 }
             }
-            Found::Nothing => match records.authority(&key) {
-                // RFC 6604: the code is about the last name of the chain.
-                Some(_) => {
-                    answer.code = ResponseCode::NXDomain;
-                    answer.authority.extend(negative(records, &key));
+            found @ (Found::EmptyNonTerminal | Found::Nothing) => {
+                let code = match found {
+                    Found::EmptyNonTerminal => ResponseCode::NoError,
+                    _ => ResponseCode::NXDomain,
+                };
+                match records.authority(&key) {
+                    // RFC 6604: the code is about the last name of the chain.
+                    Some(_) => {
+                        answer.code = code;
+                        answer.authority.extend(negative(records, &key));
+                    }
+                    // Somebody else knows.
+                    None if !first => (),
+                    None if records.has_zones() => {
+                        answer.code = ResponseCode::Refused;
+                        answer.authoritative = false;
+                    }
+                    None => answer.code = code,
                 }
-                // Somebody else knows.
-                None if !first => (),
-                None if records.has_zones() => {
-                    answer.code = ResponseCode::Refused;
-                    answer.authoritative = false;
-                }
-                None => answer.code = ResponseCode::NXDomain,
-            },
+            }
         }
         break;
     }

@@ -170,6 +170,8 @@ fn without_a_soa_what_is_not_there_is_nxdomain() {
 #[test]
 fn with_a_soa_what_is_outside_all_zones_is_refused() {
     check("www.elsewhere.", "A", "Refused");
+    // The root leads to the zone, but is not in it.
+    check(".", "NS", "Refused");
 }
 
 #[test]
