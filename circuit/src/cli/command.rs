@@ -178,7 +178,7 @@ circuit mkproc /X88550014d4c82e4d/pippi"
     ///
     /// It answers over UDP and TCP, and is empty: `set` gives it records, `peek` tells its address.
     Mkdns {
-        /// Serve the live servers of the circuit in this zone: x<id>.ZONE and _circuit._udp.ZONE
+        /// Serve the live servers of the circuit in this zone, as xID.ZONE and _circuit._udp.ZONE
         #[arg(long, value_name = "ZONE")]
         zone: Option<String>,
         /// The anchor

@@ -4,7 +4,7 @@
 //! strings and `\DDD` must come back as they were. What a type looks like is said in one table,
 //! [`read_data`] and [`print_data`]; any other type has the form of RFC 3597.
 //!
-//! **Invariant:** what [`record`] reads, [`print`] writes as text that reads as the same record.
+//! **Invariant:** what [`record`] reads, [`print()`] writes as text that reads as the same record.
 
 use std::fmt::{Display, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
