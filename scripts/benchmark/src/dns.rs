@@ -81,64 +81,42 @@ struct Round {
     slowest: f64,
 }
 
-/// One client with 64 queries in flight; `None` where it is not installed.
+/// One client with 64 queries in flight; `None` where it is not installed. The latencies are those
+/// of a second run, as telling each slows the client.
 fn dnsperf(server: SocketAddr, queries: &Path) -> Result<Option<Round>> {
-    let mut command = Command::new("dnsperf");
-    command
-        .args([
-            "-s",
-            &server.ip().to_string(),
-            "-p",
-            &server.port().to_string(),
-        ])
-        .args(["-c", "1", "-T", "1", "-q", "64", "-l", SECONDS])
-        .args(["-O", "latency-histogram", "-d"])
-        .arg(queries)
-        .stdin(Stdio::null());
-    let Ok(output) = command.output() else {
+    let run = |options: &[&str]| {
+        let mut command = Command::new("dnsperf");
+        command
+            .args(["-s", &server.ip().to_string()])
+            .args(["-p", &server.port().to_string()])
+            .args(["-c", "1", "-T", "1", "-q", "64", "-d"])
+            .arg(queries)
+            .args(options)
+            .stdin(Stdio::null());
+        let output = command.output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (Some(text), Some(each)) = (run(&["-l", SECONDS]), run(&["-l", "1", "-v"])) else {
         return Ok(None);
     };
-    let text = String::from_utf8_lossy(&output.stdout);
     let value = |name: &str| {
         let line = text.lines().find(|line| line.trim().starts_with(name));
         let line = line.ok_or_else(|| format!("dnsperf does not tell {name}: {text}"));
-        line.map(|line| {
-            line.rsplit(':')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        })
+        line.map(|line| line.rsplit(':').next().unwrap_or_default().trim())
     };
     let lost = value("Queries lost")?;
     if !lost.starts_with("0 ") {
         return Err(format!("dnsperf: {lost} queries lost").into());
     }
-    let rate = value("Queries per second")?.parse()?;
+    let latencies = each.lines().filter(|line| line.starts_with("> "));
+    let latencies = latencies.filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+    let mut latencies: Vec<f64> = latencies.collect();
+    latencies.sort_by(f64::total_cmp);
+    let slowest = latencies.get(latencies.len() * 99 / 100);
     Ok(Some(Round {
-        rate,
-        slowest: percentile(&text, 0.99).unwrap_or(f64::NAN),
+        rate: value("Queries per second")?.parse()?,
+        slowest: slowest.map_or(f64::NAN, |seconds| seconds * 1e3),
     }))
-}
-
-/// From the histogram, whose lines are `0.000512 - 0.000528: 17`, in milliseconds: the upper end of
-/// the bucket.
-fn percentile(text: &str, part: f64) -> Option<f64> {
-    let buckets: Vec<(f64, u64)> = text
-        .lines()
-        .filter_map(|line| {
-            let (range, count) = line.rsplit_once(':')?;
-            let (_, upper) = range.split_once(" - ")?;
-            Some((upper.trim().parse().ok()?, count.trim().parse().ok()?))
-        })
-        .collect();
-    let all: u64 = buckets.iter().map(|(_, count)| count).sum();
-    let mut seen = 0;
-    let found = buckets.iter().find(|(_, count)| {
-        seen += count;
-        seen as f64 >= part * all as f64
-    });
-    found.map(|(upper, _)| upper * 1e3)
 }
 
 /// The yardstick, on a free port of loopback.
