@@ -2,6 +2,7 @@
 //! implementation of a kind are in files of the same name in the crates above.
 
 pub mod channel;
+pub mod container;
 pub mod dns;
 pub mod process;
 pub mod server;
@@ -32,18 +33,21 @@ pub enum ElementKind {
     OnLeave,
     /// A DNS server.
     Dns,
+    /// A container of a Docker Engine.
+    Container,
     /// One that a later version has.
     Unknown,
 }
 
 impl ElementKind {
-    const KNOWN: [ElementKind; 6] = [
+    const KNOWN: [ElementKind; 7] = [
         ElementKind::Server,
         ElementKind::Process,
         ElementKind::Channel,
         ElementKind::OnJoin,
         ElementKind::OnLeave,
         ElementKind::Dns,
+        ElementKind::Container,
     ];
 
     /// The short name, as `ls -l` shows it.
@@ -55,6 +59,7 @@ impl ElementKind {
             ElementKind::OnJoin => "@join",
             ElementKind::OnLeave => "@leave",
             ElementKind::Dns => "dns",
+            ElementKind::Container => "docker",
             ElementKind::Unknown => "?",
         }
     }
@@ -98,6 +103,8 @@ pub enum Status {
     OnLeave(subscription::Status),
     /// Of a DNS server.
     Dns(dns::Status),
+    /// Of a container.
+    Container(Box<container::Inspected>),
     /// Of an element of a kind that a later version has.
     Unknown,
 }
@@ -112,7 +119,34 @@ impl Status {
             Status::OnJoin(_) => ElementKind::OnJoin,
             Status::OnLeave(_) => ElementKind::OnLeave,
             Status::Dns(_) => ElementKind::Dns,
+            Status::Container(_) => ElementKind::Container,
             Status::Unknown => ElementKind::Unknown,
+        }
+    }
+}
+
+/// What `wait` tells of an element that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// Of a process.
+    Process(process::Status),
+    /// Of a container.
+    Container(Box<container::Status>),
+}
+
+impl Ended {
+    /// Nothing after success, else `exit status 1`, `signal: terminated`.
+    ///
+    /// ```
+    /// use circuit_proto::element::Ended;
+    /// fn line(ended: &Ended) -> &str {
+    ///     ended.exit().unwrap_or("ok")
+    /// }
+    /// ```
+    pub fn exit(&self) -> Option<&str> {
+        match self {
+            Ended::Process(status) => status.exit.as_deref(),
+            Ended::Container(status) => status.exit.as_deref(),
         }
     }
 }
@@ -134,6 +168,7 @@ impl From<Status> for Wire {
             Status::Channel(status) => codec::encode(&status),
             Status::OnJoin(status) | Status::OnLeave(status) => codec::encode(&status),
             Status::Dns(status) => codec::encode(&status),
+            Status::Container(status) => codec::encode(&status),
             Status::Unknown => Ok(Vec::new()),
         };
         // One that is too long for a frame arrives empty, and is refused there.
@@ -153,6 +188,7 @@ impl TryFrom<Wire> for Status {
             ElementKind::OnJoin => Status::OnJoin(codec::decode(&body)?),
             ElementKind::OnLeave => Status::OnLeave(codec::decode(&body)?),
             ElementKind::Dns => Status::Dns(codec::decode(&body)?),
+            ElementKind::Container => Status::Container(codec::decode(&body)?),
             ElementKind::Unknown => Status::Unknown,
         })
     }

@@ -13,7 +13,8 @@
 //! | [`Peek`](Op::Peek) | | value: `Option<`[`Status`](crate::element::Status)`>` |
 //! | [`Stdin`](Op::Stdin) | the data | `End` once the process's stdin has all of it |
 //! | [`Stdout`](Op::Stdout), [`Stderr`](Op::Stderr) | an `End` closes for good: the rest is discarded | the data |
-//! | [`Wait`](Op::Wait) | | value: [`process::Status`](crate::element::process::Status) |
+//! | [`Wait`](Op::Wait) | | value: [`Ended`](crate::element::Ended) |
+//! | [`MakeContainer`](Op::MakeContainer) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
 //! | [`Stacks`](Op::Stacks) | | text |
 //! | [`Send`](Op::Send), [`Receive`](Op::Receive), [`SendMany`](Op::SendMany), [`ReceiveMany`](Op::ReceiveMany) | see [`channel`](crate::element::channel) | |
 //! | all others | | value: `()` |
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::element::ElementKind;
+use crate::element::container::Run;
 use crate::element::process::Cmd;
 use crate::{Error, Path, ServerId, Url};
 
@@ -65,20 +67,20 @@ pub enum Op {
     Scrub,
     /// Make a process.
     MakeProcess(Cmd),
-    /// Write to the process's stdin.
+    /// Write to the stdin of the process or container.
     Stdin,
-    /// Read the process's stdout.
+    /// Read the stdout of the process or container.
     Stdout,
-    /// Read the process's stderr.
+    /// Read the stderr of the process or container.
     Stderr,
-    /// Wait for the process to exit.
+    /// Wait for the process or container to exit.
     Wait,
-    /// Send the process a signal.
+    /// Send the process or container a signal.
     Signal {
         /// Its name, with or without `SIG`, in any case, or its number, as the server's system
         /// has it.
         signal: String,
-        /// To the process's whole group.
+        /// To the process's whole group; of a container it is refused.
         group: bool,
     },
     /// Change the size of the process's terminal.
@@ -134,10 +136,12 @@ pub enum Op {
         /// Their type; without it, all of the name.
         kind: Option<String>,
     },
+    /// Make a container.
+    MakeContainer(Run),
 }
 
 /// The number of [`Op`]s that this version knows.
-const OPS: u32 = 24;
+const OPS: u32 = 25;
 
 /// Why an operation could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -176,6 +180,7 @@ impl Op {
             Op::MakeDns { .. } => "mkdns",
             Op::SetRecord { .. } => "set",
             Op::UnsetRecords { .. } => "unset",
+            Op::MakeContainer(_) => "mkdkr",
         }
     }
 
@@ -195,7 +200,8 @@ impl Op {
             | Op::MakeOnLeave
             | Op::MakeDns { .. }
             | Op::SetRecord { .. }
-            | Op::UnsetRecords { .. } => true,
+            | Op::UnsetRecords { .. }
+            | Op::MakeContainer(_) => true,
             // The message may be right behind the request.
             Op::Send => true,
             Op::List { .. }
@@ -254,17 +260,13 @@ mod tests {
 
     #[test]
     fn an_operation_of_a_later_version_is_told_from_a_malformed_one() {
-        let op = Op::UnsetRecords {
-            name: "a.".into(),
-            kind: None,
-        };
-        let last = codec::encode(&op).unwrap();
+        let last = codec::encode(&Op::MakeContainer(Run::new("ubuntu"))).unwrap();
         assert_eq!(
             codec::variant(&last),
             Ok(OPS - 1),
             "OPS counts the variants"
         );
-        assert_eq!(Op::decode(&last), Ok(op));
+        assert_eq!(Op::decode(&last), Ok(Op::MakeContainer(Run::new("ubuntu"))));
         assert_eq!(
             Op::decode(&[OPS as u8, 1, 2, 3]),
             Err(OpError::Unsupported(OPS))
