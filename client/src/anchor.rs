@@ -1,7 +1,8 @@
 //! A place in a server's tree, by name: what is there is asked for each time.
 
-use circuit_proto::element::Status;
+use circuit_proto::element::container::Run;
 use circuit_proto::element::process::Cmd;
+use circuit_proto::element::{Ended, Status};
 use circuit_proto::path::PathError;
 use circuit_proto::request::{Listed, Op, ServerEntry};
 use circuit_proto::{ElementKind, Path};
@@ -10,10 +11,12 @@ use crate::client::Client;
 use crate::element::Element;
 use crate::element::channel::Chan;
 use crate::element::dns::Nameserver;
+use crate::element::container::Container;
 use crate::element::process::Proc;
 use crate::element::server::Server;
 use crate::element::subscription::Subscription;
 use crate::error::Error;
+use crate::stream::{Reader, Writer};
 
 /// An anchor: a path, and the client through which it is reached. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,6 +119,7 @@ impl Anchor {
             ElementKind::OnJoin => Element::OnJoin(Subscription::new(self.clone())),
             ElementKind::OnLeave => Element::OnLeave(Subscription::new(self.clone())),
             ElementKind::Dns => Element::Dns(Nameserver::new(self.clone())),
+            ElementKind::Container => Element::Container(Container::new(self.clone())),
             ElementKind::Unknown => Element::Unknown,
         }))
     }
@@ -153,6 +157,86 @@ impl Anchor {
     pub async fn make_proc(&self, cmd: Cmd) -> Result<Proc, Error> {
         self.call::<()>(&Op::MakeProcess(cmd)).await?;
         Ok(Proc::new(self.clone()))
+    }
+
+    /// Runs a container as an element here, on a server that was started with `-docker`. An image
+    /// that its Engine does not have is fetched first, however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element,
+    /// [`Refused`](crate::Code::Refused) by a server without `-docker`,
+    /// [`InvalidArgument`](crate::Code::InvalidArgument) for a field that makes no sense,
+    /// [`Exec`](crate::Code::Exec) with the Engine's reason; then nothing was made.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::Run;
+    /// let run = Run { path: Some("/bin/ls".into()), args: vec!["/".into()], ..Run::new("ubuntu") };
+    /// let container = anchor.make_docker(run).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_docker(&self, run: Run) -> Result<Container, Error> {
+        self.make_docker_showing(run, |_| ()).await
+    }
+
+    /// [`make_docker`](Self::make_docker), with the progress of fetching the image given to
+    /// `show` as pieces of text.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::Run;
+    /// let run = Run::new("ubuntu");
+    /// let container = anchor.make_docker_showing(run, |text| eprint!("{text}")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_docker_showing(
+        &self,
+        run: Run,
+        mut show: impl FnMut(&str),
+    ) -> Result<Container, Error> {
+        let op = Op::MakeContainer(run);
+        // The stream is held until the end: letting go of it says that nobody wants the container.
+        let (_send, mut recv) = self.client.open(&self.path, &op).await?;
+        loop {
+            match recv.data().await {
+                Ok(Some(text)) => show(&String::from_utf8_lossy(&text)),
+                Ok(None) => return Ok(Container::new(self.clone())),
+                Err(error) => return Err(self.client.failed_at_end(&self.path, error)),
+            }
+        }
+    }
+
+    /// A handle to the container that the anchor is known to hold.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// println!("{}", anchor.container().peek().await?.status.name);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn container(&self) -> Container {
+        Container::new(self.clone())
+    }
+
+    /// Waits for the process or container here to exit; at once if it has. There is no deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`Aborted`](crate::Code::Aborted) if the element is scrubbed meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// println!("{}", anchor.wait().await?.exit().unwrap_or("ok"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn wait(&self) -> Result<Ended, Error> {
+        self.client
+            .call_without_deadline(&self.path, &Op::Wait)
+            .await
     }
 
     /// Makes a channel here, which holds `capacity` messages for receivers to come; with 0, a send
@@ -330,6 +414,33 @@ impl Anchor {
     /// ```
     pub async fn scrub(&self) -> Result<(), Error> {
         self.call(&Op::Scrub).await
+    }
+
+    pub(crate) async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+        let signal = signal.to_owned();
+        self.call(&Op::Signal { signal, group }).await
+    }
+
+    /// Becomes the writer of one of the element's streams.
+    pub(crate) async fn writer(&self, op: &Op) -> Result<Writer, Error> {
+        let (send, recv) = self.client.open(&self.path, op).await?;
+        Ok(Writer::new(
+            self.client.clone(),
+            self.path.clone(),
+            send,
+            recv,
+        ))
+    }
+
+    /// Becomes the reader of one of the element's streams.
+    pub(crate) async fn reader(&self, op: &Op) -> Result<Reader, Error> {
+        let (send, recv) = self.client.open(&self.path, op).await?;
+        Ok(Reader::new(
+            self.client.clone(),
+            self.path.clone(),
+            send,
+            recv,
+        ))
     }
 
     pub(crate) async fn call<T: serde::de::DeserializeOwned>(&self, op: &Op) -> Result<T, Error> {

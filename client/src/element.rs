@@ -2,12 +2,14 @@
 
 pub mod channel;
 pub mod dns;
+pub mod container;
 pub mod process;
 pub mod server;
 pub mod subscription;
 
 use channel::Chan;
 use dns::Nameserver;
+use container::Container;
 use process::Proc;
 use server::Server;
 use subscription::Subscription;
@@ -27,6 +29,8 @@ pub enum Element {
     OnLeave(Subscription),
     /// A DNS server.
     Dns(Nameserver),
+    /// A container.
+    Container(Container),
     /// An element of a kind that a later version has.
     Unknown,
 }
@@ -42,6 +46,18 @@ fn not_a(
         None => Error::new(Code::NoSuchElement, "nothing there"),
         Some(other) => Error::new(Code::WrongKind, format!("a {}, not a {kind}", other.kind())),
     };
+    crate::Error::Refused {
+        path: path.clone(),
+        error,
+    }
+}
+
+/// The error of a handle whose anchor came to hold another element while it waited.
+fn not_what_it_was(path: &circuit_proto::Path) -> crate::Error {
+    let error = circuit_proto::Error::new(
+        circuit_proto::Code::WrongKind,
+        "another element than this handle is for",
+    );
     crate::Error::Refused {
         path: path.clone(),
         error,

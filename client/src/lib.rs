@@ -43,9 +43,10 @@ mod stream;
 pub mod transport;
 
 pub use anchor::{Anchor, Entry};
+pub use circuit_proto::element::container::{Pull, Run};
 pub use circuit_proto::element::process::{Cmd, Phase, Sink, TerminalSize};
 pub use circuit_proto::element::{
-    ElementKind, Status, channel, dns, process, server, subscription,
+    ElementKind, Ended, Status, channel, container, dns, process, server, subscription,
 };
 pub use circuit_proto::path::{Path, PathError, Pattern};
 pub use circuit_proto::request::ServerEntry;
@@ -54,6 +55,7 @@ pub use client::{Client, DiscoverDialError};
 pub use element::Element;
 pub use element::channel::{Chan, MessageReader, MessageWriter, Receiver, Sender};
 pub use element::dns::Nameserver;
+pub use element::container::Container;
 pub use element::process::Proc;
 pub use element::server::Server;
 pub use element::subscription::Subscription;

@@ -129,7 +129,7 @@ impl Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
     /// Of a process.
-    Process(process::Status),
+    Process(Box<process::Status>),
     /// Of a container.
     Container(Box<container::Status>),
 }

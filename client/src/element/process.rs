@@ -1,6 +1,7 @@
 //! A process on some host.
 
 use circuit_proto::Path;
+use circuit_proto::element::Ended;
 use circuit_proto::element::process::{Status, TerminalSize};
 use circuit_proto::request::Op;
 
@@ -58,10 +59,10 @@ impl Proc {
     /// # }
     /// ```
     pub async fn wait(&self) -> Result<Status, Error> {
-        self.anchor
-            .client()
-            .call_without_deadline(self.path(), &Op::Wait)
-            .await
+        match self.anchor.wait().await? {
+            Ended::Process(status) => Ok(*status),
+            Ended::Container(_) => Err(super::not_what_it_was(self.path())),
+        }
     }
 
     /// Sends a signal, by name (`TERM`, `SIGTERM`, any case) or number.
@@ -73,12 +74,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn signal(&self, signal: &str) -> Result<(), Error> {
-        self.anchor
-            .call(&Op::Signal {
-                signal: signal.to_owned(),
-                group: false,
-            })
-            .await
+        self.anchor.signal(signal, false).await
     }
 
     /// Sends a signal to the whole process group that the process leads.
@@ -90,12 +86,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn signal_group(&self, signal: &str) -> Result<(), Error> {
-        self.anchor
-            .call(&Op::Signal {
-                signal: signal.to_owned(),
-                group: true,
-            })
-            .await
+        self.anchor.signal(signal, true).await
     }
 
     /// Becomes the one writer of the process's stdin. [`Writer::finish`] (or `shutdown`) closes
@@ -115,9 +106,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn stdin(&self) -> Result<Writer, Error> {
-        let client = self.anchor.client();
-        let (send, recv) = client.open(self.path(), &Op::Stdin).await?;
-        Ok(Writer::new(client.clone(), self.path().clone(), send, recv))
+        self.anchor.writer(&Op::Stdin).await
     }
 
     /// Becomes the one reader of the process's stdout, from where the last one stopped.
@@ -135,7 +124,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn stdout(&self) -> Result<Reader, Error> {
-        self.read(&Op::Stdout).await
+        self.anchor.reader(&Op::Stdout).await
     }
 
     /// Becomes the one reader of the process's stderr, as [`stdout`](Self::stdout).
@@ -150,7 +139,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn stderr(&self) -> Result<Reader, Error> {
-        self.read(&Op::Stderr).await
+        self.anchor.reader(&Op::Stderr).await
     }
 
     /// Changes the size of the process's terminal, if it runs on one.
@@ -177,11 +166,5 @@ impl Proc {
     /// ```
     pub async fn scrub(&self) -> Result<(), Error> {
         self.anchor.scrub().await
-    }
-
-    async fn read(&self, op: &Op) -> Result<Reader, Error> {
-        let client = self.anchor.client();
-        let (send, recv) = client.open(self.path(), op).await?;
-        Ok(Reader::new(client.clone(), self.path().clone(), send, recv))
     }
 }
