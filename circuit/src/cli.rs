@@ -10,9 +10,11 @@ mod anchors;
 mod arguments;
 mod channel;
 mod command;
+mod container;
 mod dial;
 mod dns;
 mod error;
+mod object;
 mod output;
 mod process;
 mod run;
@@ -58,6 +60,9 @@ fn execute(command: Command) -> Result<u8, Failure> {
         Command::Scrub { path, dial } => async_command("scrub", anchors::scrub(path, dial)),
         Command::Mkproc { scrub, path, dial } => {
             async_command("mkproc", process::mkproc(path, scrub, dial))
+        }
+        Command::Mkdkr { scrub, path, dial } => {
+            async_command("mkdkr", container::mkdkr(path, scrub, dial))
         }
         Command::Stdin { path, dial } => async_command("stdin", process::stdin(path, dial)),
         Command::Stdout { path, dial } => async_command(

@@ -1,6 +1,7 @@
 //! What an anchor of this server can hold, one file per kind.
 
 pub mod channel;
+pub mod container;
 pub mod dns;
 pub mod process;
 pub mod server;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use circuit_proto::ElementKind;
 
 use channel::Channel;
+use container::Container;
 use dns::Dns;
 use process::Process;
 use streams::Attachable;
@@ -31,6 +33,8 @@ pub enum Element {
     Subscription(Arc<Subscription>),
     /// A DNS server.
     Dns(Arc<Dns>),
+    /// A container.
+    Container(Arc<Container>),
 }
 
 impl Element {
@@ -42,6 +46,7 @@ impl Element {
             Element::Channel(_) => ElementKind::Channel,
             Element::Subscription(subscription) => subscription.kind(),
             Element::Dns(_) => ElementKind::Dns,
+            Element::Container(_) => ElementKind::Container,
         }
     }
 
@@ -49,6 +54,7 @@ impl Element {
     pub fn attachable(&self) -> Option<Arc<dyn Attachable>> {
         match self {
             Element::Process(process) => Some(process.clone()),
+            Element::Container(container) => Some(container.clone()),
             Element::Server | Element::Channel(_) | Element::Subscription(_) | Element::Dns(_) => {
                 None
             }

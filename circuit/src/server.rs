@@ -7,6 +7,7 @@
 mod accept;
 pub mod address;
 mod call;
+mod container;
 mod dispatch;
 mod forward;
 pub mod log;
@@ -28,7 +29,7 @@ use circuit_proto::handshake::{Close, Identity};
 use circuit_proto::membership::Record;
 use circuit_proto::request::Listed;
 use circuit_proto::url::{Host, Server as UrlServer};
-use circuit_proto::{Fingerprint, Key, Url};
+use circuit_proto::{Error, Fingerprint, Key, Url};
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::watch;
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::anchor::Tree;
+use crate::element::container::engine::{Engine, EngineError};
 use crate::element::subscription::Source;
 use crate::element::{self, Element};
 use crate::peer::multicast::{Multicast, Scope};
@@ -65,6 +67,8 @@ pub struct Options {
     pub discover: Vec<SocketAddr>,
     /// The circuit's key.
     pub key: Option<Key>,
+    /// Whether to host containers.
+    pub docker: bool,
     /// Where operations are logged.
     pub log: Option<log::Lines>,
 }
@@ -108,6 +112,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// No Docker Engine answers.
+    #[error("-docker: {0}")]
+    Engine(#[from] EngineError),
     /// TLS did not accept our own certificate: a defect.
     #[error("TLS: {0}")]
     Tls(String),
@@ -132,6 +139,8 @@ pub struct Server {
     pub operations: Arc<Operations>,
     /// Its place among the others.
     pub peer: Arc<Peer>,
+    /// What runs its containers, if it hosts any.
+    engine: Option<Arc<Engine>>,
     outbound: Arc<Outbound>,
     transfers: forward::Transfers,
     endpoint: quinn::Endpoint,
@@ -155,6 +164,16 @@ pub struct Running {
 ///
 /// Must be called within a tokio runtime.
 pub async fn start(options: Options) -> Result<Running, StartError> {
+    let engine = match options.docker {
+        true => Some(Arc::new(Engine::find().await?)),
+        false => None,
+    };
+    if let Some(engine) = &engine {
+        info!(
+            "containers are run by the Docker Engine at {}",
+            engine.address()
+        );
+    }
     let kept = match &options.var {
         Some(dir) => var_dir::open(dir)?,
         None => var_dir::forgetful()?,
@@ -204,6 +223,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         tree: Tree::new(),
         operations: Operations::new(options.log),
         peer,
+        engine,
         outbound,
         transfers: forward::Transfers::default(),
         endpoint,
@@ -324,8 +344,11 @@ impl Server {
     }
 
     /// The status of one of its elements.
-    fn status(&self, element: &Element) -> Status {
-        match element {
+    async fn status(&self, element: Option<&Element>) -> Result<Option<Status>, Error> {
+        let Some(element) = element else {
+            return Ok(None);
+        };
+        Ok(Some(match element {
             Element::Server => Status::Server(element::server::status(self)),
             Element::Process(process) => Status::Process(process.status()),
             Element::Channel(channel) => Status::Channel(channel.status()),
@@ -334,7 +357,10 @@ impl Server {
                 Source::Leave => Status::OnLeave(subscription.status()),
             },
             Element::Dns(dns) => Status::Dns(dns.status()),
-        }
+            Element::Container(container) => {
+                Status::Container(Box::new(container.inspect().await?))
+            }
+        }))
     }
 
     /// The anchors below one, for a listing.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::command::{Dial, Ls};
 use super::dial::dial;
 use super::error::{Failure, say};
-use super::output::{print, print_json};
+use super::output::{print, print_indented, print_json};
 use super::process::AT_ONCE;
 
 /// Lists anchors. A server that does not answer is named, and the rest is printed all the same.
@@ -132,6 +132,7 @@ pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
             print_json(&status)?
         }
         Some(circuit_client::Status::Dns(status)) => print_json(&status)?,
+        Some(circuit_client::Status::Container(inspected)) => print_indented(&inspected.inspect)?,
         Some(circuit_client::Status::Unknown) => {
             let what = "the element is of a kind that this version does not know";
             return Err(Failure::failed(what.to_owned()));

@@ -43,7 +43,9 @@ pub(super) enum Command {
         #[command(flatten)]
         dial: Dial,
     },
-    /// Remove an element; a process goes on running, forgotten
+    /// Remove an element; a process or container that runs goes on, forgotten
+    ///
+    /// A container that has ended is removed from its Engine too.
     Scrub {
         /// The anchor
         path: Path,
@@ -68,35 +70,54 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         #[command(flatten)]
         dial: Dial,
     },
-    /// Write stdin to a process's stdin, and close it
+    /// Make a container, from a description as JSON on stdin
+    ///
+    /// The server must have been started with -docker. The fields: Image (required), Path, Args,
+    /// Entry, Dir, Env (in addition to the image's), Memory (bytes), CpuShares, Lxc, Volume,
+    /// Network, Ports, Labels, Scrub, and Pull ("missing", "never" or "always": when the image is
+    /// fetched, its progress on stderr).
+    #[command(
+        after_help = "Example: echo '{\"Image\": \"ubuntu\", \"Path\": \"/bin/ls\", \"Args\": \
+[\"/\"]}' | circuit mkdkr /X88550014d4c82e4d/docky"
+    )]
+    Mkdkr {
+        /// Remove the container when it exits, and forget the element once its readers are gone
+        #[arg(long)]
+        scrub: bool,
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Write stdin to a process's or container's stdin, and close it
     Stdin {
-        /// The process
+        /// The process or container
         path: Path,
         #[command(flatten)]
         dial: Dial,
     },
-    /// Print a process's stdout, live
+    /// Print a process's or container's stdout, live
     Stdout {
-        /// The process
+        /// The process or container
         path: Path,
         #[command(flatten)]
         dial: Dial,
     },
-    /// Print a process's stderr, live, on stdout
+    /// Print a process's or container's stderr, live, on stdout
     Stderr {
-        /// The process
+        /// The process or container
         path: Path,
         #[command(flatten)]
         dial: Dial,
     },
-    /// Wait for a process to exit, and print its status as JSON
+    /// Wait for a process or container to exit, and print its status as JSON
     Wait {
-        /// The process
+        /// The process or container
         path: Path,
         #[command(flatten)]
         dial: Dial,
     },
-    /// Wait for all the processes whose paths are on stdin, one per line
+    /// Wait for all the processes and containers whose paths are on stdin, one per line
     ///
     /// Prints a line for each as it exits: its path, a tab, and `ok`, `exit status N` or
     /// `signal: NAME`.
@@ -104,14 +125,14 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         #[command(flatten)]
         dial: Dial,
     },
-    /// Send a signal to a process
+    /// Send a signal to a process, or to a container's first process
     Signal {
         /// To the process's whole group
         #[arg(long)]
         group: bool,
         /// Its name, with or without SIG, in any case, or its number
         signal: String,
-        /// The process
+        /// The process or container
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -284,7 +305,7 @@ pub(super) struct Start {
     /// The file that holds the circuit's key [env: CIRCUIT_HMAC]
     #[arg(long, value_name = "FILE")]
     pub(super) hmac: Option<PathBuf>,
-    /// Host containers
+    /// Host containers, by the Docker Engine that DOCKER_HOST names or that is found at its usual place
     #[arg(long)]
     pub(super) docker: bool,
     /// The form of the log on stderr

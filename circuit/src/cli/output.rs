@@ -32,6 +32,46 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&text))
 }
 
+/// Prints a JSON text that somebody else wrote, changed in nothing but its spaces: indented by tabs.
+pub(super) fn print_indented(json: &str) -> Result<(), Failure> {
+    print(&format!("{}\n", indented(json)))
+}
+
+fn indented(json: &str) -> String {
+    let mut text = String::with_capacity(2 * json.len());
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    let mut last = ' ';
+    for c in json.chars() {
+        if quoted {
+            text.push(c);
+            quoted = escaped || c != '"';
+            escaped = c == '\\' && !escaped;
+            last = c;
+            continue;
+        }
+        if c.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(c, '}' | ']');
+        depth = depth.saturating_sub(usize::from(closes));
+        // What is empty stays on its line.
+        if matches!((last, closes), ('{' | '[', false) | (',', _))
+            || (closes && !matches!(last, '{' | '['))
+        {
+            text.push('\n');
+            text.extend(std::iter::repeat_n('\t', depth));
+        }
+        depth += usize::from(matches!(c, '{' | '['));
+        text.push(c);
+        if c == ':' {
+            text.push(' ');
+        }
+        quoted = c == '"';
+        last = c;
+    }
+    text
+}
+
 fn failed(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::pipe_closed(),
@@ -125,4 +165,18 @@ pub(super) fn manual_pages(directory: &Path) -> Result<u8, Failure> {
         )
     })?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_of_others_is_indented_and_kept() {
+        let json = r#"{"b":[1,{"x":"a\\\"{,"},[]],"a":{} , "c" : null}"#;
+        let expected = "{\n\t\"b\": [\n\t\t1,\n\t\t{\n\t\t\t\"x\": \"a\\\\\\\"{,\"\n\t\t},\n\t\t[]\n\t],\n\t\"a\": {},\n\t\"c\": null\n}";
+        assert_eq!(indented(json), expected);
+        assert_eq!(indented(expected), expected);
+        assert_eq!(indented("]]}"), "]\n]\n}");
+    }
 }

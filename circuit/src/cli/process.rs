@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use circuit_client::{Cmd, Path, Sink, TerminalSize, Writer, process};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use circuit_client::{Cmd, Ended, Path, Writer};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -13,17 +11,12 @@ use tokio::task::JoinSet;
 use super::command::Dial;
 use super::dial::dial;
 use super::error::{Failure, say};
+use super::object::{Form, field, field_or_default};
 use super::output::{Pipe, Target, print, print_json};
 
 /// Makes a process from JSON on stdin.
 pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
-    let mut text = String::new();
-    tokio::io::stdin()
-        .take(LONGEST_INPUT + 1)
-        .read_to_string(&mut text)
-        .await
-        .map_err(|error| Failure::operation("cannot read the command from stdin", &error))?;
-    let mut cmd = parse_cmd(&text)?;
+    let mut cmd = parse_cmd(&COMMAND.read().await?)?;
     cmd.scrub |= scrub;
     let client = dial(&options).await?;
     client.anchor(path).make_proc(cmd).await?;
@@ -31,88 +24,34 @@ pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8,
     Ok(0)
 }
 
-/// The longest command that is read, in bytes: with what a server takes, and comments.
-const LONGEST_INPUT: u64 = 1 << 20;
+/// A command as people paste it; its fields in the reference's order, then ours.
+const COMMAND: Form = Form {
+    what: "command",
+    fields: &[
+        "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal", "Hangup",
+    ],
+    example: r#"{"Path": "/bin/ls", "Args": ["/"]}"#,
+};
 
-/// How deep brackets may be nested: a command's are three deep, and its strings hold some.
-const DEEPEST: usize = 1000;
-
-/// How deep the brackets in a text are nested, those in strings included.
-fn depth(text: &str) -> usize {
-    let mut depth: usize = 0;
-    let mut deepest = 0;
-    for byte in text.bytes() {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => (),
-        }
-        deepest = deepest.max(depth);
-    }
-    deepest
-}
-
-/// The fields of a command, in the reference's order, then ours.
-const FIELDS: [&str; 9] = [
-    "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal", "Hangup",
-];
-
-/// A command as people paste it: JSON with trailing commas and comments, keys in any case.
 fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
-    let example = r#"for example {"Path": "/bin/ls", "Args": ["/"]}"#;
-    let bad = |what: String| Failure::failed(what).with_hint(example);
-    if text.trim().is_empty() {
-        return Err(bad("no command on stdin: JSON is expected there".to_owned()));
-    }
-    if text.len() as u64 > LONGEST_INPUT {
-        return Err(bad("the command is longer than 1 MiB".to_owned()));
-    }
-    // The parser calls itself for each.
-    if depth(text) > DEEPEST {
-        return Err(bad("the command's brackets are nested too deep".to_owned()));
-    }
-    let value: Value =
-        json5::from_str(text).map_err(|error| bad(format!("the command is not JSON: {error}")))?;
-    let Value::Object(fields) = value else {
-        return Err(bad("the command is not a JSON object".to_owned()));
-    };
     let mut cmd = Cmd::new("");
-    let mut seen: Vec<&str> = Vec::new();
-    for (key, value) in fields {
-        let Some(name) = FIELDS
-            .into_iter()
-            .find(|name| name.eq_ignore_ascii_case(&key))
-        else {
-            return Err(bad(format!(
-                "unknown field {key:?}: there are {}",
-                FIELDS.join(", ")
-            )));
-        };
-        if seen.contains(&name) {
-            return Err(bad(format!("the field {name} is given twice")));
-        }
-        seen.push(name);
+    for (name, value) in COMMAND.parse(text)? {
         match name {
             "Env" => cmd.env = field(name, value)?,
             "Dir" => cmd.dir = field(name, value)?,
-            "Path" => cmd.path = field::<Option<String>>(name, value)?.unwrap_or_default(),
-            "Args" => cmd.args = field::<Option<Vec<String>>>(name, value)?.unwrap_or_default(),
-            "Scrub" => cmd.scrub = field::<Option<bool>>(name, value)?.unwrap_or_default(),
-            "Stdout" => cmd.stdout = field::<Option<Sink>>(name, value)?.unwrap_or_default(),
-            "Stderr" => cmd.stderr = field::<Option<Sink>>(name, value)?.unwrap_or_default(),
-            "Hangup" => cmd.hangup = field::<Option<bool>>(name, value)?.unwrap_or_default(),
-            _ => cmd.terminal = field::<Option<TerminalSize>>(name, value)?,
+            "Path" => cmd.path = field_or_default(name, value)?,
+            "Args" => cmd.args = field_or_default(name, value)?,
+            "Scrub" => cmd.scrub = field_or_default(name, value)?,
+            "Stdout" => cmd.stdout = field_or_default(name, value)?,
+            "Stderr" => cmd.stderr = field_or_default(name, value)?,
+            "Hangup" => cmd.hangup = field_or_default(name, value)?,
+            _ => cmd.terminal = field(name, value)?,
         }
     }
     match cmd.path.is_empty() {
-        true => Err(bad("the command has no Path".to_owned())),
+        true => Err(COMMAND.bad("the command has no Path".to_owned())),
         false => Ok(cmd),
     }
-}
-
-fn field<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, Failure> {
-    serde_json::from_value(value)
-        .map_err(|error| Failure::failed(format!("the field {name} is wrong: {error}")))
 }
 
 /// Writes stdin to a process's stdin, and closes it.
@@ -187,8 +126,10 @@ pub(super) async fn output(path: Path, which: Which, options: Dial) -> Result<u8
 /// Waits for a process, and prints its status.
 pub(super) async fn wait(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
-    let status = client.anchor(path).proc().wait().await?;
-    print_json(&status)?;
+    match client.anchor(path).wait().await? {
+        Ended::Process(status) => print_json(&status)?,
+        Ended::Container(status) => print_json(&status)?,
+    }
     client.close().await;
     Ok(0)
 }
@@ -214,19 +155,21 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
     let mut waiting = JoinSet::new();
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     for path in paths {
-        let process = client.anchor(path).proc();
+        let anchor = client.anchor(path);
         let slots = slots.clone();
         waiting.spawn(async move {
             // Never closed, so there is always a slot to come.
             let _slot = slots.acquire().await;
-            let status = process.wait().await;
-            (process.path().clone(), status)
+            let ended = anchor.wait().await;
+            (anchor.path().clone(), ended)
         });
     }
     let mut result = 0;
     while let Some(done) = waiting.join_next().await {
         match done {
-            Ok((path, Ok(status))) => print(&format!("{path}\t{}\n", ended(&status)))?,
+            Ok((path, Ok(ended))) => {
+                print(&format!("{path}\t{}\n", ended.exit().unwrap_or("ok")))?;
+            }
             Ok((_, Err(error))) => {
                 let failure = Failure::from(error);
                 let colon = if failure.text().starts_with('/') {
@@ -242,10 +185,6 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
     }
     client.close().await;
     Ok(result)
-}
-
-fn ended(status: &process::Status) -> &str {
-    status.exit.as_deref().unwrap_or("ok")
 }
 
 /// Sends a signal.
@@ -267,6 +206,8 @@ pub(super) async fn signal(
 
 #[cfg(test)]
 mod tests {
+    use circuit_client::Sink;
+
     use super::*;
 
     #[test]

@@ -61,11 +61,6 @@ fn serve(flags: Start) -> Result<u8, Failure> {
 
 /// Checks and completes what was given on the command line.
 fn options(flags: Start) -> Result<Options, Failure> {
-    if flags.docker {
-        return Err(Failure::failed(
-            "containers are not in this build yet: leave -docker out",
-        ));
-    }
     let discover = match flags.discover.is_empty() {
         true => dial::groups_in_environment()?,
         false => flags.discover,
@@ -90,6 +85,7 @@ fn options(flags: Start) -> Result<Options, Failure> {
         join: flags.join,
         discover,
         key,
+        docker: flags.docker,
         log: None,
     })
 }

@@ -137,11 +137,7 @@ impl Process {
 
     /// Sends the process a signal; with `group`, its whole group.
     pub fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
-        let signal = signals::parse(signal).ok_or_else(|| {
-            let message =
-                format!("no such signal: {signal:?} (a name such as TERM, or its number)");
-            Error::new(Code::InvalidArgument, message)
-        })?;
+        let signal = signals::parse(signal).ok_or_else(|| signals::unknown(signal))?;
         let life = self.life();
         if life.phase.is_final() {
             return Err(Error::new(Code::Closed, "the process has exited"));

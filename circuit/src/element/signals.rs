@@ -1,5 +1,6 @@
 //! Signals by name and number, and the words for them.
 
+use circuit_proto::{Code, Error};
 use rustix::process::Signal;
 
 /// Name without `SIG`, the signal, and the words for it: those of Go's `syscall.Signal.String`,
@@ -66,6 +67,17 @@ fn real_time(number: i32) -> Option<Signal> {
     // SAFETY: the number is that of a signal, and none of those that the C library reserves; it is
     // sent to other processes only, no handler of ours is installed for it.
     Some(unsafe { Signal::from_raw_unchecked(number) })
+}
+
+/// The error of who named no signal.
+pub fn unknown(text: &str) -> Error {
+    let message = format!("no such signal: {text:?} (a name such as TERM, or its number)");
+    Error::new(Code::InvalidArgument, message)
+}
+
+/// Whether a signal has this number.
+pub fn is_known(number: i32) -> bool {
+    find(number).is_some() || real_time(number).is_some()
 }
 
 /// The name of a signal's number: `SIGTERM`, or `SIG42` where it has none.

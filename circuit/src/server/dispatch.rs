@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use circuit_client::transport::endpoint::close;
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
-use circuit_proto::element::Status;
 use circuit_proto::element::process::Cmd;
+use circuit_proto::element::{Ended, Status};
 use circuit_proto::handshake::Close;
 use circuit_proto::membership::Record;
 use circuit_proto::path::ServerPart;
@@ -246,11 +246,14 @@ impl Call {
                 self.list(anchors).await;
             }
             Op::Peek => {
-                let status = element.map(|element| self.server.status(&element));
-                self.answer(Ok(status)).await;
+                let status = tokio::select! {
+                    status = self.server.status(element.as_ref()) => status,
+                    () = self.send.abandoned() => return,
+                };
+                self.answer(status).await;
             }
             Op::Scrub => {
-                let result = self.scrub(names).await;
+                let result = self.scrub(names, element).await;
                 self.answer(result).await;
             }
             Op::MakeProcess(cmd) => {
@@ -269,18 +272,24 @@ impl Call {
                 Ok((reading, element)) => self.read(reading, &*element).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::Wait => match process(element, "wait") {
-                Ok(process) => {
-                    let status = tokio::select! {
-                        status = process.wait() => status,
-                        () = self.send.abandoned() => return process.waiter_gone(),
-                    };
-                    self.answer(status).await;
-                }
-                Err(error) => self.refuse(error).await,
-            },
+            Op::Wait => {
+                let ended = tokio::select! {
+                    ended = ended(element.clone()) => ended,
+                    () = self.send.abandoned() => {
+                        if let Some(Element::Process(process)) = &element {
+                            process.waiter_gone();
+                        }
+                        return;
+                    }
+                };
+                self.answer(ended).await;
+            }
             Op::Signal { signal, group } => {
-                let result = process(element, "signal").and_then(|p| p.signal(&signal, group));
+                let result = match element {
+                    Some(Element::Process(process)) => process.signal(&signal, group),
+                    Some(Element::Container(container)) => container.signal(&signal, group).await,
+                    other => Err(wrong_kind(other, "signal")),
+                };
                 self.answer(result).await;
             }
             Op::Resize { size } => {
@@ -366,6 +375,7 @@ impl Call {
                 let result = self.operation.in_order(unset, |_| true);
                 self.answer(result).await;
             }
+            Op::MakeContainer(run) => self.make_container(path, run).await,
         }
     }
 
@@ -467,7 +477,8 @@ impl Call {
                     Element::Server
                     | Element::Channel(_)
                     | Element::Subscription(_)
-                    | Element::Dns(_) => false,
+                    | Element::Dns(_)
+                    | Element::Container(_) => false,
                 };
                 if server.tree.remove_if(&names, same).is_some() {
                     process.scrub();
@@ -477,8 +488,11 @@ impl Call {
         Ok(())
     }
 
-    async fn scrub(&mut self, names: &[String]) -> Result<(), Error> {
+    async fn scrub(&mut self, names: &[String], element: Option<Element>) -> Result<(), Error> {
         let server = self.server.clone();
+        if let Some(Element::Container(container)) = element {
+            container.remove().await?;
+        }
         let remove = || match server.tree.get(names) {
             None => Err(nothing_there()),
             Some(Element::Server) => {
@@ -489,7 +503,8 @@ impl Call {
                 Element::Process(_)
                 | Element::Channel(_)
                 | Element::Subscription(_)
-                | Element::Dns(_),
+                | Element::Dns(_)
+                | Element::Container(_),
             ) => server
                 .tree
                 .remove_if(names, |_| true)
@@ -500,6 +515,7 @@ impl Call {
             Element::Channel(channel) => channel.scrub(),
             Element::Subscription(subscription) => subscription.channel().scrub(),
             Element::Dns(dns) => dns.end().await,
+            Element::Container(container) => container.scrub(),
             Element::Server => (),
         }
         Ok(())
@@ -510,6 +526,17 @@ fn process(element: Option<Element>, what: &str) -> Result<Arc<Process>, Error> 
     match element {
         Some(Element::Process(process)) => Ok(process),
         other => Err(wrong_kind(other, what)),
+    }
+}
+
+/// Waits until the element has ended.
+async fn ended(element: Option<Element>) -> Result<Ended, Error> {
+    match element {
+        Some(Element::Process(process)) => Ok(Ended::Process(Box::new(process.wait().await?))),
+        Some(Element::Container(container)) => {
+            Ok(Ended::Container(Box::new(container.wait().await?)))
+        }
+        other => Err(wrong_kind(other, "wait")),
     }
 }
 
@@ -577,7 +604,7 @@ fn nothing_there() -> Error {
     Error::new(Code::NoSuchElement, "nothing there")
 }
 
-fn occupied(holder: Option<Element>) -> Error {
+pub(super) fn occupied(holder: Option<Element>) -> Error {
     Error::new(
         Code::Occupied,
         match holder {

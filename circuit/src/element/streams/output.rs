@@ -42,6 +42,8 @@ struct State {
     attached: bool,
     /// Nobody will read any more.
     discarded: bool,
+    /// Why what is behind the last byte may be missing.
+    failure: Option<Error>,
 }
 
 /// The one reader's hold on an output.
@@ -58,6 +60,7 @@ impl Output {
             pending: Bytes::new(),
             attached: false,
             discarded: false,
+            failure: None,
         };
         Arc::new(Output {
             state: Mutex::new(state),
@@ -117,6 +120,11 @@ impl Output {
         }
     }
 
+    /// Who feeds the output was lost before its end: readers are told, behind the last byte.
+    pub fn fail(&self, failure: Error) {
+        self.lock().failure = Some(failure);
+    }
+
     /// The process has exited: what it left is taken over, and the pipe closed if nobody else
     /// writes to it, so that an exited process costs no descriptors.
     pub fn settle(&self) {
@@ -156,6 +164,11 @@ impl Output {
 }
 
 impl State {
+    /// What a reader gets behind the last byte.
+    fn at_end<T>(&self) -> Result<Option<T>, Error> {
+        self.failure.clone().map_or(Ok(None), Err)
+    }
+
     /// How much the pipe holds before its writer has to wait, in bytes. The kernel gives less than
     /// was asked for to a user who has very many pipes; a terminal does not say.
     fn capacity(&self) -> u64 {
@@ -184,7 +197,7 @@ impl Reading {
                 }
                 match &state.source {
                     Some(source) => source.clone(),
-                    None => return Ok(None),
+                    None => return state.at_end(),
                 }
             };
             let mut ready = source.readable().await.map_err(|error| {
@@ -195,7 +208,7 @@ impl Reading {
             match read(&source) {
                 Ok(bytes) if bytes.is_empty() => {
                     state.source = None;
-                    return Ok(None);
+                    return state.at_end();
                 }
                 Ok(bytes) => {
                     state.pending = bytes.into();
@@ -206,7 +219,7 @@ impl Reading {
                 // A terminal whose last user has gone gives EIO; nothing else is left to read.
                 Err(_) => {
                     state.source = None;
-                    return Ok(None);
+                    return state.at_end();
                 }
             }
         }

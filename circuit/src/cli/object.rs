@@ -1,0 +1,109 @@
+//! What is made from stdin: a JSON object as people paste it, with trailing commas and comments,
+//! keys in any case.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+
+use super::error::Failure;
+
+/// The longest object that is read, in bytes: with what a server takes, and comments.
+const LONGEST: u64 = 1 << 20;
+
+/// How deep brackets may be nested: those of what is made are three deep, and its strings hold
+/// some.
+const DEEPEST: usize = 1000;
+
+/// What is described, in words, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// `command`, `container`.
+    pub(super) what: &'static str,
+    /// Its fields.
+    pub(super) fields: &'static [&'static str],
+    /// One that is right, for a hint.
+    pub(super) example: &'static str,
+}
+
+/// The fields of an object, each under its name in the form, none twice.
+pub(super) type Fields = Vec<(&'static str, Value)>;
+
+impl Form {
+    /// Reads stdin.
+    pub(super) async fn read(self) -> Result<String, Failure> {
+        let mut text = String::new();
+        let failed = |error| {
+            Failure::operation(&format!("cannot read the {} from stdin", self.what), &error)
+        };
+        let mut stdin = tokio::io::stdin().take(LONGEST + 1);
+        stdin.read_to_string(&mut text).await.map_err(failed)?;
+        Ok(text)
+    }
+
+    /// The fields that a text gives.
+    pub(super) fn parse(self, text: &str) -> Result<Fields, Failure> {
+        let what = self.what;
+        if text.trim().is_empty() {
+            return Err(self.bad(format!("no {what} on stdin: JSON is expected there")));
+        }
+        if text.len() as u64 > LONGEST {
+            return Err(self.bad(format!("the {what} is longer than 1 MiB")));
+        }
+        // The parser calls itself for each.
+        if depth(text) > DEEPEST {
+            return Err(self.bad(format!("the {what}'s brackets are nested too deep")));
+        }
+        let value: Value = json5::from_str(text)
+            .map_err(|error| self.bad(format!("the {what} is not JSON: {error}")))?;
+        let Value::Object(object) = value else {
+            return Err(self.bad(format!("the {what} is not a JSON object")));
+        };
+        let mut fields: Fields = Vec::new();
+        for (key, value) in object {
+            let known = self.fields.iter();
+            let Some(name) = known.copied().find(|name| name.eq_ignore_ascii_case(&key)) else {
+                let all = self.fields.join(", ");
+                return Err(self.bad(format!("unknown field {key:?}: there are {all}")));
+            };
+            if fields.iter().any(|(seen, _)| *seen == name) {
+                return Err(self.bad(format!("the field {name} is given twice")));
+            }
+            fields.push((name, value));
+        }
+        Ok(fields)
+    }
+
+    /// The failure of what is not of this form.
+    pub(super) fn bad(self, what: String) -> Failure {
+        Failure::failed(what).with_hint(format!("for example {}", self.example))
+    }
+}
+
+/// The value of a field.
+pub(super) fn field<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value)
+        .map_err(|error| Failure::failed(format!("the field {name} is wrong: {error}")))
+}
+
+/// The value of a field that may be `null`, which is as if it were not there.
+pub(super) fn field_or_default<T: DeserializeOwned + Default>(
+    name: &str,
+    value: Value,
+) -> Result<T, Failure> {
+    Ok(field::<Option<T>>(name, value)?.unwrap_or_default())
+}
+
+/// How deep the brackets in a text are nested, those in strings included.
+fn depth(text: &str) -> usize {
+    let mut depth: usize = 0;
+    let mut deepest = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}

@@ -1,0 +1,445 @@
+//! A container element: a container that this server had its Engine run, its three streams, and
+//! its end.
+//!
+//! The streams are attached before the container starts, so that nothing it says is lost, and lead
+//! through pipes to the same ends as a process's. What the Engine alone knows is asked of it when
+//! somebody wants to know; only the exit is waited for.
+//!
+//! **Invariant:** a maker that fails leaves no container behind. **Invariant:** what is told of a
+//! container was said by its Engine; of one that does not answer, that is told.
+//!
+//! **Cancellation:** every async method may be dropped, but [`Container::start`], which would leave
+//! a container that nobody knows.
+
+pub mod engine;
+mod pump;
+mod translate;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use circuit_proto::element::container::{Inspected, Pull, Run, Status};
+use circuit_proto::element::process::Phase;
+use circuit_proto::{Code, Error, Path};
+use futures_util::{Stream, TryStreamExt};
+use rustix::process::{Pid, PidfdFlags};
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::process::rfc3339;
+use super::signals;
+use super::streams::{Attachable, Course, Descriptor, Input, Output, Sink, Streams, held_pipe};
+use engine::{Engine, EngineError, Frames};
+
+/// A container element.
+#[derive(Debug)]
+pub struct Container {
+    engine: Arc<Engine>,
+    run: Run,
+    id: String,
+    name: String,
+    started: SystemTime,
+    end: Mutex<Option<End>>,
+    streams: Streams,
+    /// Whether the container's process is known to be gone, which is before its Engine says so.
+    exited: watch::Sender<bool>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// As the Engine reports it; `None` if it no longer could.
+    code: Option<i32>,
+    at: SystemTime,
+}
+
+/// How often an Engine that does not answer is asked again, at first and in the end. Chosen.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How many containers at one path may have been forgotten while they run on.
+const NAMESAKES: u32 = 1000;
+
+/// Whether the image of a container is to be fetched before it is made.
+pub async fn needs_image(engine: &Engine, run: &Run, path: &Path) -> Result<bool, Error> {
+    // What cannot be made needs nothing.
+    translate::body(run, path)?;
+    match run.pull {
+        Pull::Always => return Ok(true),
+        Pull::Missing | Pull::Never => (),
+    }
+    match (engine.has_image(&run.image).await.map_err(wire)?, run.pull) {
+        (false, Pull::Never) => {
+            let message = format!("no such image: {} (and Pull is never)", run.image);
+            Err(Error::new(Code::Exec, message))
+        }
+        (there, _) => Ok(!there),
+    }
+}
+
+/// Fetches the image of a container; the progress, as lines.
+pub fn fetch_image(engine: &Engine, run: &Run) -> impl Stream<Item = Result<String, Error>> + Send {
+    let image = run.image.clone();
+    engine.pull(&run.image).map_err(move |error| match error {
+        EngineError::Said { reason, .. } => {
+            let message = format!("cannot fetch the image {image}: {reason}");
+            Error::new(Code::Exec, message)
+        }
+        other => wire(other),
+    })
+}
+
+impl Container {
+    /// Runs a container, whose image the Engine has. Fails with the Engine's reason, and then
+    /// nothing is left of it.
+    pub async fn start(
+        engine: Arc<Engine>,
+        run: Run,
+        path: &Path,
+    ) -> Result<Arc<Container>, Error> {
+        let (id, name) = create(&engine, &run, path).await?;
+        let started = Container::start_created(engine.clone(), run, id.clone(), name).await;
+        if started.is_err() {
+            // One that removes itself may be gone already.
+            let _ = engine.remove(&id, true).await;
+        }
+        started
+    }
+
+    async fn start_created(
+        engine: Arc<Engine>,
+        run: Run,
+        id: String,
+        name: String,
+    ) -> Result<Arc<Container>, Error> {
+        let system = |error: std::io::Error| {
+            Error::new(Code::Busy, format!("no pipes for the container: {error}"))
+        };
+        let (from_stdin, stdin) = held_pipe().map_err(system)?;
+        let (stdout, to_stdout) = held_pipe().map_err(system)?;
+        let (stderr, to_stderr) = held_pipe().map_err(system)?;
+        let descriptor = |fd: OwnedFd| Descriptor::new(fd).map_err(system);
+        let streams = Streams::new(
+            Input::new(Sink::Pipe(descriptor(stdin)?)),
+            Output::new(Some(descriptor(stdout)?)),
+            Output::new(Some(descriptor(stderr)?)),
+        );
+        let from_stdin = pipe::Receiver::from_owned_fd(from_stdin).map_err(system)?;
+        let to_stdout = pipe::Sender::from_owned_fd(to_stdout).map_err(system)?;
+        let to_stderr = pipe::Sender::from_owned_fd(to_stderr).map_err(system)?;
+        // Before the start, or the exit of a container that removes itself could be missed.
+        let exit = tokio::spawn({
+            let (engine, id) = (engine.clone(), id.clone());
+            async move { engine.exit(&id, true).await }
+        });
+        let attached = async {
+            let input = engine.attach_input(&id).await?;
+            let outputs = (
+                engine.attach_output(&id, true).await?,
+                engine.attach_output(&id, false).await?,
+            );
+            engine.start(&id).await?;
+            Ok((input, outputs))
+        };
+        let (input, outputs) = match attached.await {
+            Ok(attached) => attached,
+            Err(error) => {
+                exit.abort();
+                return Err(wire(error));
+            }
+        };
+        let container = Arc::new(Container {
+            engine,
+            run,
+            id,
+            name,
+            started: SystemTime::now(),
+            end: Mutex::new(None),
+            streams,
+            exited: watch::Sender::new(false),
+        });
+        tokio::spawn(pump::feed(from_stdin, input));
+        let stdout = container.streams.stdout.clone();
+        tokio::spawn(container.clone().drain(outputs.0, to_stdout, stdout));
+        let stderr = container.streams.stderr.clone();
+        tokio::spawn(container.clone().drain(outputs.1, to_stderr, stderr));
+        tokio::spawn(container.clone().watch_process());
+        tokio::spawn(container.clone().watch_end(exit));
+        Ok(container)
+    }
+
+    /// Its status now, and what its Engine says of it.
+    pub async fn inspect(&self) -> Result<Inspected, Error> {
+        let inspect =
+            self.engine
+                .inspect(&self.id)
+                .await
+                .map_err(|error| match error.is_not_found() {
+                    true => self.removed(),
+                    false => wire(error),
+                })?;
+        let status = self.status();
+        Ok(Inspected { status, inspect })
+    }
+
+    /// Its status now.
+    pub fn status(&self) -> Status {
+        let end = *self.end();
+        let code = end.and_then(|end| end.code);
+        let signal = code
+            .map(|code| code - SIGNALLED)
+            .filter(|n| signals::is_known(*n));
+        let phase = match (end, code, signal) {
+            (None, ..) => Phase::Running,
+            (Some(_), _, Some(_)) => Phase::Signaled,
+            (Some(_), Some(_), None) => Phase::Exited,
+            (Some(_), None, None) => Phase::Unknown,
+        };
+        Status {
+            run: self.run.clone(),
+            exit: match phase {
+                Phase::Unknown => Some("unknown".to_owned()),
+                _ => signals::exit(code, signal),
+            },
+            phase,
+            code,
+            signal: signal.map(signals::name),
+            signal_number: signal,
+            id: self.id.clone(),
+            name: self.name.clone(),
+            started: rfc3339(self.started),
+            ended: end.map(|end| rfc3339(end.at)),
+            blocked: match phase.is_final() {
+                true => None,
+                false => self.streams.blocked(),
+            },
+            stdin: self.streams.stdin.status(),
+            stdout: self.streams.stdout.status(),
+            stderr: self.streams.stderr.status(),
+        }
+    }
+
+    /// Waits until the container has ended. Fails with `Aborted` when the element is scrubbed
+    /// before.
+    pub async fn wait(&self) -> Result<Status, Error> {
+        match self.streams.over().await {
+            // One that forgets itself has ended first: that is what was waited for.
+            Course::Scrubbed if self.end().is_none() => {
+                Err(Error::new(Code::Aborted, "the element was scrubbed"))
+            }
+            _ => Ok(self.status()),
+        }
+    }
+
+    /// Has the Engine send the container's first process a signal.
+    pub async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+        let signal = signals::parse(signal).ok_or_else(|| signals::unknown(signal))?;
+        if group {
+            let message = "a container has no group: its Engine signals its first process only";
+            return Err(Error::new(Code::InvalidArgument, message));
+        }
+        if self.end().is_some() {
+            return Err(Error::new(Code::Closed, "the container has exited"));
+        }
+        let number = signal.as_raw().to_string();
+        match self.engine.kill(&self.id, &number).await {
+            Err(error) if error.is_not_found() => Err(self.removed()),
+            Err(error) if error.is_conflict() => {
+                Err(Error::new(Code::Closed, "the container has exited"))
+            }
+            result => result.map_err(wire),
+        }
+    }
+
+    /// Removes the container if it has ended. One that runs is left alone.
+    pub async fn remove(&self) -> Result<(), Error> {
+        match self.engine.remove(&self.id, false).await {
+            // It runs, or somebody else removes it right now, or did.
+            Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
+            result => result.map_err(wire),
+        }
+    }
+
+    /// The element was removed: everybody who waits on it is told, and what the container says, if
+    /// it runs on, is no longer listened to.
+    pub fn scrub(&self) {
+        self.streams.scrub();
+    }
+
+    /// Whether the element is to forget itself when [`done`](Self::done) resolves.
+    pub fn forgets_itself(&self) -> bool {
+        self.run.scrub
+    }
+
+    /// Resolves once the container has ended and the readers that were attached then are gone, or
+    /// the element is scrubbed.
+    pub async fn done(&self) {
+        if self.wait().await.is_ok() {
+            self.streams.unread().await;
+        }
+    }
+
+    /// Passes an output on until it ends, and sees to it that a lost Engine is not taken for that.
+    async fn drain(self: Arc<Self>, from: Frames, into: pipe::Sender, output: Arc<Output>) {
+        let drained = pump::drain(from, into, self.exited.subscribe());
+        let into = tokio::select! {
+            into = drained => into,
+            () = self.streams.scrubbed() => return,
+        };
+        let Some(into) = into else { return };
+        if let Err(error) = self.ended_in_order().await {
+            output.fail(error);
+        }
+        // The end of the pipe is what the reader sees, so the failure comes first.
+        drop(into);
+        output.settle();
+    }
+
+    /// Whether a stream that is at its end is so because the container is.
+    async fn ended_in_order(&self) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            match self.engine.state(&self.id).await {
+                // The streams of an Engine may end a moment before it says that the container has.
+                Ok(state) if state.running == Some(true) && tries < 10 => {
+                    tries += 1;
+                    tokio::time::sleep(RETRY.0).await;
+                }
+                Ok(state) if state.running == Some(true) => {
+                    let message = "the Docker Engine let go of the stream while the container runs: \
+                                   some of it may be missing";
+                    return Err(Error::new(Code::Exec, message));
+                }
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) => {
+                    let mut error = wire(error);
+                    error.message += "; some of the stream may be missing";
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Watches the container's first process, where it can be seen.
+    async fn watch_process(self: Arc<Self>) {
+        let state = match self.engine.is_local() {
+            true => self.engine.state(&self.id).await.ok(),
+            false => None,
+        };
+        let pid = state
+            .and_then(|state| state.pid)
+            .and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw)
+            && let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+            && is_of_container(pid, &self.id)
+            && let Ok(pidfd) = Descriptor::new(pidfd)
+        {
+            tokio::select! {
+                _ = pidfd.readable() => (),
+                _ = self.streams.over() => (),
+            }
+        } else {
+            // Gone already, or out of sight: then its Engine says when.
+            self.streams.over().await;
+        }
+        self.exited.send_replace(true);
+    }
+
+    /// Waits for the container's end, through restarts of its Engine.
+    async fn watch_end(self: Arc<Self>, exit: tokio::task::JoinHandle<Result<i32, EngineError>>) {
+        let code = tokio::select! {
+            code = self.exit_code(exit) => code,
+            () = self.streams.scrubbed() => return,
+        };
+        let at = SystemTime::now();
+        *self.end() = Some(End { code, at });
+        self.exited.send_replace(true);
+        self.streams.end();
+    }
+
+    /// The container's exit status, once it has one; `None` if it was removed before anybody heard.
+    async fn exit_code(
+        &self,
+        exit: tokio::task::JoinHandle<Result<i32, EngineError>>,
+    ) -> Option<i32> {
+        let mut waited = exit.await.ok();
+        let mut pause = RETRY.0;
+        loop {
+            match waited {
+                Some(Ok(code)) => return Some(code),
+                Some(Err(error)) if error.is_not_found() => return None,
+                Some(Err(error)) if pause == RETRY.0 => {
+                    warn!("container {}: {error}", self.name);
+                }
+                Some(Err(_)) | None => (),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+            waited = Some(self.engine.exit(&self.id, false).await);
+        }
+    }
+
+    fn removed(&self) -> Error {
+        let message = format!(
+            "the container {} was removed by somebody else: `circuit scrub` forgets it",
+            self.name
+        );
+        Error::new(Code::Closed, message)
+    }
+
+    fn end(&self) -> std::sync::MutexGuard<'_, Option<End>> {
+        // No code that runs under the lock can panic half-way through a change.
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attachable for Container {
+    fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    fn attached_gone(&self) {}
+}
+
+/// What an Engine adds to a signal's number for the exit status of whom it ended.
+const SIGNALLED: i32 = 128;
+
+/// Makes a container that does not run yet, under a name that is free: its id and name.
+async fn create(engine: &Engine, run: &Run, path: &Path) -> Result<(String, String), Error> {
+    let body = translate::body(run, path)?;
+    let base = translate::name(path);
+    for number in 1..NAMESAKES {
+        // One that was forgotten while it ran has kept its name.
+        let name = match number {
+            1 => base.clone(),
+            _ => format!("{base}-{number}"),
+        };
+        match engine.create(&name, body.clone()).await {
+            Ok(id) => return Ok((id, name)),
+            Err(error) if error.is_conflict() => (),
+            Err(error) => return Err(wire(error)),
+        }
+    }
+    let message = format!("{NAMESAKES} containers are named {base}: remove some");
+    Err(Error::new(Code::Busy, message))
+}
+
+/// Whether a process of this host is one of a container: an Engine's numbers may be those of
+/// another namespace.
+fn is_of_container(pid: Pid, id: &str) -> bool {
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
+    groups.is_ok_and(|groups| groups.contains(id))
+}
+
+/// An Engine's failure as the caller hears of it.
+fn wire(error: EngineError) -> Error {
+    let code = match &error {
+        EngineError::Said { status: 400, .. } => Code::InvalidArgument,
+        EngineError::Said { .. } => Code::Exec,
+        EngineError::Silent { .. } => Code::Busy,
+        EngineError::Nowhere(_) | EngineError::Address(_) | EngineError::Tls => Code::Internal,
+    };
+    Error::new(code, error.to_string())
+}

@@ -1,0 +1,84 @@
+//! Between a container's streams, which its Engine has, and the pipes of its element.
+//!
+//! The pipes hold what is promised to a late reader; what does not fit stays with the Engine, which
+//! holds about a megabyte and then has the container wait.
+//!
+//! **Invariant:** an output's pipe is closed without a failure only if the Engine says that the
+//! container has ended.
+//!
+//! **Cancellation:** the futures here are the element's own tasks, and end with their streams.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::watch;
+
+use super::engine::{Frames, Sink};
+
+/// How much is taken off the Engine once the container's process has exited, in bytes: an Engine
+/// lets go of what is left in the container's own pipes two seconds later (moby 20.10,
+/// `daemon/monitor.go`, `handleContainerExit`). It holds a megabyte (moby, `pkg/ioutils`,
+/// `blockThreshold`), and the pipes and the socket a quarter of one.
+const LEFT: usize = 4 << 20;
+
+/// Passes on what comes out of a container, as fast as the pipe is read. `exited` tells that the
+/// container's process is gone: from then on the Engine is read ahead of the reader. Returns the
+/// pipe at the end of the stream; nothing if nobody reads it any more.
+pub(super) async fn drain(
+    mut from: Frames,
+    into: Sender,
+    mut exited: watch::Receiver<bool>,
+) -> Option<Sender> {
+    let mut held: VecDeque<Bytes> = VecDeque::new();
+    let mut size = 0;
+    let (mut open, mut knows_exit) = (true, false);
+    while open || !held.is_empty() {
+        let room = held.is_empty() || (knows_exit && size < LEFT);
+        tokio::select! {
+            frame = from.next(), if open && room => match frame {
+                Some(Ok(frame)) => {
+                    let bytes = frame.into_bytes();
+                    size += bytes.len();
+                    held.extend((!bytes.is_empty()).then_some(bytes));
+                }
+                // Why, the Engine is asked afterwards.
+                Some(Err(_)) | None => open = false,
+            },
+            ready = into.writable(), if !held.is_empty() => {
+                ready.ok()?;
+                let Some(front) = held.front_mut() else { continue };
+                match into.try_write(front) {
+                    Ok(count) => {
+                        front.advance(count);
+                        size -= count;
+                        if front.is_empty() {
+                            held.pop_front();
+                        }
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => (),
+                    Err(_) => return None,
+                }
+            }
+            gone = exited.wait_for(|gone| *gone), if !knows_exit => {
+                drop(gone);
+                knows_exit = true;
+            }
+        }
+    }
+    Some(into)
+}
+
+/// How much of an input is passed on at once: what its pipe can hold.
+const PIECE: usize = 64 << 10;
+
+/// Passes on what goes into a container. The pipe's end is the end of its stdin.
+pub(super) async fn feed(from: Receiver, mut into: Sink) {
+    let mut from = BufReader::with_capacity(PIECE, from);
+    if copy_buf(&mut from, &mut into).await.is_ok() {
+        // The container may have gone, and needs no end.
+        let _ = into.shutdown().await;
+    }
+}
