@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod channels;
+mod containers;
 mod dialing;
 mod dns;
 mod forwarding;

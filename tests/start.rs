@@ -302,11 +302,6 @@ fn flags_that_cannot_be_are_refused() {
         assert!(home.registered().is_empty(), "{flags}");
     };
     check(
-        "-docker",
-        1,
-        "start: containers are not in this build yet: leave -docker out",
-    );
-    check(
         "-a 127.0.0.1:x",
         2,
         "start: not an address (HOST[:PORT]): 127.0.0.1:x",

@@ -177,6 +177,6 @@ mod tests {
         let expected = "{\n\t\"b\": [\n\t\t1,\n\t\t{\n\t\t\t\"x\": \"a\\\\\\\"{,\"\n\t\t},\n\t\t[]\n\t],\n\t\"a\": {},\n\t\"c\": null\n}";
         assert_eq!(indented(json), expected);
         assert_eq!(indented(expected), expected);
-        assert_eq!(indented("]]}"), "]\n]\n}");
+        assert_eq!(indented("]]}"), "\n]\n]\n}");
     }
 }

@@ -146,7 +146,7 @@ impl Container {
             Ok(attached) => attached,
             Err(error) => {
                 exit.abort();
-                return Err(wire(error));
+                return Err(not_started(error));
             }
         };
         let container = Arc::new(Container {
@@ -431,6 +431,18 @@ async fn create(engine: &Engine, run: &Run, path: &Path) -> Result<(String, Stri
 fn is_of_container(pid: Pid, id: &str) -> bool {
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
     groups.is_ok_and(|groups| groups.contains(id))
+}
+
+/// Why a container did not start, without the names of those through whose hands it went.
+fn not_started(error: EngineError) -> Error {
+    let mut error = wire(error);
+    if error.code == Code::InvalidArgument {
+        error.code = Code::Exec;
+    }
+    if let Some((_, reason)) = error.message.rsplit_once("container process: ") {
+        error.message = reason.trim_end_matches(": unknown").to_owned();
+    }
+    error
 }
 
 /// An Engine's failure as the caller hears of it.

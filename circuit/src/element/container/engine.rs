@@ -136,7 +136,12 @@ impl Engine {
                 Docker::connect_with_http(&format!("tcp://{host}"), GREETING, API_DEFAULT_VERSION)
             }
         };
-        let docker = connected.map_err(|error| silent(&address, words(&error)))?;
+        let docker = connected.map_err(|error| match error {
+            bollard::errors::Error::SocketNotFoundError(_) => {
+                silent(&address, "no such file or directory")
+            }
+            other => silent(&address, words(&other)),
+        })?;
         let mut engine = Engine { docker, address };
         engine.docker.ping().await.map_err(|e| engine.failed(e))?;
         engine.docker.set_timeout(Duration::from_secs(PATIENCE));
@@ -399,12 +404,16 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
         last = cause;
     }
     let text = last.to_string();
-    one_line(text.split(" (os error").next().unwrap_or(&text)).to_lowercase()
+    one_line(text.split(" (os error").next().unwrap_or(&text))
 }
 
-/// The Engine's words, without its line ends.
+/// The Engine's words, without its line ends, and beginning as our own do.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some(first) = words.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    words
 }
 
 /// What an Engine's answer says went wrong.
@@ -441,7 +450,7 @@ mod tests {
     #[test]
     fn an_engine_s_words_are_one_line() {
         let body = "{\"message\":\"No such container: abc\\n\"}\n";
-        assert_eq!(message(body), "No such container: abc");
+        assert_eq!(message(body), "no such container: abc");
         assert_eq!(message("gone\nfor good\n"), "gone for good");
     }
 }
