@@ -5,7 +5,7 @@ mod engine;
 use serde_json::{Value, json};
 
 use crate::support::{Home, Server};
-use engine::Engine;
+use engine::{Daemon, Engine};
 
 /// Makes a container.
 fn make(server: &Server, path: &str, container: &Value) {
@@ -221,4 +221,70 @@ fn a_server_without_an_engine_says_what_to_do() {
         .run();
     assert!(output.stderr().contains(&error), "{output}");
     assert_eq!(output.stderr().lines().count(), 1, "{output}");
+}
+
+#[test]
+fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
+    if Engine::of_machine().is_none() {
+        return;
+    }
+    let Some(mut daemon) = Daemon::start() else {
+        return;
+    };
+    let Some(engine) = Engine::of(&daemon) else {
+        return;
+    };
+    let home = Home::new();
+    let one = engine.server(&home, "-name one");
+    make(&one, "/one/c", &engine.sh("echo said; sleep 1000"));
+    let reader = one.circuit("stdout /one/c").spawn();
+    reader.prints("said\n");
+    let mut waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
+    crate::support::eventually("somebody waits", || {
+        let stk = one.circuit("stk /one").any_stdout().run();
+        stk.stdout().contains("wait").then_some(())
+    });
+    daemon.kill();
+    let lost = format!("the Docker Engine at {} does not answer: ", daemon.socket());
+    let cut = reader.finish();
+    assert_eq!(cut.stdout(), "said\n");
+    assert!(
+        cut.stderr().starts_with("circuit: stdout /one/c: "),
+        "{cut}"
+    );
+    assert!(cut.stderr().contains(&lost), "{cut}");
+    assert!(
+        cut.stderr()
+            .ends_with("some of the stream may be missing\n"),
+        "{cut}"
+    );
+    for command in ["peek", "scrub", "signal TERM"] {
+        let output = one
+            .circuit(format!("{command} /one/c"))
+            .status(1)
+            .any_stderr()
+            .run();
+        assert!(output.stderr().contains(&lost), "{output}");
+    }
+    let output = one
+        .circuit("mkdkr /one/d")
+        .stdin(engine.sh("true").to_string())
+        .status(1)
+        .any_stderr()
+        .run();
+    assert!(output.stderr().contains(&lost), "{output}");
+    one.circuit("peek /one/d").stdout("null\n").run();
+    assert!(
+        waiting.is_running(),
+        "nobody knows that the container has ended"
+    );
+    // One that comes back ends what it finds running.
+    assert!(daemon.run(), "dockerd starts again");
+    let waited = waiting.finish();
+    assert!(waited.stdout().starts_with("/one/c\t"), "{waited}");
+    assert_eq!(one.peek("/one/c")["State"]["Running"], false);
+    one.circuit("scrub /one/c").run();
+    assert!(engine.containers().is_empty());
+    drop(one);
+    drop(engine);
 }

@@ -1,12 +1,15 @@
 //! The Docker Engine that tests run containers on, and images of their own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::support::{Home, Server};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{DEADLINE, Home, Server};
 
 /// The Engine of this machine, or one that a test started, with an image that is the test's alone.
 /// Dropped, it takes along the image and the containers made of it.
@@ -32,9 +35,9 @@ impl Engine {
         Engine::with_image(std::env::var("DOCKER_HOST").ok(), Some(image))
     }
 
-    /// The Engine at this address.
-    pub(super) fn at(host: String) -> Option<Engine> {
-        Engine::with_image(Some(host), None)
+    /// The Engine that a test started.
+    pub(super) fn of(daemon: &Daemon) -> Option<Engine> {
+        Engine::with_image(Some(daemon.host()), None)
     }
 
     fn with_image(host: Option<String>, image: Option<&str>) -> Option<Engine> {
@@ -135,4 +138,108 @@ fn root() -> tempfile::TempDir {
         .args(["-C", "root", "-cf", "root.tar", "."]);
     assert!(tar.status().unwrap().success());
     dir
+}
+
+/// A Docker Engine of a test's own. Dropped, it is gone, with what it ran.
+pub(super) struct Daemon {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl Daemon {
+    /// Starts one; nothing, and a word about it, if it cannot be.
+    pub(super) fn start() -> Option<Daemon> {
+        let dir = tempfile::Builder::new()
+            .prefix("circuit-dockerd-")
+            .tempdir()
+            .unwrap();
+        let mut daemon = Daemon { dir, daemon: None };
+        if daemon.run() {
+            return Some(daemon);
+        }
+        let log = fs::read_to_string(daemon.file("log")).unwrap_or_default();
+        let why = log.lines().last().unwrap_or("no dockerd");
+        eprintln!("skipped: needs a Docker Engine (dockerd) that a test can start: {why}");
+        None
+    }
+
+    /// Starts it, again if it was stopped; whether it answers in time.
+    pub(super) fn run(&mut self) -> bool {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.file("log"))
+            .unwrap();
+        let mut dockerd = Command::new("dockerd");
+        dockerd
+            .args([
+                "--bridge=none",
+                "--iptables=false",
+                "--ip-forward=false",
+                "--ip-masq=false",
+            ])
+            .arg("--data-root")
+            .arg(self.file("data"))
+            .arg("--exec-root")
+            .arg(self.file("exec"))
+            .arg("--pidfile")
+            .arg(self.file("pid"))
+            .arg("-H")
+            .arg(self.host())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        // One that was killed has left it behind.
+        let _ = fs::remove_file(self.file("pid"));
+        let Ok(child) = dockerd.spawn() else {
+            return false;
+        };
+        self.daemon = Some(child);
+        let begin = Instant::now();
+        while begin.elapsed() < DEADLINE {
+            let exited = self.daemon.as_mut().unwrap().try_wait().unwrap();
+            if exited.is_some() {
+                return false;
+            }
+            let version = Command::new("docker")
+                .env("DOCKER_HOST", self.host())
+                .arg("version")
+                .output();
+            if version.is_ok_and(|answer| answer.status.success()) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
+    /// Kills it: it has no chance to stop its containers.
+    pub(super) fn kill(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    pub(super) fn host(&self) -> String {
+        format!("unix://{}", self.socket())
+    }
+
+    pub(super) fn socket(&self) -> String {
+        self.file("sock").display().to_string()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // In order, so that it unmounts what it has mounted, and stops its containerd.
+        if let Some(mut daemon) = self.daemon.take() {
+            let pid = Pid::from_raw(daemon.id().cast_signed()).unwrap();
+            let _ = kill_process(pid, Signal::TERM);
+            let _ = daemon.wait();
+        }
+    }
 }

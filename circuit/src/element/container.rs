@@ -43,8 +43,9 @@ pub struct Container {
     started: SystemTime,
     end: Mutex<Option<End>>,
     streams: Streams,
-    /// Whether the container's process is known to be gone, which is before its Engine says so.
-    exited: watch::Sender<bool>,
+    /// Whether the Engine is read ahead of the readers: unless the container's process is seen to
+    /// run.
+    ahead: watch::Sender<bool>,
 }
 
 /// How a container ended.
@@ -157,7 +158,7 @@ impl Container {
             started: SystemTime::now(),
             end: Mutex::new(None),
             streams,
-            exited: watch::Sender::new(false),
+            ahead: watch::Sender::new(true),
         });
         tokio::spawn(pump::feed(from_stdin, input));
         let stdout = container.streams.stdout.clone();
@@ -282,7 +283,7 @@ impl Container {
 
     /// Passes an output on until it ends, and sees to it that a lost Engine is not taken for that.
     async fn drain(self: Arc<Self>, from: Frames, into: pipe::Sender, output: Arc<Output>) {
-        let drained = pump::drain(from, into, self.exited.subscribe());
+        let drained = pump::drain(from, into, self.ahead.subscribe());
         let into = tokio::select! {
             into = drained => into,
             () = self.streams.scrubbed() => return,
@@ -322,7 +323,8 @@ impl Container {
         }
     }
 
-    /// Watches the container's first process, where it can be seen.
+    /// Watches the container's first process, where it can be seen. Of one that cannot, or that has
+    /// gone before it could, the outputs are read ahead all the time.
     async fn watch_process(self: Arc<Self>) {
         let state = match self.engine.is_local() {
             true => self.engine.state(&self.id).await.ok(),
@@ -336,15 +338,13 @@ impl Container {
             && is_of_container(pid, &self.id)
             && let Ok(pidfd) = Descriptor::new(pidfd)
         {
+            self.ahead.send_replace(false);
             tokio::select! {
                 _ = pidfd.readable() => (),
                 _ = self.streams.over() => (),
             }
-        } else {
-            // Gone already, or out of sight: then its Engine says when.
-            self.streams.over().await;
+            self.ahead.send_replace(true);
         }
-        self.exited.send_replace(true);
     }
 
     /// Waits for the container's end, through restarts of its Engine.
@@ -355,7 +355,6 @@ impl Container {
         };
         let at = SystemTime::now();
         *self.end() = Some(End { code, at });
-        self.exited.send_replace(true);
         self.streams.end();
     }
 

@@ -18,25 +18,26 @@ use tokio::sync::watch;
 
 use super::engine::{Frames, Sink};
 
-/// How much is taken off the Engine once the container's process has exited, in bytes: an Engine
+/// How much is taken off the Engine ahead of the reader, in bytes, once the container's process has
+/// exited: an Engine
 /// lets go of what is left in the container's own pipes two seconds later (moby 20.10,
 /// `daemon/monitor.go`, `handleContainerExit`). It holds a megabyte (moby, `pkg/ioutils`,
 /// `blockThreshold`), and the pipes and the socket a quarter of one.
 const LEFT: usize = 4 << 20;
 
-/// Passes on what comes out of a container, as fast as the pipe is read. `exited` tells that the
-/// container's process is gone: from then on the Engine is read ahead of the reader. Returns the
-/// pipe at the end of the stream; nothing if nobody reads it any more.
+/// Passes on what comes out of a container, as fast as the pipe is read; while `ahead`, the Engine is
+/// read ahead of the reader. Returns the pipe at the end of the stream; nothing if nobody reads it
+/// any more.
 pub(super) async fn drain(
     mut from: Frames,
     into: Sender,
-    mut exited: watch::Receiver<bool>,
+    mut ahead: watch::Receiver<bool>,
 ) -> Option<Sender> {
     let mut held: VecDeque<Bytes> = VecDeque::new();
     let mut size = 0;
-    let (mut open, mut knows_exit) = (true, false);
+    let mut open = true;
     while open || !held.is_empty() {
-        let room = held.is_empty() || (knows_exit && size < LEFT);
+        let room = held.is_empty() || (*ahead.borrow() && size < LEFT);
         tokio::select! {
             frame = from.next(), if open && room => match frame {
                 Some(Ok(frame)) => {
@@ -62,10 +63,8 @@ pub(super) async fn drain(
                     Err(_) => return None,
                 }
             }
-            gone = exited.wait_for(|gone| *gone), if !knows_exit => {
-                drop(gone);
-                knows_exit = true;
-            }
+            // The sender lives as long as the element, whose task this is.
+            _ = ahead.changed() => (),
         }
     }
     Some(into)
