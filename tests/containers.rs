@@ -15,6 +15,15 @@ fn make(server: &Server, path: &str, container: &Value) {
         .run();
 }
 
+/// Waits until a server has operations of these names in flight.
+fn is_executing(server: &Server, names: &[&str]) {
+    crate::support::eventually(&format!("it executes {names:?}"), || {
+        let stacks = server.circuit("stk /one").any_stdout().run();
+        let all = names.iter().all(|name| stacks.stdout().contains(name));
+        all.then_some(())
+    });
+}
+
 /// The status that `wait` prints.
 fn wait(server: &Server, path: &str) -> Value {
     let waited = server.circuit(format!("wait {path}")).any_stdout().run();
@@ -517,12 +526,13 @@ fn scrub_removes_what_has_ended_and_leaves_alone_what_runs() {
     let idle = engine.sh("sleep 1000");
     make(&one, "/one/c", &idle);
     let waiting = one.circuit("wait /one/c").status(1).spawn();
+    is_executing(&one, &["wait"]);
     one.circuit("scrub /one/c").run();
     assert_eq!(
         waiting.finish().stderr(),
         "circuit: wait /one/c: the element was scrubbed\n"
     );
-    assert_eq!(engine.containers(), [base.clone()]);
+    assert_eq!(engine.containers(), std::slice::from_ref(&base));
     let running = ["inspect", "-f", "{{.State.Running}}", &base];
     assert_eq!(engine.docker(&running), "true\n");
     // Its name is taken.
@@ -551,10 +561,7 @@ fn one_made_with_scrub_goes_at_its_exit() {
         } else {
             let reader = one.circuit("stdout /one/c").spawn();
             let waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-            crate::support::eventually("somebody waits", || {
-                let stk = one.circuit("stk /one").any_stdout().run();
-                (stk.stdout().contains("wait") && stk.stdout().contains("stdout")).then_some(())
-            });
+            is_executing(&one, &["wait", "stdout"]);
             one.circuit("stdin /one/c").stdin("it\n").run();
             assert_eq!(reader.finish().stdout(), "got it\n");
             assert_eq!(waiting.finish().stdout(), "/one/c\tok\n");
@@ -635,10 +642,7 @@ fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
     let reader = one.circuit("stdout /one/c").spawn();
     reader.prints("said\n");
     let mut waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-    crate::support::eventually("somebody waits", || {
-        let stk = one.circuit("stk /one").any_stdout().run();
-        stk.stdout().contains("wait").then_some(())
-    });
+    is_executing(&one, &["wait"]);
     daemon.kill();
     let lost = format!("the Docker Engine at {} does not answer: ", daemon.socket());
     let cut = reader.finish();
