@@ -1,15 +1,15 @@
 //! Handles to elements, one file per kind.
 
 pub mod channel;
-pub mod dns;
 pub mod container;
+pub mod dns;
 pub mod process;
 pub mod server;
 pub mod subscription;
 
 use channel::Chan;
-use dns::Nameserver;
 use container::Container;
+use dns::Nameserver;
 use process::Proc;
 use server::Server;
 use subscription::Subscription;
