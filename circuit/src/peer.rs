@@ -13,6 +13,7 @@ mod link;
 pub mod multicast;
 pub mod outbound;
 pub mod seek;
+pub mod tether;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,7 +22,9 @@ use std::time::Duration;
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
 use circuit_client::transport::tls::Pin;
 use circuit_proto::handshake::Close;
-use circuit_proto::membership::{Config, Input, Machine, Message, Notice, Output, Record};
+use circuit_proto::membership::{
+    Config, Input, Machine, Message, Notice, Output, Record, TetherState,
+};
 use circuit_proto::request::ServerEntry;
 use circuit_proto::{Code, Error, Fingerprint, ServerId, Url};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +34,7 @@ use tracing::{debug, info, warn};
 use datagram::Datagrams;
 use link::Link;
 use outbound::Outbound;
+use tether::{Subject, Tethers};
 
 /// How many events may wait for the driver; who brings more waits. Chosen: a few per connection.
 const EVENTS: usize = 256;
@@ -103,6 +107,7 @@ pub struct Driver {
     peer: Arc<Peer>,
     queue: mpsc::Receiver<Event>,
     datagrams: Datagrams,
+    tethers: Arc<Tethers>,
     links: BTreeMap<Fingerprint, Link>,
     next_number: u64,
     begin: Instant,
@@ -115,6 +120,7 @@ impl Peer {
         incarnation: u64,
         outbound: Arc<Outbound>,
         datagrams: Datagrams,
+        tethers: Arc<Tethers>,
     ) -> (Arc<Peer>, Driver) {
         let (events, queue) = mpsc::channel(EVENTS);
         let mut config = Config::default();
@@ -131,6 +137,7 @@ impl Peer {
             peer: peer.clone(),
             queue,
             datagrams,
+            tethers,
             links: BTreeMap::new(),
             next_number: 1,
             begin: Instant::now(),
@@ -345,6 +352,7 @@ impl Driver {
                 message,
             } => {
                 if self.is_current(&peer, number) {
+                    self.tether(&peer);
                     self.handle(Input::Message {
                         from: peer,
                         message,
@@ -352,14 +360,19 @@ impl Driver {
                 }
             }
             Event::Input { number, input } => {
-                if let Input::Disconnected { peer, .. } = &input
-                    && self.is_current(peer, number)
-                {
-                    self.links.remove(peer);
-                    self.handle(input);
-                } else if number == 0 {
-                    self.handle(input);
+                match &input {
+                    Input::Disconnected { peer, .. } if self.is_current(peer, number) => {
+                        self.links.remove(peer);
+                    }
+                    Input::Tether { peer, state } if self.is_current(peer, number) => match state {
+                        TetherState::Broken => info!("tether broke: {}", peer.id()),
+                        _ => debug!(?state, "tether: {}", peer.id()),
+                    },
+                    _ if number == 0 => (),
+                    // Of a connection before.
+                    _ => return,
                 }
+                self.handle(input);
             }
             // Handled by the loop.
             Event::Leave(_) => (),
@@ -391,7 +404,12 @@ impl Driver {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let link = Link::new(accepted, dialled, number, &self.peer.events);
+        let mut link = Link::new(accepted, dialled, number, &self.peer.events);
+        if !dialled {
+            let subject = self.subject(peer, number);
+            let connection = &link.accepted.connection;
+            link.tether = self.tethers.await_dialler(connection, subject);
+        }
         if let Some(old) = self.links.insert(peer, link) {
             old.close(Close::Redundant);
         }
@@ -399,6 +417,28 @@ impl Driver {
         if let Origin::Accepted(Some(message)) = origin {
             let from = peer;
             self.handle(Input::Message { from, message });
+        }
+    }
+
+    /// Opens the tether of a connection that this server has dialled, if there is none yet.
+    fn tether(&mut self, peer: &Fingerprint) {
+        if let Some(link) = self.links.get(peer)
+            && link.dialled
+            && link.tether.is_none()
+        {
+            let subject = self.subject(*peer, link.number);
+            let tether = self.tethers.dial(&link.accepted.connection, subject);
+            if let Some(link) = self.links.get_mut(peer) {
+                link.tether = tether;
+            }
+        }
+    }
+
+    fn subject(&self, peer: Fingerprint, number: u64) -> Subject {
+        Subject {
+            peer,
+            number,
+            events: self.peer.events.clone(),
         }
     }
 
@@ -427,6 +467,10 @@ impl Driver {
             }
             Output::Send { to, message } => {
                 if let Some(link) = self.links.get(&to) {
+                    // Whoever is pinged may have died, or only stand still.
+                    if let (Message::Ping { .. }, Some(tether)) = (&message, &link.tether) {
+                        tether.ask();
+                    }
                     link.send(message);
                 }
             }

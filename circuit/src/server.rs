@@ -34,7 +34,7 @@ use quinn::VarInt;
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
@@ -42,6 +42,7 @@ use crate::element::subscription::Source;
 use crate::element::{self, Element};
 use crate::peer::multicast::{Multicast, Scope};
 use crate::peer::outbound::Outbound;
+use crate::peer::tether::{self, Tethers};
 use crate::peer::{Peer, datagram, discovery, seek};
 use operations::Operations;
 use var_dir::{Kept, VarDirError};
@@ -141,6 +142,8 @@ pub struct Server {
     pub peer: Arc<Peer>,
     /// What runs its containers, if it hosts any.
     engine: Option<Arc<Engine>>,
+    /// What tells of processes that die.
+    pub tethers: Arc<Tethers>,
     outbound: Arc<Outbound>,
     transfers: forward::Transfers,
     endpoint: quinn::Endpoint,
@@ -179,7 +182,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         None => var_dir::forgetful()?,
     };
     let fingerprint = kept.certificate.fingerprint();
-    let (socket, bound) = listen(options.listen)?;
+    let (socket, listener, bound) = listen(options.listen)?;
     let runtime_dir = RuntimeDir::open();
     let key = match (options.key.clone(), &runtime_dir) {
         (Some(key), _) => Some(key),
@@ -211,7 +214,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
     };
     let outbound = Outbound::new(&endpoint, &kept.certificate, key.as_ref(), &me);
-    let (peer, driver) = Peer::new(record, kept.incarnation, outbound.clone(), datagrams);
+    let tethers = Tethers::new(bound.ip());
+    let (peer, driver) = Peer::new(
+        record,
+        kept.incarnation,
+        outbound.clone(),
+        datagrams,
+        tethers.clone(),
+    );
     // Only convenience hangs on it.
     let registration = runtime_dir.and_then(|dir| dir.register(&me.url).ok());
     let server = Arc::new(Server {
@@ -224,6 +234,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         operations: Operations::new(options.log),
         peer,
         engine,
+        tethers,
         outbound,
         transfers: forward::Transfers::default(),
         endpoint,
@@ -237,6 +248,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
     tasks.spawn(accept::accept(server.clone()));
+    match listener {
+        Ok(listener) => drop(tasks.spawn(server.tethers.clone().accept(listener))),
+        Err(error) => warn!(
+            "cannot listen on TCP {bound}: {error}; if this server is killed, the others learn of \
+             it from its silence"
+        ),
+    }
     for multicast in groups {
         tasks.spawn(discovery::run(
             server.peer.clone(),
@@ -396,17 +414,38 @@ impl Drop for ClientCount {
     }
 }
 
-/// The socket, and the address that it is bound to.
-fn listen(listen: Listen) -> Result<(std::net::UdpSocket, SocketAddr), StartError> {
-    let bind = |address| {
-        let bound = |socket: std::net::UdpSocket| {
-            let address = socket.local_addr()?;
-            Ok((socket, address))
-        };
-        endpoint::socket(address)
-            .and_then(bound)
-            .map_err(|source| StartError::Listen { address, source })
+/// How many free ports are tried for one that TCP has free too. Chosen: where a tenth of the ports
+/// is taken, one start in 10^16 is without tethers.
+const PORTS: usize = 16;
+
+/// A socket, the listener for tethers on the same port or why there is none, and the address.
+type Bound = (
+    std::net::UdpSocket,
+    io::Result<std::net::TcpListener>,
+    SocketAddr,
+);
+
+/// Listens on a port. A given one that TCP does not have free has to do without tethers.
+fn bind_both(address: SocketAddr) -> io::Result<Bound> {
+    let mut attempts = match address.port() {
+        0 => PORTS,
+        _ => 1,
     };
+    loop {
+        let socket = endpoint::socket(address)?;
+        let bound = socket.local_addr()?;
+        let listener = tether::listen(bound);
+        attempts -= 1;
+        if listener.is_ok() || attempts == 0 {
+            return Ok((socket, listener, bound));
+        }
+    }
+}
+
+/// Listens where it is to.
+fn listen(listen: Listen) -> Result<Bound, StartError> {
+    let bind =
+        |address| bind_both(address).map_err(|source| StartError::Listen { address, source });
     match listen {
         Listen::Loopback => bind((Ipv4Addr::LOCALHOST, 0).into()),
         Listen::At(address) => bind(address),

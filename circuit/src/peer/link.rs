@@ -15,6 +15,7 @@ use quinn::ConnectionError;
 use tokio::sync::mpsc;
 
 use super::Event;
+use super::tether::Tether;
 
 /// How many messages may wait for a peer that is slow. Chosen: a sync of a large circuit is a few
 /// dozen; who is behind by more does not read at all.
@@ -28,6 +29,8 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     /// Tells this connection from earlier ones to the same peer.
     pub(super) number: u64,
+    /// What tells whether the process at the other end lives.
+    pub(super) tether: Option<Tether>,
     queue: mpsc::Sender<Message>,
 }
 
@@ -49,6 +52,7 @@ impl Link {
             accepted,
             dialled,
             number,
+            tether: None,
             queue,
         }
     }
@@ -68,7 +72,10 @@ impl Link {
     /// Closes once what is queued has been sent, or a moment has passed.
     pub(super) async fn drain_and_close(self, why: Close) {
         let Link {
-            accepted, queue, ..
+            accepted,
+            queue,
+            tether: _tether,
+            ..
         } = self;
         drop(queue);
         let sent = accepted.connection.closed();

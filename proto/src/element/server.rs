@@ -21,9 +21,13 @@ pub struct Status {
     pub key: bool,
     /// How many servers it knows to be alive, itself included.
     pub servers: u64,
+    /// How many neighbours it has.
+    pub degree: u64,
     /// The ids of its neighbours.
     #[serde(deserialize_with = "growing")]
     pub links: Vec<ServerId>,
+    /// How many tethers it has: beside each link one, where no firewall stands between.
+    pub tethers: u64,
     /// The ids of the servers that are suspected to have died.
     #[serde(deserialize_with = "growing")]
     pub suspected: Vec<ServerId>,

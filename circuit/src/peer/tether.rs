@@ -1,0 +1,417 @@
+//! Tethers: beside each connection for membership a TCP connection, to the same port number, which
+//! says nothing and tells by its end that the process at the other end is gone.
+//!
+//! QUIC ends with the process, unheard; a TCP connection is the kernel's, which closes it when the
+//! process dies, and goes on acknowledging while the process is merely stopped. The end that
+//! dialled the QUIC connection dials this one too. Each end shows a token that only the two ends of
+//! the QUIC connection know; then both are silent.
+//!
+//! Whether the other kernel still acknowledges is found out when asked ([`Tether::ask`]): TCP's
+//! keep-alive is made to fall due, once, and a moment later the kernel is asked when it last
+//! received an acknowledgement.
+//!
+//! Nothing rests on a tether but time: where there is none, or its end means something else, the
+//! machine finds out by asking.
+//!
+//! **Invariants:** a connection without a valid token costs one of [`MAX_STRANGERS`] places, for at
+//! most [`PATIENCE`]. A token opens one tether. A tether at rest has no timer.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use circuit_client::transport::dial::DIAL_TIMEOUT;
+use circuit_client::transport::endpoint::plain;
+use circuit_proto::Fingerprint;
+use circuit_proto::membership::{Input, TetherState};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+use super::Event;
+
+/// How long a connection may take to show its token.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many connections may be without a token at the same time; those beyond are closed at once.
+/// As for QUIC: DESIGN.md, section 5.
+const MAX_STRANGERS: usize = 256;
+
+/// How many connections the kernel holds that were not accepted yet. Linux's own usual bound.
+const BACKLOG: i32 = 128;
+
+/// How long accepting rests when it fails, as for want of descriptors. Chosen.
+const REST: Duration = Duration::from_millis(100);
+
+/// What the tokens are derived with (RFC 9266 has the idea, RFC 8446, section 7.5, the exporter).
+const LABEL: &[u8] = b"EXPORTER-circuit/1 tether";
+
+/// TCP's longest wait before a keep-alive, in seconds: as good as never.
+const NEVER: Duration = Duration::from_secs(32_767);
+
+/// TCP's shortest: on a connection that has been quiet for as long, it falls due at once.
+const NOW: Duration = Duration::from_secs(1);
+
+/// How old an acknowledgement may be.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// How often, and how many times, it is looked for after a keep-alive: as long as a probe pings
+/// before it can come to a verdict (`PING_EVERY` and `PINGS` of the machine).
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 9;
+
+/// What one end of a tether shows.
+type Token = [u8; 32];
+
+/// The tokens of the two ends.
+struct Tokens {
+    dialler: Token,
+    acceptor: Token,
+}
+
+impl Tokens {
+    fn of(connection: &quinn::Connection) -> Option<Tokens> {
+        let token = |context| {
+            let mut token = Token::default();
+            connection
+                .export_keying_material(&mut token, LABEL, context)
+                .ok()?;
+            Some(token)
+        };
+        Some(Tokens {
+            dialler: token(b"dialler")?,
+            acceptor: token(b"acceptor")?,
+        })
+    }
+}
+
+/// The tethers of one server.
+#[derive(Debug)]
+pub struct Tethers {
+    /// The address that the server is bound to.
+    address: IpAddr,
+    /// By the diallers' tokens. The map's hashes are of its own secret, so that how long a token
+    /// takes to be found tells nothing of the others.
+    expected: Mutex<HashMap<Token, Expected>>,
+    held: AtomicUsize,
+}
+
+/// A tether that the other end is to open.
+#[derive(Debug)]
+struct Expected {
+    answer: Token,
+    stream: oneshot::Sender<TcpStream>,
+}
+
+/// Whom a tether is to, and who hears of it.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) peer: Fingerprint,
+    pub(super) number: u64,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+/// One tether, there or to come. Dropped, it is closed.
+#[derive(Debug)]
+pub(super) struct Tether {
+    asked: Arc<Notify>,
+    task: AbortHandle,
+}
+
+/// The listener for tethers on this address, which says its port.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        socket.set_only_v6(false)?;
+    }
+    // Those of a life before may linger.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Tethers {
+    /// None yet, for a server that is bound to this address.
+    pub fn new(address: IpAddr) -> Arc<Tethers> {
+        Arc::new(Tethers {
+            address,
+            expected: Mutex::default(),
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many there are.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Accepts connections for as long as the server lives.
+    pub async fn accept(self: Arc<Self>, listener: std::net::TcpListener) {
+        let Ok(listener) = TcpListener::from_std(listener) else {
+            return;
+        };
+        let places = Arc::new(Semaphore::new(MAX_STRANGERS));
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(REST).await;
+                continue;
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                continue;
+            };
+            let tethers = self.clone();
+            tokio::spawn(async move {
+                let _place = place;
+                let _ = tokio::time::timeout(PATIENCE, tethers.greet(stream)).await;
+            });
+        }
+    }
+
+    /// Reads a token, answers it, and hands the connection to whom it is for. Closes it otherwise.
+    async fn greet(&self, mut stream: TcpStream) -> Option<()> {
+        let mut token = Token::default();
+        stream.read_exact(&mut token).await.ok()?;
+        let expected = self.expected().remove(&token)?;
+        stream.write_all(&expected.answer).await.ok()?;
+        expected.stream.send(stream).ok()
+    }
+
+    /// The tether of a connection that the other end has dialled: it will come, or not. From now
+    /// on its token is valid.
+    pub(super) fn await_dialler(
+        self: &Arc<Self>,
+        connection: &quinn::Connection,
+        subject: Subject,
+    ) -> Option<Tether> {
+        let tokens = Tokens::of(connection)?;
+        let (stream, opened) = oneshot::channel();
+        let expected = Expected {
+            answer: tokens.acceptor,
+            stream,
+        };
+        self.expected().insert(tokens.dialler, expected);
+        let expectation = Expectation {
+            tethers: self.clone(),
+            token: tokens.dialler,
+        };
+        Some(Tether::spawn(self.clone(), subject, async move {
+            let _expectation = expectation;
+            opened.await.ok()
+        }))
+    }
+
+    /// The tether of a connection that this end has dialled. To be called once the other end has
+    /// said something on it: then it expects the token.
+    pub(super) fn dial(
+        self: &Arc<Self>,
+        connection: &quinn::Connection,
+        subject: Subject,
+    ) -> Option<Tether> {
+        let tokens = Tokens::of(connection)?;
+        let (from, to) = (self.address, plain(connection.remote_address()));
+        Some(Tether::spawn(self.clone(), subject, async move {
+            let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(from, to, &tokens)).await;
+            match dialled {
+                Ok(Ok(stream)) => Some(stream),
+                Ok(Err(error)) => {
+                    tracing::debug!("no tether to {to}: {error}");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!("no tether to {to}: no answer");
+                    None
+                }
+            }
+        }))
+    }
+
+    fn expected(&self) -> MutexGuard<'_, HashMap<Token, Expected>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Withdraws a token when nobody waits for its tether any more.
+struct Expectation {
+    tethers: Arc<Tethers>,
+    token: Token,
+}
+
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        self.tethers.expected().remove(&self.token);
+    }
+}
+
+/// Counts a tether.
+struct Held(Arc<Tethers>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn dial(from: IpAddr, to: SocketAddr, tokens: &Tokens) -> io::Result<TcpStream> {
+    let socket = match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
+        socket.bind((from, 0).into())?;
+    }
+    let mut stream = socket.connect(to).await?;
+    stream.write_all(&tokens.dialler).await?;
+    let mut answer = Token::default();
+    stream.read_exact(&mut answer).await?;
+    // Who listens there may be somebody else.
+    match answer == tokens.acceptor {
+        true => Ok(stream),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl Tether {
+    fn spawn(
+        tethers: Arc<Tethers>,
+        subject: Subject,
+        opened: impl Future<Output = Option<TcpStream>> + Send + 'static,
+    ) -> Tether {
+        let asked = Arc::new(Notify::new());
+        let ask = asked.clone();
+        let task = tokio::spawn(async move {
+            let Some(stream) = opened.await else { return };
+            tethers.held.fetch_add(1, Ordering::Relaxed);
+            let _held = Held(tethers);
+            hold(&stream, &ask, &subject).await;
+        });
+        Tether {
+            asked,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// Finds out whether the other kernel still acknowledges; the answer comes as an event.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
+    }
+}
+
+impl Drop for Tether {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Holds a tether until it ends.
+async fn hold(stream: &TcpStream, asked: &Notify, subject: &Subject) {
+    let rest = TcpKeepalive::new().with_time(NEVER).with_interval(NOW);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&rest);
+    let answer = async {
+        let mut told = TetherState::Unknown;
+        loop {
+            asked.notified().await;
+            let mut state = acknowledgement(stream);
+            if state == TetherState::Unknown {
+                // What was true is so no longer, while nothing else is known.
+                if told != state {
+                    subject.tell(state).await;
+                    told = state;
+                }
+                state = acknowledgement_after_keepalive(stream).await;
+            }
+            if told != state {
+                subject.tell(state).await;
+                told = state;
+            }
+        }
+    };
+    tokio::select! {
+        state = end(stream) => subject.tell(state).await,
+        () = answer => (),
+    }
+}
+
+/// Whether the other kernel has acknowledged something of late.
+fn acknowledgement(stream: &TcpStream) -> TetherState {
+    match since_acknowledgement(stream) {
+        Some(since) if since < RECENT => TetherState::Acknowledged,
+        _ => TetherState::Unknown,
+    }
+}
+
+/// The same, once it had something to acknowledge.
+async fn acknowledgement_after_keepalive(stream: &TcpStream) -> TetherState {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(NOW));
+    let mut state = TetherState::Unknown;
+    for _ in 0..LOOKS {
+        tokio::time::sleep(LOOK_EVERY).await;
+        state = acknowledgement(stream);
+        if state == TetherState::Acknowledged {
+            break;
+        }
+    }
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(NEVER));
+    state
+}
+
+/// Lasts until the tether ends; what its end says.
+async fn end(stream: &TcpStream) -> TetherState {
+    loop {
+        let read = match stream.readable().await {
+            Ok(()) => stream.try_read(&mut [0]),
+            Err(error) => Err(error),
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Ok(0) => return TetherState::Broken,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return TetherState::Broken;
+            }
+            // It was to be silent; or the network ended it.
+            Ok(_) | Err(_) => return TetherState::Unknown,
+        }
+    }
+}
+
+/// How long ago the other kernel last acknowledged anything: `tcpi_last_ack_recv` of tcp(7).
+#[allow(unsafe_code)]
+fn since_acknowledgement(stream: &TcpStream) -> Option<Duration> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which are there, and integers of any value
+    // are a `tcp_info`; what an older kernel does not write is zero.
+    let info = unsafe {
+        let result = libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        );
+        (result == 0).then(|| info.assume_init())
+    }?;
+    Some(Duration::from_millis(info.tcpi_last_ack_recv.into()))
+}
+
+impl Subject {
+    async fn tell(&self, state: TetherState) {
+        let peer = self.peer;
+        let event = Event::Input {
+            number: self.number,
+            input: Input::Tether { peer, state },
+        };
+        // Without a driver there is nobody to tell.
+        let _ = self.events.send(event).await;
+    }
+}
