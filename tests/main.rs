@@ -32,6 +32,8 @@ mod servers;
 mod start;
 mod strangers;
 mod streams;
+mod subscriptions;
 mod support;
+mod tethers;
 mod usage;
 mod vanishing;

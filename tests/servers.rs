@@ -9,7 +9,7 @@ fn the_status_of_a_server() {
     let home = Home::new();
     let [one, two] = home.start_all(["one", "two"]);
     one.make("/one/p", r#"{"Path": "cat"}"#);
-    let mut status = one.peek("/one");
+    let mut status = one.until("/one", |status| status["Tethers"] == 1);
     let joined = status["Joined"].take();
     assert!(joined.as_str().unwrap().ends_with('Z'), "{joined}");
     assert_eq!(
@@ -21,7 +21,9 @@ fn the_status_of_a_server() {
             "Version": env!("CARGO_PKG_VERSION"),
             "Key": true,
             "Servers": 2,
+            "Degree": 1,
             "Links": [two.id()],
+            "Tethers": 1,
             "Suspected": [],
             "Isolated": false,
             "Clients": 1,

@@ -89,6 +89,13 @@ impl Server {
         output.stdout().lines().map(str::to_owned).collect()
     }
 
+    /// The lines that `ls -l` prints.
+    pub(crate) fn ls_long(&self, pattern: &str) -> Vec<String> {
+        let line = format!("ls -l {pattern}");
+        let output = self.circuit(line).any_stdout().any_stderr().unchecked();
+        output.stdout().lines().map(str::to_owned).collect()
+    }
+
     /// A connection of this test's own.
     pub(crate) async fn client(&self, home: &Home) -> Client {
         Client::dial(&self.url, Some(&home.key())).await.unwrap()

@@ -88,3 +88,41 @@ impl Watch for Subscription {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use circuit_proto::Fingerprint;
+    use circuit_proto::membership::Record;
+
+    use super::*;
+
+    fn record(number: u64) -> Record {
+        let mut fingerprint = Fingerprint([0; 32]);
+        fingerprint.0[..8].copy_from_slice(&number.to_be_bytes());
+        Record {
+            fingerprint,
+            url: format!("circuit://127.0.0.1:1/1/{}", fingerprint.id().in_url())
+                .parse()
+                .unwrap(),
+            name: String::new(),
+            started: 0,
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_dropped_is_counted() {
+        let subscription = Subscription::new(Source::Leave).unwrap();
+        // Those who join are of no interest here.
+        subscription.notice(&Notice::Join(record(0)));
+        for number in 1..=HELD + 3 {
+            subscription.notice(&Notice::Leave(record(number)));
+        }
+        let status = subscription.status();
+        assert_eq!((status.pending, status.dropped), (HELD, 3));
+        let first = subscription.channel().receive().take_whole().unwrap();
+        assert_eq!(
+            first,
+            record(4).fingerprint.id().to_string().replace('X', "/X")
+        );
+    }
+}

@@ -415,3 +415,73 @@ impl Subject {
         let _ = self.events.send(event).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tether's two ends, without what comes before it is silent.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialled = TcpStream::connect(listener.local_addr().unwrap());
+        let (dialled, accepted) = tokio::join!(dialled, listener.accept());
+        let ends = (dialled.unwrap(), accepted.unwrap().0);
+        for end in [&ends.0, &ends.1] {
+            let rest = TcpKeepalive::new().with_time(NEVER).with_interval(NOW);
+            SockRef::from(end).set_tcp_keepalive(&rest).unwrap();
+        }
+        ends
+    }
+
+    #[tokio::test]
+    async fn a_kernel_acknowledges_when_asked_and_not_before() {
+        let (one, _other) = pair().await;
+        // What opened it was acknowledged.
+        assert_eq!(acknowledgement(&one), TetherState::Acknowledged);
+        tokio::time::sleep(RECENT + LOOK_EVERY).await;
+        // The process at the other end does nothing at all, before as after.
+        assert_eq!(acknowledgement(&one), TetherState::Unknown);
+        let state = acknowledgement_after_keepalive(&one).await;
+        assert_eq!(state, TetherState::Acknowledged);
+    }
+
+    #[tokio::test]
+    async fn only_the_other_kernel_breaks_a_tether() {
+        let (one, other) = pair().await;
+        drop(other);
+        assert_eq!(end(&one).await, TetherState::Broken, "closed");
+        let (one, other) = pair().await;
+        // What it has not read makes its kernel reset the connection.
+        one.try_write(b"unread").unwrap();
+        other.readable().await.unwrap();
+        drop(other);
+        assert_eq!(end(&one).await, TetherState::Broken, "reset");
+        let (one, mut other) = pair().await;
+        other.write_all(b"chatter").await.unwrap();
+        assert_eq!(end(&one).await, TetherState::Unknown, "it is to be silent");
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_a_token_is_closed_in_time() {
+        let tethers = Tethers::new(IpAddr::from([127, 0, 0, 1]));
+        let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(tethers.clone().accept(listener));
+        let begin = tokio::time::Instant::now();
+        let mut silent = Vec::new();
+        for _ in 0..MAX_STRANGERS + 50 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        for stream in &mut silent {
+            // Closed, in one way or another.
+            assert!(!matches!(stream.read(&mut [0]).await, Ok(1)));
+        }
+        let took = begin.elapsed();
+        assert!(took < PATIENCE + Duration::from_secs(2), "{took:?}");
+        let mut liar = TcpStream::connect(address).await.unwrap();
+        liar.write_all(&Token::default()).await.unwrap();
+        assert!(!matches!(liar.read(&mut [0]).await, Ok(1)));
+        assert_eq!(tethers.held(), 0);
+        accepting.abort();
+    }
+}
