@@ -34,13 +34,14 @@ mod sandbox;
 mod segments;
 mod six;
 mod subscribers;
+mod twelve;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{Circuit, Server};
 use host::{Host, hosts, many_hosts};
-use sandbox::on_hosts;
+use sandbox::{on_hosts, skipped};
 
 /// The group that the reference's README uses, and so everybody.
 const GROUP: &str = "228.8.8.8:7711";
@@ -55,6 +56,11 @@ const REMOVAL: Duration = Duration::from_secs(6);
 /// them: far below what silence takes, and above what was measured (0.8 s) by what a busy machine
 /// adds.
 const KILLED: Duration = Duration::from_secs(2);
+
+/// Whether there is time for tests that take minutes.
+fn is_long() -> bool {
+    std::env::var_os("CIRCUIT_TEST_LONG").is_some_and(|value| !value.is_empty())
+}
 
 /// Starts servers, all at the same moment.
 fn started(commands: Vec<Circuit>) -> Vec<Server> {

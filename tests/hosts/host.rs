@@ -6,6 +6,9 @@ use std::sync::Arc;
 use super::sandbox;
 use crate::support::{Circuit, Home, Server, eventually};
 
+/// The header of a packet on a cable, in bytes.
+const ETHERNET: u64 = 14;
+
 /// How many segments a switch has.
 const SEGMENTS: usize = 2;
 
@@ -256,6 +259,21 @@ impl Host {
                 .unwrap();
             (state.stdout == b"up\n").then_some(())
         });
+    }
+
+    /// How many packets `eth0` has sent, and how many bytes in them from the IP header on.
+    pub(super) fn sent(&self) -> (u64, u64) {
+        let count = |what: &str| -> u64 {
+            let mut command = self.switch.netns.command("cat");
+            let path = format!("/sys/class/net/{}/statistics/rx_{what}", self.port("eth0"));
+            let output = command.arg(path).output().unwrap();
+            String::from_utf8_lossy(&output.stdout)
+                .trim()
+                .parse()
+                .unwrap()
+        };
+        let packets = count("packets");
+        (packets, count("bytes") - packets * ETHERNET)
     }
 
     /// The name of the switch's end of the cable.

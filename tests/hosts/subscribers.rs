@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use super::events::Events;
 use super::{
-    DISCOVER, REMOVAL, circuit_on, logged, many_hosts, measured, on_hosts, removed, whole,
+    DISCOVER, REMOVAL, circuit_on, is_long, logged, many_hosts, measured, on_hosts, removed, whole,
     work_together,
 };
 use crate::support::{Server, eventually_within};
@@ -81,6 +81,9 @@ fn subscribers_on_both_sides_of_a_cut_hear_of_it_and_of_the_heal() {
             removed(right, &before.1, gone, Duration::from_secs(10));
         }
         measured("halves of six know of the cut after", begin.elapsed());
+        if is_long() {
+            std::thread::sleep(Duration::from_secs(30).saturating_sub(begin.elapsed()));
+        }
         for server in left {
             events.are(server, &each(&all, 1), &each(right, 1), NEWS);
         }
