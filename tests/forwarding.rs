@@ -330,3 +330,22 @@ fn a_client_that_vanishes_frees_its_place_at_the_other_end() {
     one.circuit("stdin /two/p").stdin("next").run();
     one.circuit("stdout /two/p").stdout("next").run();
 }
+
+#[test]
+fn a_server_that_came_back_elsewhere_is_reached_there_at_once() {
+    let home = Home::new();
+    let one = home.start("one");
+    let start = format!("start -a 127.0.0.1 -name two -var two -j {}", one.url());
+    let mut two = home.circuit(&start).serve();
+    Server::see_each_other(&[&one, &two]);
+    one.circuit("peek /two/x").stdout("null\n").run();
+    two.kill();
+    let again = home.circuit(&start).serve();
+    assert_ne!(two.address(), again.address());
+    let address = again.address().to_string();
+    eventually("its new life is in the view", || {
+        let listed = one.circuit("ls -l /").any_stdout().run();
+        listed.stdout().contains(&address).then_some(())
+    });
+    one.circuit("peek /two/x").stdout("null\n").run();
+}

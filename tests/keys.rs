@@ -210,3 +210,23 @@ fn key_files_that_are_none_are_refused_and_exposed_ones_draw_a_warning() {
         .stderr("circuit: warning: others can read the key file key: chmod 600 key\n")
         .run();
 }
+
+#[test]
+fn a_file_without_end_is_no_key_and_no_url() {
+    let home = Home::new();
+    home.circuit("ls -hmac /dev/zero /")
+        .status(1)
+        .any_stderr()
+        .run();
+    let end = home
+        .circuit("ls /")
+        .env("CIRCUIT", "/dev/zero")
+        .status(255)
+        .any_stderr()
+        .run();
+    assert!(
+        end.stderr().contains("holds no URL"),
+        "{}",
+        &end.stderr()[..200]
+    );
+}

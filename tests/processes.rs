@@ -468,3 +468,33 @@ fn children_begin_with_the_limit_that_the_server_was_started_with() {
             .run();
     }
 }
+
+#[test]
+fn exited_processes_cost_no_descriptors_however_many_were_started_at_once() {
+    let home = Home::new();
+    let one = home.start("one");
+    let open = || {
+        let entries = fs::read_dir(format!("/proc/{}/fd", one.pid())).unwrap();
+        entries.count()
+    };
+    one.circuit("peek /one").any_stdout().run();
+    let before = open();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = one.client(&home).await;
+        let anchor = client.walk("/one/many").unwrap();
+        let mut making = tokio::task::JoinSet::new();
+        for n in 0..200 {
+            let anchor = anchor.walk(&n.to_string()).unwrap();
+            making.spawn(async move {
+                let process = anchor.make_proc(circuit_client::Cmd::new("true")).await;
+                process.unwrap().wait().await.unwrap();
+            });
+        }
+        while let Some(made) = making.join_next().await {
+            made.unwrap();
+        }
+        client.close().await;
+    });
+    eventually("all are closed", || (open() <= before).then_some(()));
+}

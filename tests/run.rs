@@ -409,3 +409,18 @@ fn a_run_that_ends_in_order_leaves_what_went_into_the_background_alone() {
     assert!(one.ls("/one").is_empty());
     assert!(lives(pid));
 }
+
+#[test]
+fn what_cannot_be_written_here_is_not_left_there() {
+    let home = Home::new();
+    let one = home.start("one");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let end = one
+        .circuit("run /one/p -- seq 1000000")
+        .spawn_into(full.unwrap())
+        .finish();
+    assert_eq!(end.status.code(), Some(1));
+    eventually("nothing is left", || {
+        one.ls("/one").is_empty().then_some(())
+    });
+}

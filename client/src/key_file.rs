@@ -1,7 +1,7 @@
 //! Files that hold a circuit's key.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,9 @@ pub enum KeyFileError {
     Random(getrandom::Error),
 }
 
+/// How much of a key's file is read, in bytes: more than any key has.
+const LONGEST: u64 = 4096;
+
 /// A key from a file, and whether others than its owner can read the file, which is worth a
 /// warning.
 ///
@@ -54,8 +57,11 @@ pub fn read(path: &Path) -> Result<(Key, bool), KeyFileError> {
         path: path.to_owned(),
         source,
     };
-    let text = fs::read_to_string(path).map_err(failed)?;
-    let exposed = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o077 != 0;
+    let file = File::open(path).map_err(failed)?;
+    let exposed = file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0;
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text).map_err(failed)?;
+    let text = String::from_utf8_lossy(&text);
     let key = Key::parse(&text).map_err(|source| KeyFileError::Key {
         path: path.to_owned(),
         source,

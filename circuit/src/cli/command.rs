@@ -240,8 +240,8 @@ circuit mkproc /X88550014d4c82e4d/pippi"
     /// Execute a command on a server as if it ran here
     ///
     /// Makes a process, attaches stdin, stdout and stderr, passes signals on, exits as the process
-    /// did (128 + the signal's number if one ended it), and scrubs it. If this command is killed,
-    /// the process goes on, at its path.
+    /// did (128 + the signal's number if one ended it), and scrubs it. Killed, it leaves
+    /// nothing behind: the process is hung up, as by a terminal that closes.
     #[command(override_usage = "circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...")]
     Run(Run),
     /// Merge the circuit of a server with another circuit

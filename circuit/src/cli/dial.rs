@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,13 @@ use super::error::{Failure, say};
 pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     let key = key(dial.hmac.as_deref())?;
     let choice = choose(dial)?;
+    let tried = match &choice {
+        Choice::Url(url) => format!("no answer from {}", url.authority()),
+        Choice::Group(group) => {
+            format!("no server that lets us in answered on the multicast group {group}")
+        }
+        Choice::Local => "no server of yours on this machine answered".to_owned(),
+    };
     let dialled = async {
         Ok::<_, Failure>(match choice {
             Choice::Url(url) => Client::dial(&url, key.as_ref()).await?,
@@ -28,9 +36,7 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
         .await
         .unwrap_or_else(|_| {
             let seconds = dial.timeout.as_secs_f32();
-            Err(Failure::no_circuit(format!(
-                "no circuit was reached within {seconds} s"
-            )))
+            Err(Failure::no_circuit(format!("{tried} within {seconds} s")))
         })?;
     Ok(client.with_timeout(dial.timeout))
 }
@@ -91,10 +97,20 @@ pub(super) fn key(flag: Option<&Path>) -> Result<Option<Key>, Failure> {
     Ok(Some(key))
 }
 
+/// How much of a file that holds a URL is read, in bytes: more than any URL has.
+const LONGEST_URL: u64 = 4096;
+
 /// The URL in the file that `CIRCUIT` names.
 fn url_in(path: &Path) -> Result<Url, Failure> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let read = || {
+        let mut text = Vec::new();
+        std::fs::File::open(path)?
+            .take(LONGEST_URL)
+            .read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    let text = read().map_err(|error: std::io::Error| {
         let what = format!("cannot read the file {shown} that CIRCUIT names");
         Failure::no_circuit(format!("{what}: {}", super::error::chain(&error)))
             .with_hint("write a server's URL into it, or use -d URL")

@@ -56,6 +56,14 @@ struct Life {
 /// long as a client that was killed holds anything.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How long after a process's exit it is looked again whether its outputs have come to their ends.
+/// Chosen: a start of another takes a millisecond, and who still holds them then is a child of it.
+const SETTLING: [Duration; 3] = [
+    Duration::from_millis(20),
+    Duration::from_millis(200),
+    Duration::from_secs(2),
+];
+
 impl Process {
     /// Executes the command. Fails with the operating system's reason, and then nothing is left.
     ///
@@ -265,11 +273,17 @@ impl Process {
             }
         }
         *self.terminal() = None;
-        self.streams.stdout.settle();
-        self.streams.stderr.settle();
+        let settled = self.streams.settle();
         self.streams.end();
         if self.streams.is_scrubbed() {
             self.let_go();
+        }
+        // Between its fork and its exec every other child holds the pipes for a moment.
+        let mut pauses = SETTLING.into_iter();
+        let mut settled = settled;
+        while let (false, Some(pause)) = (settled, pauses.next()) {
+            tokio::time::sleep(pause).await;
+            settled = self.streams.settle();
         }
     }
 

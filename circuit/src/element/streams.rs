@@ -92,6 +92,12 @@ impl Streams {
         self.stderr.unread().await;
     }
 
+    /// The element has ended: takes over what is left of its outputs. Whether nothing is left open.
+    pub fn settle(&self) -> bool {
+        let outputs = [&self.stdout, &self.stderr];
+        outputs.map(|output| output.settle()) == [true, true]
+    }
+
     /// The element has ended: whoever writes fails, and whoever waits is told.
     pub fn end(&self) {
         self.stdin.abandon();

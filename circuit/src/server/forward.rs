@@ -59,6 +59,8 @@ struct Place {
 #[derive(Debug, Clone)]
 struct Transfer {
     accepted: Accepted,
+    /// Which life of the server it leads to.
+    to: Record,
     used: Arc<Use>,
 }
 
@@ -85,6 +87,12 @@ impl Transfers {
         };
         let asked = Instant::now();
         let mut place = slot.place.lock().await;
+        if let Some(transfer) = &place.open
+            && transfer.to != *to
+        {
+            // The life before, which may have ended without a word.
+            close(&transfer.accepted.connection, Close::Done);
+        }
         if let Some(transfer) = &place.open
             && transfer.accepted.connection.close_reason().is_none()
         {
@@ -125,7 +133,11 @@ impl Transfers {
             }
         });
         let connection = accepted.connection.clone();
-        place.open = Some(Transfer { accepted, used });
+        place.open = Some(Transfer {
+            accepted,
+            to: to.clone(),
+            used,
+        });
         Ok((connection, in_use))
     }
 }

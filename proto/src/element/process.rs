@@ -57,7 +57,7 @@ impl Cmd {
     }
 }
 
-/// Where a process's output goes: `"pipe"`, `"discard"`, or a file's path.
+/// Where a process's output goes: `"pipe"`, `"discard"` (in any case), or a file's path.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Sink {
@@ -73,7 +73,7 @@ pub enum Sink {
 
 impl From<String> for Sink {
     fn from(text: String) -> Sink {
-        match text.as_str() {
+        match text.to_ascii_lowercase().as_str() {
             "" | "pipe" => Sink::Pipe,
             "discard" => Sink::Discard,
             _ => Sink::File(text),

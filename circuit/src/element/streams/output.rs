@@ -126,16 +126,20 @@ impl Output {
     }
 
     /// The process has exited: what it left is taken over, and the pipe closed if nobody else
-    /// writes to it, so that an exited process costs no descriptors.
-    pub fn settle(&self) {
+    /// writes to it, so that an exited process costs no descriptors. Whether it is closed, or
+    /// somebody reads it to its end.
+    pub fn settle(&self) -> bool {
         let mut state = self.lock();
-        if state.attached || !state.pending.is_empty() {
-            return;
+        let Some(source) = state.source.clone() else {
+            return true;
+        };
+        if state.attached {
+            // Who reads it comes to its end.
+            return true;
         }
-        let Some(source) = &state.source else { return };
-        let mut left = Vec::new();
+        let mut left = Vec::from(std::mem::take(&mut state.pending));
         loop {
-            match read(source) {
+            match read(&source) {
                 Ok(bytes) if bytes.is_empty() => {
                     state.source = None;
                     break;
@@ -155,6 +159,7 @@ impl Output {
             }
         }
         state.pending = left.into();
+        state.source.is_none()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
