@@ -112,7 +112,7 @@ mod tests {
             write_new(&path, &key).is_err(),
             "an existing file is never overwritten"
         );
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(read(&path).unwrap(), (key, true));
     }
 
