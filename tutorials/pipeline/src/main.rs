@@ -121,28 +121,46 @@ async fn print(results: &Chan, mut total: oneshot::Receiver<u64>) -> Result<()> 
     Ok(())
 }
 
-/// Takes lines, one at a time, and sends their results, until the lines end.
+/// Takes lines, one at a time, and sends their results, until the lines end. They end when all are
+/// done by somebody: the channel is closed then, or gone with whoever made it.
 async fn work(url: &str) -> Result<()> {
     let (client, anchor) = place(url).await?;
     let (lines, results) = (anchor.walk("lines")?.chan(), anchor.walk("results")?.chan());
     loop {
-        let mut message = match lines.recv().await {
-            Ok(message) => message,
-            Err(error) if error.code() == Some(Code::Closed) => break,
-            Err(error) => return Err(error.into()),
-        };
-        let mut line = Vec::new();
-        while let Some(bytes) = message.chunk().await? {
-            line.extend_from_slice(&bytes);
+        match work_on_one(&lines, &results).await {
+            Ok(()) => (),
+            Err(error)
+                if error
+                    .downcast_ref()
+                    .and_then(circuit_client::Error::code)
+                    .is_some_and(ends) =>
+            {
+                break;
+            }
+            Err(error) => return Err(error),
         }
-        let text = String::from_utf8_lossy(&line);
-        let mut words = text.split_whitespace();
-        let number = words.next().ok_or("a malformed line")?;
-        let result = format!("{number} {}", words.count());
-        results.send_all(result).await?;
-        // Only now is it done: if we are killed before, somebody else gets the line.
-        message.accept().await?;
     }
     client.close().await;
+    Ok(())
+}
+
+/// Whether no more lines come.
+fn ends(code: Code) -> bool {
+    matches!(code, Code::Closed | Code::Aborted | Code::NoSuchElement)
+}
+
+async fn work_on_one(lines: &Chan, results: &Chan) -> Result<()> {
+    let mut message = lines.recv().await?;
+    let mut line = Vec::new();
+    while let Some(bytes) = message.chunk().await? {
+        line.extend_from_slice(&bytes);
+    }
+    let text = String::from_utf8_lossy(&line);
+    let mut words = text.split_whitespace();
+    let number = words.next().ok_or("a malformed line")?;
+    let result = format!("{number} {}", words.count());
+    results.send_all(result).await?;
+    // Only now is it done: if we are killed before, somebody else gets the line.
+    message.accept().await?;
     Ok(())
 }
