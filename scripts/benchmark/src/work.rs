@@ -269,7 +269,7 @@ pub(crate) fn resident_megabytes(pid: u32) -> f64 {
     kilobytes.unwrap_or(f64::NAN) / 1e3
 }
 
-async fn own_server(client: &Client) -> Result<Anchor> {
+pub(crate) async fn own_server(client: &Client) -> Result<Anchor> {
     let url = &client.dialled().url;
     let id = url.server.ok_or("a server's own URL names it")?.id;
     Ok(client.server(id))
