@@ -19,6 +19,7 @@ mod dialing;
 mod dns;
 mod forwarding;
 mod hosts;
+mod interrupted;
 mod keys;
 mod limits;
 mod listing;

@@ -14,6 +14,7 @@ mod container;
 mod dial;
 mod dns;
 mod error;
+mod interrupt;
 mod object;
 mod output;
 mod process;
@@ -24,10 +25,10 @@ mod start;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 use command::{Cli, Command};
 use error::Failure;
+use interrupt::Interrupts;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -53,8 +54,18 @@ fn execute(command: Command) -> Result<u8, Failure> {
         Command::Man { directory } => {
             output::manual_pages(&directory).map_err(|failure| failure.of_command("man"))
         }
-        // It passes signals on, and so ends as the process does.
+        // These end in their own way when they are interrupted: it passes signals on, and so ends as
+        // the process does; readers print what had come.
         Command::Run(options) => block_on("run", run::run(options)),
+        Command::Stdout { path, dial } => {
+            let which = process::Which::Stdout;
+            block_on("stdout", process::output(path, which, dial))
+        }
+        Command::Stderr { path, dial } => {
+            let which = process::Which::Stderr;
+            block_on("stderr", process::output(path, which, dial))
+        }
+        Command::Recv(options) => block_on("recv", channel::recv(options)),
         Command::Ls(options) => async_command("ls", anchors::ls(options)),
         Command::Peek { path, dial } => async_command("peek", anchors::peek(path, dial)),
         Command::Scrub { path, dial } => async_command("scrub", anchors::scrub(path, dial)),
@@ -65,14 +76,6 @@ fn execute(command: Command) -> Result<u8, Failure> {
             async_command("mkdkr", container::mkdkr(path, scrub, dial))
         }
         Command::Stdin { path, dial } => async_command("stdin", process::stdin(path, dial)),
-        Command::Stdout { path, dial } => async_command(
-            "stdout",
-            process::output(path, process::Which::Stdout, dial),
-        ),
-        Command::Stderr { path, dial } => async_command(
-            "stderr",
-            process::output(path, process::Which::Stderr, dial),
-        ),
         Command::Wait { path, dial } => async_command("wait", process::wait(path, dial)),
         Command::Waitall { dial } => async_command("waitall", process::waitall(dial)),
         Command::Signal {
@@ -89,7 +92,6 @@ fn execute(command: Command) -> Result<u8, Failure> {
         Command::Send { lines, path, dial } => {
             async_command("send", channel::send(path, lines, dial))
         }
-        Command::Recv(options) => async_command("recv", channel::recv(options)),
         Command::Close { path, dial } => async_command("close", channel::close(path, dial)),
         Command::Mkdns {
             zone,
@@ -124,10 +126,8 @@ fn async_command(
     command: impl Future<Output = Result<u8, Failure>>,
 ) -> Result<u8, Failure> {
     block_on(name, async {
-        tokio::select! {
-            result = command => result,
-            status = interrupted() => Ok(status),
-        }
+        let done = Interrupts::listen()?.unless(command).await;
+        done.unwrap_or_else(Ok)
     })
 }
 
@@ -150,24 +150,6 @@ fn block_on(
     // A thread that reads a terminal or pipe is not waited for.
     runtime.shutdown_background();
     result.map_err(|failure| failure.of_command(name))
-}
-
-/// Resolves at SIGINT and SIGTERM, with the exit status that shells give to a process which such a
-/// signal ended.
-async fn interrupted() -> u8 {
-    let caught = |kind| match signal(kind) {
-        Ok(signal) => signal,
-        // Then it ends the process as it would any.
-        Err(_) => std::process::exit(1),
-    };
-    let (mut interrupt, mut terminate) = (
-        caught(SignalKind::interrupt()),
-        caught(SignalKind::terminate()),
-    );
-    tokio::select! {
-        _ = interrupt.recv() => 128 + 2,
-        _ = terminate.recv() => 128 + 15,
-    }
 }
 
 /// The arguments of this process as the tests of parsing want them.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use circuit_proto::Path;
+use circuit_proto::{Code, Path};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client::Client;
@@ -14,7 +14,8 @@ use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 
 /// Reads what an element produces, live.
 ///
-/// Dropping it leaves the rest to the next reader; [`close`](Self::close) has it discarded.
+/// Dropping it leaves the rest to the next reader, but for what is on its way by then, which is
+/// lost; [`leave`](Self::leave) loses nothing. [`close`](Self::close) has the rest discarded.
 ///
 /// **Cancellation:** no data is lost by dropping a future of [`chunk`](Self::chunk).
 #[derive(Debug)]
@@ -55,6 +56,27 @@ impl Reader {
             .data()
             .await
             .map_err(|error| self.client.failed(&self.path, error))
+    }
+
+    /// Leaves the rest to the next reader: nothing more is handed to this one. What is on its way
+    /// is still to be read, up to the end; then the next may come.
+    ///
+    /// ```no_run
+    /// # async fn example(mut reader: circuit_client::Reader) -> Result<(), circuit_client::Error> {
+    /// reader.leave().await?;
+    /// while let Some(bytes) = reader.chunk().await? {
+    ///     println!("{} bytes, which nobody else gets", bytes.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn leave(&mut self) -> Result<(), Error> {
+        let left = circuit_proto::Error::new(Code::Aborted, "the reader left");
+        match self.send.send_end(&Err(left)).await {
+            // What comes says how it ended.
+            Ok(()) | Err(StreamError::Abandoned) => Ok(()),
+            Err(error) => Err(self.client.failed(&self.path, error)),
+        }
     }
 
     /// Closes for good: what the element produces from now on is discarded, so that it never

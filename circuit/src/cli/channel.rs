@@ -1,12 +1,13 @@
 //! Channels and subscriptions: `mkchan`, `send`, `recv`, `close`, `mk@join`, `mk@leave`.
 
 use bytes::{Buf, Bytes, BytesMut};
-use circuit_client::{Chan, Client, Code, Error, Path, Receiver, Sender};
+use circuit_client::{Chan, Code, Error, Path, Receiver, Sender};
 use tokio::io::AsyncReadExt;
 
 use super::command::{Dial, Recv};
 use super::dial::dial;
 use super::error::Failure;
+use super::interrupt::{Asked, Interrupts};
 use super::output::{Pipe, Target};
 
 /// Makes a channel.
@@ -150,29 +151,44 @@ async fn read(stdin: &mut tokio::io::Stdin, buffer: &mut BytesMut) -> Result<usi
         .map_err(|error| Failure::operation("cannot read stdin", &error))
 }
 
-/// Receives one message, or many, on stdout.
+/// Receives one message, or many, on stdout. Interrupted, it still tells the channel of what it has
+/// written.
 pub(super) async fn recv(options: Recv) -> Result<u8, Failure> {
-    let client = dial(&options.dial).await?;
+    let mut interrupts = Interrupts::listen()?;
+    let client = match interrupts.unless(dial(&options.dial)).await {
+        Ok(client) => client?,
+        Err(status) => return Ok(status),
+    };
     let many = options.follow || options.count.is_some() || options.lines;
     let most = match (options.follow, options.count) {
         (true, _) => None,
         (false, count) => Some(count.unwrap_or(1)),
     };
-    match many {
-        true => recv_many(&client, options.path, most, options.lines).await?,
-        false => recv_one(&client, options.path).await?,
-    }
+    // Of a subscription too: the server knows which.
+    let chan = client.anchor(options.path).chan();
+    let (chan, lines) = (&chan, options.lines);
+    let receive = async move |asked| match many {
+        true => recv_many(chan, most, lines, asked).await,
+        false => recv_one(chan, asked).await,
+    };
+    let status = interrupts.in_order(options.dial.timeout, receive).await?;
     client.close().await;
-    Ok(0)
+    Ok(status)
 }
 
-async fn recv_one(client: &Client, path: Path) -> Result<(), Failure> {
-    // Of a subscription too: the server knows which.
-    let mut message = client.anchor(path).chan().recv().await?;
+async fn recv_one(chan: &Chan, mut asked: Asked) -> Result<(), Failure> {
     let mut out = Pipe::new(Target::Stdout);
-    while let Some(piece) = message.chunk().await? {
-        out.write(piece).await?;
-    }
+    let written = async {
+        let mut message = chan.recv().await?;
+        while let Some(piece) = message.chunk().await? {
+            out.write(piece).await?;
+        }
+        Ok::<_, Failure>(message)
+    };
+    let message = tokio::select! {
+        message = written => message?,
+        _ = &mut asked => return Ok(()),
+    };
     // Only what was written is received.
     out.finish().await?;
     Ok(message.accept().await?)
@@ -186,17 +202,17 @@ const AT_ONCE: u64 = 1024;
 const LONGEST_OF_MANY: usize = 1 << 30;
 
 async fn recv_many(
-    client: &Client,
-    path: Path,
+    chan: &Chan,
     most: Option<u64>,
     lines: bool,
+    mut asked: Asked,
 ) -> Result<(), Failure> {
-    let receiver = client.anchor(path).chan().receiver().await?;
-    let mut receiver = receiver.with_limit(LONGEST_OF_MANY);
+    let mut receiver = chan.receiver().await?.with_limit(LONGEST_OF_MANY);
     let mut left = most.unwrap_or(u64::MAX);
     while left > 0 {
-        match batch(&mut receiver, left.min(AT_ONCE) as u32, lines).await {
+        match batch(&mut receiver, left.min(AT_ONCE) as u32, lines, &mut asked).await {
             Ok(count) => left -= count,
+            Err(Stop::Interrupted) => break,
             // Whoever follows a channel to its end has come to it.
             Err(Stop::Closed(_)) if most.is_none() => break,
             Err(Stop::Closed(error)) => {
@@ -215,12 +231,23 @@ async fn recv_many(
 enum Stop {
     Closed(Error),
     Failed(Failure),
+    Interrupted,
 }
 
 /// Receives what is there, and writes it. Only what was written is received.
-async fn batch(receiver: &mut Receiver, most: u32, lines: bool) -> Result<u64, Stop> {
+async fn batch(
+    receiver: &mut Receiver,
+    most: u32,
+    lines: bool,
+    asked: &mut Asked,
+) -> Result<u64, Stop> {
     let failed = |error: Error| Stop::Failed(error.into());
-    let messages = match receiver.batch(most).await {
+    let messages = tokio::select! {
+        biased;
+        _ = asked => return Err(Stop::Interrupted),
+        messages = receiver.batch(most) => messages,
+    };
+    let messages = match messages {
         Ok(messages) => messages,
         Err(error) if error.code() == Some(Code::Closed) => return Err(Stop::Closed(error)),
         Err(error) => return Err(failed(error)),

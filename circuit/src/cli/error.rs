@@ -84,6 +84,11 @@ impl Failure {
         self
     }
 
+    /// The same in a command that an interrupt was ending anyway, with this exit status.
+    pub(super) fn of_interrupted(self, status: u8) -> Failure {
+        Failure { status, ..self }
+    }
+
     /// Whether all that happened is that the reader of stdout has gone.
     pub(super) fn is_pipe_closed(&self) -> bool {
         self.pipe_closed
@@ -186,7 +191,7 @@ fn words(error: &(dyn StdError + 'static)) -> String {
 pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(*status),
-        Err(failure) if failure.pipe_closed => ExitCode::SUCCESS,
+        Err(failure) if failure.pipe_closed => ExitCode::from(failure.status),
         Err(failure) => {
             let command = failure
                 .command

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use circuit_client::{Cmd, Ended, Path, Writer};
+use circuit_client::{Cmd, Ended, Path, Proc, Writer};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::command::Dial;
 use super::dial::dial;
 use super::error::{Failure, say};
+use super::interrupt::{Asked, Interrupts};
 use super::object::{Form, field, field_or_default};
 use super::output::{Pipe, Target, print, print_json};
 
@@ -105,22 +106,42 @@ pub(super) enum Which {
     Stderr,
 }
 
-/// Prints an output of a process, live.
+/// Prints an output of a process, live. Interrupted, it prints what was handed to it by then, and
+/// leaves the rest to the next reader.
 pub(super) async fn output(path: Path, which: Which, options: Dial) -> Result<u8, Failure> {
-    let client = dial(&options).await?;
+    let mut interrupts = Interrupts::listen()?;
+    let client = match interrupts.unless(dial(&options)).await {
+        Ok(client) => client?,
+        Err(status) => return Ok(status),
+    };
     let process = client.anchor(path).proc();
+    let print = |asked| print_output(process, which, asked);
+    let status = interrupts.in_order(options.timeout, print).await?;
+    client.close().await;
+    Ok(status)
+}
+
+async fn print_output(process: Proc, which: Which, mut asked: Asked) -> Result<(), Failure> {
     let mut reader = match which {
         Which::Stdout => process.stdout().await?,
         Which::Stderr => process.stderr().await?,
     };
     let mut out = Pipe::new(Target::Stdout);
-    while let Some(piece) = reader.chunk().await? {
-        out.write(piece).await?;
+    let mut left = false;
+    loop {
+        let piece = tokio::select! {
+            piece = reader.chunk() => piece?,
+            _ = &mut asked, if !left => {
+                left = true;
+                reader.leave().await?;
+                continue;
+            }
+        };
+        match piece {
+            Some(piece) => out.write(piece).await?,
+            None => return out.finish().await,
+        }
     }
-    out.finish().await?;
-    drop(reader);
-    client.close().await;
-    Ok(0)
 }
 
 /// Waits for a process, and prints its status.

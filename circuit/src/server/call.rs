@@ -32,6 +32,49 @@ impl From<StreamError> for Gone {
     }
 }
 
+/// What became of an output's reader.
+enum Given {
+    /// It was told all, or wants no more of it: how that ended.
+    All(End),
+    /// It left the rest to the next.
+    Left,
+}
+
+/// What the `End` of a reader says.
+enum Parting {
+    /// Nobody wants the rest: it is discarded.
+    Close,
+    /// The rest is the next reader's.
+    Leave,
+}
+
+impl Parting {
+    fn take(self, reading: &Reading) -> Given {
+        match self {
+            Parting::Close => {
+                reading.discard();
+                Given::All(Ok(()))
+            }
+            Parting::Leave => Given::Left,
+        }
+    }
+}
+
+/// Resolves when a reader parts in order. One that is gone says nothing.
+async fn parting(recv: &mut RecvHalf) -> Parting {
+    loop {
+        match recv.data().await {
+            // Readers send no data.
+            Ok(Some(_)) => (),
+            Ok(None) => return Parting::Close,
+            Err(StreamError::Failed(_)) => return Parting::Leave,
+            Err(StreamError::Abandoned | StreamError::Lost(_) | StreamError::Protocol(_)) => {
+                std::future::pending().await
+            }
+        }
+    }
+}
+
 impl Call {
     /// Hands an output to the caller, live, until it ends or either goes away.
     pub(super) async fn read(mut self, mut reading: Reading, element: &dyn Attachable) {
@@ -39,7 +82,15 @@ impl Call {
         // The place is free before the caller hears of the end.
         drop(reading);
         match given {
-            Ok(end) => {
+            Ok(given) => {
+                let end = match given {
+                    Given::All(end) => end,
+                    // It wanted to know no more, which is not to know the end.
+                    Given::Left => {
+                        element.attached_gone();
+                        Ok(())
+                    }
+                };
                 self.operation.log(end.as_ref().err());
                 let _ = self.send.end(end).await;
             }
@@ -47,38 +98,47 @@ impl Call {
         }
     }
 
-    async fn give(&mut self, reading: &mut Reading, element: &dyn Attachable) -> Result<End, Gone> {
+    async fn give(
+        &mut self,
+        reading: &mut Reading,
+        element: &dyn Attachable,
+    ) -> Result<Given, Gone> {
         self.send.frame(&Reply::Ok(Value::default())).await?;
         let abandoned = self.send.abandoned();
         tokio::pin!(abandoned);
+        let parting = parting(&mut self.recv);
+        tokio::pin!(parting);
         loop {
             let chunk = tokio::select! {
                 biased;
-                () = element.streams().scrubbed() => return Ok(Err(scrubbed())),
+                () = element.streams().scrubbed() => return Ok(Given::All(Err(scrubbed()))),
+                // Before more is handed to it.
+                parting = &mut parting => return Ok(parting.take(reading)),
                 chunk = reading.next() => chunk,
-                // An `End` from the reader says that nobody wants the rest.
-                Ok(None) = self.recv.data() => {
-                    reading.discard();
-                    return Ok(Ok(()));
-                }
                 () = &mut abandoned => return Err(Gone),
             };
             let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
-                Ok(None) => return Ok(Ok(())),
-                Err(error) => return Ok(Err(error)),
+                Ok(None) => return Ok(Given::All(Ok(()))),
+                Err(error) => return Ok(Given::All(Err(error))),
             };
-            tokio::select! {
-                sent = self.send.data(chunk) => {
+            let sent = self.send.data(chunk);
+            tokio::pin!(sent);
+            let parting = tokio::select! {
+                biased;
+                sent = &mut sent => {
                     sent?;
                     reading.handed();
+                    continue;
                 }
-                // A reader that closes reads what is under way, and then our end.
-                Ok(None) = self.recv.data() => {
-                    reading.discard();
-                    return Ok(Ok(()));
-                }
+                parting = &mut parting => parting,
+            };
+            // It reads what is under way, and then our end.
+            if let Parting::Leave = parting {
+                sent.await?;
+                reading.handed();
             }
+            return Ok(parting.take(reading));
         }
     }
 
