@@ -160,7 +160,7 @@ impl Peer {
         self.machine()
             .live()
             .filter(|record| record.name == name)
-            .cloned()
+            .map(|record| Record::clone(record))
             .collect()
     }
 
@@ -168,7 +168,7 @@ impl Peer {
     pub fn servers(&self) -> Vec<ServerEntry> {
         let machine = self.machine();
         let suspected: Vec<ServerId> = machine.suspected().map(|r| r.fingerprint.id()).collect();
-        let entry = |record: &Record| {
+        let entry = |record: &Arc<Record>| {
             let id = record.fingerprint.id();
             let suspected = suspected.binary_search(&id).is_ok();
             ServerEntry {
@@ -255,7 +255,7 @@ impl Peer {
     pub fn watch(&self, watcher: &Arc<dyn Watch>) {
         let machine = self.machine();
         for record in machine.live() {
-            watcher.notice(&Notice::Join(record.clone()));
+            watcher.notice(&Notice::Join(Arc::clone(record)));
         }
         let mut watchers = self.watchers();
         watchers.retain(|watcher| watcher.strong_count() > 0);
@@ -488,7 +488,7 @@ impl Driver {
         }
     }
 
-    fn connect(&self, to: Record) {
+    fn connect(&self, to: Arc<Record>) {
         if self.links.get(&to.fingerprint).is_some_and(Link::is_open) {
             return;
         }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use circuit_proto::membership::sim::report::{Row, Samples};
-use circuit_proto::membership::sim::scenario::{self, Scenario};
+use circuit_proto::membership::sim::scenario::{self, Circuits, Scenario};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,10 +35,21 @@ fn main() -> ExitCode {
     println!(
         "handshakes 7 packets and 2,620 B at each end, upkeep of a link as measured on quinn; {n} servers, seeds {seeds:?}"
     );
-    let missed: Vec<String> = chosen
-        .into_iter()
-        .flat_map(|scenario| report(scenario, n, &seeds))
-        .collect();
+    let mut missed = Vec::new();
+    let mut reports: Vec<_> = chosen.iter().map(|_| Report::default()).collect();
+    for seed in &seeds {
+        let mut circuits = Circuits::new(n, *seed);
+        for (i, (scenario, report)) in chosen.iter().zip(&mut reports).enumerate() {
+            let begin = Instant::now();
+            let last = i + 1 == chosen.len();
+            missed.extend(report.run(scenario, &mut circuits, n, *seed, last));
+            let took = begin.elapsed().as_secs_f64();
+            eprintln!("{}, seed {seed}: simulated in {took:.1} s", scenario.name);
+        }
+    }
+    for (scenario, report) in chosen.iter().zip(&reports) {
+        missed.extend(report.print(scenario, n));
+    }
     for line in &missed {
         println!("\n{line}");
     }
@@ -47,24 +60,31 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one scenario for all seeds; what was not as it is to be, and how to see it again.
-fn report(scenario: &Scenario, n: usize, seeds: &[u64]) -> Vec<String> {
-    println!("\n{}: {}", scenario.name, scenario.about);
-    if !scenario.others.is_empty() {
-        println!("  others, at 1,024: {}", scenario.others);
-    }
-    let mut rows: Vec<Row> = Vec::new();
-    let mut traces = Vec::new();
-    let mut missed = Vec::new();
-    for seed in seeds {
+/// The figures of one scenario, of all seeds.
+#[derive(Default)]
+struct Report {
+    rows: Vec<Row>,
+    traces: Vec<String>,
+}
+
+impl Report {
+    /// Runs the scenario; what was not as it is to be, and how to see it again.
+    fn run(
+        &mut self,
+        scenario: &Scenario,
+        circuits: &mut Circuits,
+        n: usize,
+        seed: u64,
+        last: bool,
+    ) -> Vec<String> {
         let again = format!("again: scripts/sim {} {n} {seed}", scenario.name);
         // The simulator asserts what must hold at every moment.
-        let run = || scenario::run(scenario, n, *seed);
+        let run = AssertUnwindSafe(|| circuits.run(scenario, last));
         let Ok((found, trace)) = std::panic::catch_unwind(run) else {
-            missed.push(format!("failed: {again}"));
-            continue;
+            return vec![format!("failed: {again}")];
         };
-        traces.push(format!("{trace:016x}"));
+        self.traces.push(format!("{trace:016x}"));
+        let mut missed = Vec::new();
         for row in found {
             let worst = row.samples.quantile(1.0);
             let target = scenario.target(row.measure).map(|target| target.max);
@@ -74,38 +94,52 @@ fn report(scenario: &Scenario, n: usize, seeds: &[u64]) -> Vec<String> {
                     row.measure
                 ));
             }
-            match rows.iter_mut().find(|known| known.measure == row.measure) {
+            match self
+                .rows
+                .iter_mut()
+                .find(|known| known.measure == row.measure)
+            {
                 Some(known) => known.samples.extend(&row.samples),
-                None => rows.push(row),
+                None => self.rows.push(row),
             }
         }
+        missed
     }
-    println!(
-        "  {:36}{:>9}{:>9}{:>9}  samples  target: p50, max",
-        "", "p50", "p99", "max"
-    );
-    for Row { measure, samples } in &rows {
-        let target = scenario.target(measure);
-        let text = target.map_or(String::new(), |target| {
-            format!("{}, {}", target.p50, target.max)
-        });
-        println!(
-            "  {measure:36}{samples}  {:7}  {text}",
-            Samples::len(samples)
-        );
-        if let Some(target) = target
-            && samples.quantile(0.5) > target.p50
-        {
-            missed.push(format!(
-                "missed: {measure}: p50 {:.3}, not {}; again: scripts/sim {} {n} ...",
-                samples.quantile(0.5),
-                target.p50,
-                scenario.name
-            ));
+
+    /// Prints the figures; which of them miss their targets in half of all samples.
+    fn print(&self, scenario: &Scenario, n: usize) -> Vec<String> {
+        println!("\n{}: {}", scenario.name, scenario.about);
+        if !scenario.others.is_empty() {
+            println!("  others, at 1,024: {}", scenario.others);
         }
+        println!(
+            "  {:36}{:>9}{:>9}{:>9}  samples  target: p50, max",
+            "", "p50", "p99", "max"
+        );
+        let mut missed = Vec::new();
+        for Row { measure, samples } in &self.rows {
+            let target = scenario.target(measure);
+            let text = target.map_or(String::new(), |target| {
+                format!("{}, {}", target.p50, target.max)
+            });
+            println!(
+                "  {measure:36}{samples}  {:7}  {text}",
+                Samples::len(samples)
+            );
+            if let Some(target) = target
+                && samples.quantile(0.5) > target.p50
+            {
+                missed.push(format!(
+                    "missed: {measure}: p50 {:.3}, not {}; again: scripts/sim {} {n} ...",
+                    samples.quantile(0.5),
+                    target.p50,
+                    scenario.name
+                ));
+            }
+        }
+        println!("  traces: {}", self.traces.join(" "));
+        missed
     }
-    println!("  traces: {}", traces.join(" "));
-    missed
 }
 
 /// `7`, `1,2,9` or `101-105`.

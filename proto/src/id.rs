@@ -1,5 +1,6 @@
 //! Who a server is: the hash of its public key, and the 64 bits of it that people see.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -88,7 +89,7 @@ impl FromStr for ServerId {
 ///
 /// Records and pins inside the fabric keep the whole hash: 64 bits can be collided with effort,
 /// 256 cannot.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
@@ -101,6 +102,20 @@ impl Fingerprint {
     pub fn id(&self) -> ServerId {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         ServerId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+/// The order of the bytes. The id decides but for collisions, and integers are compared faster.
+impl Ord for Fingerprint {
+    fn cmp(&self, other: &Fingerprint) -> Ordering {
+        let rest = || self.0.cmp(&other.0);
+        self.id().cmp(&other.id()).then_with(rest)
+    }
+}
+
+impl PartialOrd for Fingerprint {
+    fn partial_cmp(&self, other: &Fingerprint) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

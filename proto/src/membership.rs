@@ -86,7 +86,7 @@ pub struct Config {
 }
 
 /// The membership of one server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     me: Arc<Record>,
     incarnation: u64,
@@ -118,7 +118,7 @@ pub struct Machine {
     /// When another process with this server's key was last outbid.
     outbid: Option<Duration>,
     /// Who is still to be audited in this round.
-    unaudited: Vec<Fingerprint>,
+    unaudited: Vec<Arc<Record>>,
     /// Since when failures are counted, and how many there were.
     failed: Option<(Duration, usize)>,
     /// Until when audits are fast.
@@ -350,7 +350,12 @@ impl Machine {
 
     /// The next thing to do, in order, if there is one.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            // Who has met a large circuit had much to say once.
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 
     /// When to call [`handle`](Self::handle) with [`Input::Tick`] at the latest.
@@ -364,8 +369,8 @@ impl Machine {
     }
 
     /// All live members in the order of their ids, this server and suspected ones included.
-    pub fn live(&self) -> impl Iterator<Item = &Record> {
-        self.view.iter().map(|member| &*member.record)
+    pub fn live(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.view.iter().map(|member| &member.record)
     }
 
     /// How many live members there are.

@@ -96,17 +96,17 @@ mod tests {
 
     use super::*;
 
-    fn record(number: u64) -> Record {
+    fn record(number: u64) -> Arc<Record> {
         let mut fingerprint = Fingerprint([0; 32]);
         fingerprint.0[..8].copy_from_slice(&number.to_be_bytes());
-        Record {
+        Arc::new(Record {
             fingerprint,
             url: format!("circuit://127.0.0.1:1/1/{}", fingerprint.id().in_url())
                 .parse()
                 .unwrap(),
             name: String::new(),
             started: 0,
-        }
+        })
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! pinged at random, linked or not. When a network splits, each side gives the other up: so
 //! tombstones are pinged too, and whoever answers is met again.
 
+use std::sync::Arc;
+
 use super::connection::Purpose;
 use super::entry::{Entry, Held, Phase};
 use super::message::{MAX_DATAGRAM, Message};
@@ -30,6 +32,7 @@ impl Machine {
             let Some(who) = self.unaudited.pop() else {
                 return;
             };
+            let who = who.fingerprint;
             if self.view.is_trusted(&who)
                 && !self.links.contains(&who)
                 && who != self.me.fingerprint
@@ -81,7 +84,7 @@ impl Machine {
         if member.phase == Phase::Left {
             return;
         }
-        let (to, held) = ((*member.record).clone(), member.held());
+        let (to, held) = (Arc::clone(&member.record), member.held());
         let nonce = self.random.bits();
         let (started, url) = (self.me.started, self.me.url.clone());
         let mut message = Message::Knock {
@@ -113,12 +116,12 @@ impl Machine {
             return;
         }
         self.on_held_of_me(held);
-        let to = Record {
+        let to = Arc::new(Record {
             fingerprint: from,
             url,
             name: String::new(),
             started,
-        };
+        });
         let message = Message::Pong {
             nonce,
             started: self.me.started,

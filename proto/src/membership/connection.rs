@@ -4,6 +4,7 @@
 //! a link (see `overlay`), or is closed after a while.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{Entry, Held, Phase};
@@ -24,7 +25,7 @@ pub(super) enum Purpose {
 }
 
 /// One connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Connection {
     /// Whether the other end's Hello has come.
     pub(super) greeted: bool,
@@ -190,7 +191,7 @@ impl Machine {
         let Some(member) = self.view.get(&to) else {
             return;
         };
-        let record = (*member.record).clone();
+        let record = Arc::clone(&member.record);
         self.connecting.insert(to, purpose);
         self.timers
             .arm(Timer::Connecting(to), self.now + CONNECT_WAIT);
@@ -238,7 +239,7 @@ impl Machine {
     /// Sends outside of connections, to a server whose address is known.
     pub(super) fn send_datagram(&mut self, to: Fingerprint, message: Message) {
         if let Some(member) = self.view.get(&to) {
-            let to = (*member.record).clone();
+            let to = Arc::clone(&member.record);
             self.outputs.push_back(Output::Datagram { to, message });
         }
     }

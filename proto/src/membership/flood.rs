@@ -15,7 +15,7 @@ use super::{Machine, Notice, Output};
 use crate::Fingerprint;
 
 /// What was changed lately, and who is still to be told.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Flood {
     /// The connections that have something to be said on them.
     pub(super) unflushed: BTreeSet<Fingerprint>,
@@ -175,10 +175,9 @@ impl Machine {
 
     /// Will say on this connection what is held of all live members.
     pub(super) fn tell_all(&mut self, peer: Fingerprint) {
-        let all: Vec<_> = self.view.live().to_vec();
-        all.into_iter()
-            .filter(|who| *who != peer)
-            .for_each(|who| self.tell(peer, who));
+        let all = self.view.live().iter().map(|record| record.fingerprint);
+        let all: Vec<_> = all.filter(|who| *who != peer).collect();
+        all.into_iter().for_each(|who| self.tell(peer, who));
     }
 
     /// A connection becomes a link: what has changed since it opened is to be said.

@@ -1,5 +1,7 @@
 //! What a machine wants done.
 
+use std::sync::Arc;
+
 use super::{Message, Record};
 use crate::Fingerprint;
 
@@ -10,7 +12,7 @@ pub enum Output {
     /// [`Input::ConnectFailed`](super::Input::ConnectFailed). If there is one already, nothing is to be done.
     Connect {
         /// To whom.
-        to: Record,
+        to: Arc<Record>,
     },
     /// There is no further use for this connection: close it in order. No
     /// [`Input::Disconnected`](super::Input::Disconnected) is expected, and one does no harm.
@@ -28,7 +30,7 @@ pub enum Output {
     /// Send outside of connections: cheap, unreliable, at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
     Datagram {
         /// To whom. The name may be empty and the start 0 where they are not known.
-        to: Record,
+        to: Arc<Record>,
         /// What to say.
         message: Message,
     },
@@ -40,7 +42,7 @@ pub enum Output {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// This server is a member from now on.
-    Join(Record),
+    Join(Arc<Record>),
     /// This server is a member no longer.
-    Leave(Record),
+    Leave(Arc<Record>),
 }

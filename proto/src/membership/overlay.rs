@@ -104,7 +104,7 @@ impl Machine {
         let members = self.view.live().len();
         // Where there are many, a few random tries find one; where there are few, all are looked at.
         for _ in 0..8 {
-            let who = self.random.pick(self.view.live())?;
+            let who = self.view.random_live(&mut self.random)?;
             if self.is_candidate(who) {
                 return Some(who);
             }
@@ -116,7 +116,7 @@ impl Machine {
             .view
             .live()
             .iter()
-            .copied()
+            .map(|record| record.fingerprint)
             .filter(|who| self.is_candidate(*who))
             .collect();
         self.random.pick(&all)

@@ -15,7 +15,7 @@ use super::tuning::*;
 use crate::Fingerprint;
 
 /// One probe of one server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Probe {
     /// Whether there is hard evidence; then witnesses are not asked, and only an answer counts.
     pub(super) hard: bool,
@@ -27,7 +27,7 @@ pub(super) struct Probe {
 }
 
 /// How far a probe has got.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Stage {
     /// One ping, with time for its answer: nothing is known to be wrong.
     Audit,
@@ -226,7 +226,7 @@ impl Machine {
             if chosen.len() >= WITNESSES {
                 break;
             }
-            if let Some(who) = self.random.pick(self.view.live())
+            if let Some(who) = self.view.random_live(&mut self.random)
                 && fit(self, &who)
                 && !chosen.contains(&who)
             {

@@ -45,7 +45,7 @@ const RETRANSMIT: Duration = Duration::from_millis(30);
 const RETRY: Duration = Duration::from_millis(300);
 
 /// Servers, the network between them, and what is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Simulation {
     /// The servers, running or not, in the order in which they were added.
     pub nodes: Vec<Node>,

@@ -41,7 +41,7 @@ pub(super) enum Timer {
 }
 
 /// Which timers run, and until when.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Timers {
     due: BTreeMap<Timer, Duration>,
     order: BTreeSet<(Duration, Timer)>,

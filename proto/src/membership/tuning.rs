@@ -192,6 +192,9 @@ pub(super) const MAX_MEMBERS: usize = 100_000;
 /// How many changes are remembered for connections that are about to become links.
 pub(super) const MAX_CHANGES: usize = 4096;
 
+/// For how many outputs memory is kept. Chosen: above what is said at rest.
+pub(super) const OUTPUTS_KEPT: usize = 64;
+
 /// The most probes, and the most errands for others, at the same time. Chosen.
 pub(super) const MAX_PROBES: usize = 256;
 

@@ -8,6 +8,8 @@
 //! [`MAX_TOMBSTONES`] members are not live. Of those whose tombstones are gone, the last
 //! [`MAX_FORGOTTEN`] cannot come back at the value at which they went.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +23,8 @@ use super::tuning::{
 use super::{Notice, Record};
 use crate::{Fingerprint, ServerId};
 
-/// What is held of one server.
-#[derive(Debug)]
+/// What is held of one server. Members are ordered as their fingerprints are: a set has one of each.
+#[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) record: Arc<Record>,
     pub(super) incarnation: u64,
@@ -44,6 +46,32 @@ impl Member {
     }
 }
 
+impl Borrow<Fingerprint> for Member {
+    fn borrow(&self) -> &Fingerprint {
+        &self.record.fingerprint
+    }
+}
+
+impl Ord for Member {
+    fn cmp(&self, other: &Member) -> Ordering {
+        self.record.fingerprint.cmp(&other.record.fingerprint)
+    }
+}
+
+impl PartialOrd for Member {
+    fn partial_cmp(&self, other: &Member) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Member) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Member {}
+
 /// How an entry compares with what is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -58,10 +86,11 @@ pub(super) enum Standing {
 }
 
 /// All servers that one server has heard of.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct View {
-    members: BTreeMap<Fingerprint, Member>,
-    live: Vec<Fingerprint>,
+    // Records are shared: an entry costs some 60 bytes besides.
+    members: BTreeSet<Member>,
+    live: Vec<Arc<Record>>,
     graves: BTreeSet<(Duration, Fingerprint)>,
     /// At what value those went whose tombstones are gone.
     forgotten: BTreeMap<Fingerprint, Held>,
@@ -94,8 +123,7 @@ impl View {
         first[..8].copy_from_slice(&id.0.to_be_bytes());
         self.members
             .range(Fingerprint(first)..)
-            .take_while(|(who, _)| who.id() == id)
-            .map(|(_, member)| member)
+            .take_while(|member| member.record.fingerprint.id() == id)
             .find(|member| member.phase.is_live())
     }
 
@@ -107,14 +135,18 @@ impl View {
 
     /// The live members in the order of their fingerprints.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.members
-            .values()
-            .filter(|member| member.phase.is_live())
+        self.members.iter().filter(|member| member.phase.is_live())
     }
 
     /// The live members in no order that means anything: for random choices.
-    pub(super) fn live(&self) -> &[Fingerprint] {
+    pub(super) fn live(&self) -> &[Arc<Record>] {
         &self.live
+    }
+
+    /// A live member at random.
+    pub(super) fn random_live(&self, random: &mut Random) -> Option<Fingerprint> {
+        let record = self.live.get(random.below(self.live.len()))?;
+        Some(record.fingerprint)
     }
 
     /// The tombstones, the oldest first.
@@ -178,12 +210,10 @@ impl View {
         };
         match known.map(|known| held.rank().cmp(&known.rank())) {
             None => Standing::Unknown,
-            Some(std::cmp::Ordering::Equal) => Standing::Same,
-            Some(std::cmp::Ordering::Less) => Standing::Older,
-            Some(std::cmp::Ordering::Greater) if !self.members.contains_key(who) => {
-                Standing::Unknown
-            }
-            Some(std::cmp::Ordering::Greater) => Standing::Newer,
+            Some(Ordering::Equal) => Standing::Same,
+            Some(Ordering::Less) => Standing::Older,
+            Some(Ordering::Greater) if !self.members.contains(who) => Standing::Unknown,
+            Some(Ordering::Greater) => Standing::Newer,
         }
     }
 
@@ -215,10 +245,10 @@ impl View {
         if let Some(old) = before
             && !(held.phase.is_live() && same_life)
         {
-            notices.push(Notice::Leave(Record::clone(&old)));
+            notices.push(Notice::Leave(old));
         }
         if held.phase.is_live() && !same_life {
-            notices.push(Notice::Join(Record::clone(&record)));
+            notices.push(Notice::Join(Arc::clone(&record)));
         }
         self.put(who, held, record, since);
         self.bound();
@@ -249,16 +279,17 @@ impl View {
 
     /// Takes the member out; its record, if it was live.
     fn take(&mut self, who: &Fingerprint) -> Option<Arc<Record>> {
-        let member = self.members.remove(who)?;
+        let member = self.members.take(who)?;
         if !member.phase.is_live() {
             self.graves.remove(&(member.since, *who));
             return None;
         }
         self.live.swap_remove(member.slot as usize);
         if let Some(moved) = self.live.get(member.slot as usize)
-            && let Some(moved) = self.members.get_mut(moved)
+            && let Some(mut moved) = self.members.take(&moved.fingerprint)
         {
             moved.slot = member.slot;
+            self.members.insert(moved);
         }
         self.sum(who, &member.held(), u64::wrapping_sub);
         Some(member.record)
@@ -268,7 +299,7 @@ impl View {
         // At most MAX_MEMBERS are kept: the slot fits.
         let slot = self.live.len() as u32;
         if held.phase.is_live() {
-            self.live.push(who);
+            self.live.push(Arc::clone(&record));
             self.sum(&who, &held, u64::wrapping_add);
         } else {
             self.graves.insert((since, who));
@@ -277,16 +308,13 @@ impl View {
         let Held {
             incarnation, phase, ..
         } = held;
-        self.members.insert(
-            who,
-            Member {
-                record,
-                incarnation,
-                phase,
-                since,
-                slot,
-            },
-        );
+        self.members.insert(Member {
+            record,
+            incarnation,
+            phase,
+            since,
+            slot,
+        });
     }
 
     fn sum(&mut self, who: &Fingerprint, held: &Held, operation: fn(u64, u64) -> u64) {
@@ -318,7 +346,7 @@ impl View {
         let Some((_, who)) = self.graves.pop_first() else {
             return;
         };
-        let Some(member) = self.members.remove(&who) else {
+        let Some(member) = self.members.take(&who) else {
             return;
         };
         if self.forgotten.insert(who, member.held()).is_none() {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// One server that is tried for others.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Errand {
     /// Who wants to know, and the number of the question.
     askers: BTreeMap<Fingerprint, u64>,

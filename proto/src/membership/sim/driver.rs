@@ -288,7 +288,7 @@ impl Simulation {
                 Output::Notice(Notice::Leave(record)) => {
                     if let Some(j) = self.find(&record.fingerprint)
                         && self.nodes[j].is_up()
-                        && *self.nodes[j].record() == record
+                        && *self.nodes[j].record() == *record
                     {
                         self.removals.push((self.now, i, j));
                     }

@@ -8,7 +8,7 @@ use crate::membership::{Gone, Message, TetherState};
 
 /// Something that happens to `node`, mostly by way of `peer`; `id` is the connection's, `life` tells
 /// a server from itself after a restart.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Event {
     Join {
         node: usize,
@@ -89,13 +89,13 @@ impl Event {
 }
 
 /// The events to come: those of the same moment in the order in which they were pushed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Queue {
     heap: BinaryHeap<Reverse<Coming>>,
     pushed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Coming {
     at: Duration,
     number: u64,

@@ -19,7 +19,7 @@ pub enum Latency {
 }
 
 /// The network between the servers, which are numbered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Network {
     /// How packets are delayed.
     pub delays: Latency,

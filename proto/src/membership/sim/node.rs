@@ -9,7 +9,7 @@ use crate::url::{Host, Server};
 use crate::{Fingerprint, Url};
 
 /// A server, running or not.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     /// The incarnation that its next life begins with.
     pub incarnation: u64,
@@ -31,7 +31,7 @@ pub struct Node {
 }
 
 /// Who is in the circuit, as a subscriber knows it: the first list, and then the notices.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Subscriber {
     /// By the servers' numbers: the start of the life that is in, plus one; 0 for none.
     lives: Vec<u64>,

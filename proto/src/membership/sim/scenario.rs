@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::report::Row;
 use super::{Simulation, UPKEEP_BYTES, UPKEEP_PACKETS};
 
+use Run::{Empty, Formed};
+
 mod change;
 mod failure;
 mod fault;
@@ -27,7 +29,16 @@ pub struct Scenario {
     /// docs/membership.md.
     pub others: &'static str,
     /// Runs it.
-    pub run: fn(&mut Simulation, usize) -> Vec<Row>,
+    pub run: Run,
+}
+
+/// What happens, and to what.
+#[derive(Debug, Clone, Copy)]
+pub enum Run {
+    /// To a circuit that has formed and rests.
+    Formed(fn(&mut Simulation, usize) -> Vec<Row>),
+    /// To a network without servers.
+    Empty(fn(&mut Simulation, usize) -> Vec<Row>),
 }
 
 impl Scenario {
@@ -70,56 +81,56 @@ pub const ALL: &[Scenario] = &[
             NO_REMOVALS,
         ],
         others: "reference 5,702 msg/s, 2.5 MB/s; HyParView 10 msg/s, .6 kB/s, eigenvalue 1.3 of bound; memberlist 2 msg/s, 1.3 kB/s",
-        run: idle,
+        run: Formed(idle),
     },
     Scenario {
         name: "overlay",
         about: "nothing happens for 60 s after the last join: what the graph is like",
         targets: &[at_most("second eigenvalue / bound", 1.02), NO_REMOVALS],
         others: "",
-        run: overlay,
+        run: Formed(overlay),
     },
     Scenario {
         name: "join",
         about: "20 servers join, one after another",
         targets: &[within("known everywhere", 0.2, 0.3), NO_REMOVALS],
         others: "reference 1.0-1.3 / 1.6; HyParView .17-.25 / .49; memberlist .61-.69 / 1.3",
-        run: change::join,
+        run: Formed(change::join),
     },
     Scenario {
         name: "leave",
         about: "servers leave in order, one after another",
         targets: &[within("gone everywhere", 0.15, 0.25), NO_REMOVALS],
         others: "",
-        run: change::leave,
+        run: Formed(change::leave),
     },
     Scenario {
         name: "burst",
         about: "all servers but three join within 1 s",
         targets: &[at_most("exact", 2.0), NO_REMOVALS],
         others: "HyParView never; memberlist 53-55",
-        run: change::burst,
+        run: Empty(change::burst),
     },
     Scenario {
         name: "restart",
         about: "servers are killed and started again after 2 s, with the same and with new identities",
         targets: &[NO_REMOVALS],
         others: "",
-        run: change::restart,
+        run: Formed(change::restart),
     },
     Scenario {
         name: "churn",
         about: "for 120 s a server is killed every second and a new one joins",
         targets: &[NO_REMOVALS],
         others: "",
-        run: change::churn,
+        run: Formed(change::churn),
     },
     Scenario {
         name: "kill",
         about: "processes are killed, one after another; tethers tell",
         targets: &[within("gone everywhere", 0.8, 1.2), NO_REMOVALS],
         others: "",
-        run: failure::kill,
+        run: Formed(failure::kill),
     },
     Scenario {
         name: "crash",
@@ -130,21 +141,21 @@ pub const ALL: &[Scenario] = &[
             NO_REMOVALS,
         ],
         others: "reference 3.6-4.8 / 6.3; HyParView 3.3 / 3.7; memberlist 14-15 / 16",
-        run: failure::crash,
+        run: Formed(failure::crash),
     },
     Scenario {
         name: "half",
         about: "half of all hosts fail at once",
         targets: &[at_most("exact", 6.5), NO_REMOVALS],
         others: "reference never; HyParView never; memberlist 91-148",
-        run: |sim, n| failure::mass(sim, n, n / 2),
+        run: Formed(|sim, n| failure::mass(sim, n / 2)),
     },
     Scenario {
         name: "eighty",
         about: "80 % of all hosts fail at once",
         targets: &[at_most("exact", 7.5), NO_REMOVALS],
         others: "reference never; HyParView never; memberlist 272 to over 300",
-        run: |sim, n| failure::mass(sim, n, n * 4 / 5),
+        run: Formed(|sim, n| failure::mass(sim, n * 4 / 5)),
     },
     Scenario {
         name: "partition",
@@ -155,14 +166,14 @@ pub const ALL: &[Scenario] = &[
             NO_REMOVALS,
         ],
         others: "reference never, or 42; HyParView never; memberlist never at 16 and 128",
-        run: |sim, n| failure::partition(sim, n, 2, 60),
+        run: Formed(|sim, _| failure::partition(sim, 2, 60)),
     },
     Scenario {
         name: "three",
         about: "the network is cut in three for 60 s",
         targets: &[at_most("exact after the heal", 2.5), NO_REMOVALS],
         others: "",
-        run: |sim, n| failure::partition(sim, n, 3, 60),
+        run: Formed(|sim, _| failure::partition(sim, 3, 60)),
     },
     Scenario {
         name: "long",
@@ -173,85 +184,124 @@ pub const ALL: &[Scenario] = &[
             NO_REMOVALS,
         ],
         others: "",
-        run: |sim, n| failure::partition(sim, n, 2, 600),
+        run: Formed(|sim, _| failure::partition(sim, 2, 600)),
     },
     Scenario {
         name: "alone",
         about: "one server is cut off for 60 s",
         targets: &[at_most("exact after the heal", 2.5), NO_REMOVALS],
         others: "",
-        run: failure::alone,
+        run: Formed(failure::alone),
     },
     Scenario {
         name: "lossy",
         about: "1 % of the servers, at least one, lose 80 % of what they send, for 300 s",
         targets: &[NO_REMOVALS],
         others: "HyParView 0; memberlist 6-12",
-        run: fault::lossy,
+        run: Formed(fault::lossy),
     },
     Scenario {
         name: "loss",
         about: "every packet is lost with 5 %, for 300 s (an hour at 16 servers)",
         targets: &[NO_REMOVALS],
         others: "",
-        run: fault::loss,
+        run: Formed(fault::loss),
     },
     Scenario {
         name: "blocked",
         about: "2 % of the pairs cannot reach each other, for 300 s",
         targets: &[NO_REMOVALS],
         others: "HyParView 90-104; memberlist 0",
-        run: fault::blocked,
+        run: Formed(fault::blocked),
     },
     Scenario {
         name: "asymmetric",
         about: "of 2 % of the pairs one cannot reach the other, for 300 s",
         targets: &[NO_REMOVALS],
         others: "",
-        run: fault::asymmetric,
+        run: Formed(fault::asymmetric),
     },
     Scenario {
         name: "flapping",
         about: "2 % of the pairs are cut for 3 s of every 6 s, for 300 s",
         targets: &[NO_REMOVALS],
         others: "",
-        run: fault::flapping,
+        run: Formed(fault::flapping),
     },
     Scenario {
         name: "stall3",
         about: "600 stalls of 3 s in 300 s, no tethers",
         targets: &[NO_REMOVALS],
         others: "HyParView 1057-1183; memberlist 0",
-        run: |sim, n| fault::stalls(sim, n, 3, false),
+        run: Formed(|sim, _| fault::stalls(sim, 3, false)),
     },
     Scenario {
         name: "stall10",
         about: "600 stalls of 10 s in 300 s, with tethers",
         targets: &[at_most("false removals", 3.4)],
         others: "HyParView 866-944; memberlist .5-3.4",
-        run: |sim, n| fault::stalls(sim, n, 10, true),
+        run: Formed(|sim, _| fault::stalls(sim, 10, true)),
     },
     Scenario {
         name: "wide",
         about: "latencies with heavy tails, as between continents, for 300 s; then a host fails",
         targets: &[NO_REMOVALS],
         others: "",
-        run: fault::wide,
+        run: Empty(fault::wide),
     },
     Scenario {
         name: "clocks",
         about: "clocks run up to 1 % fast or slow, for 300 s; then a host fails",
         targets: &[NO_REMOVALS],
         others: "",
-        run: fault::clocks,
+        run: Empty(fault::clocks),
     },
 ];
 
-/// Runs a scenario; its figures and the hash of its trace.
+/// Circuits of one size and seed, one for each scenario; what they have in common, that they form,
+/// is simulated once.
+#[derive(Debug)]
+pub struct Circuits {
+    n: usize,
+    seed: u64,
+    formed: Option<Simulation>,
+}
+
+impl Circuits {
+    /// None is simulated yet.
+    pub fn new(n: usize, seed: u64) -> Circuits {
+        Circuits {
+            n,
+            seed,
+            formed: None,
+        }
+    }
+
+    /// Runs a scenario; its figures and the hash of its trace. If it is the `last` one, what has
+    /// formed is not kept, which halves the memory.
+    pub fn run(&mut self, scenario: &Scenario, last: bool) -> (Vec<Row>, u64) {
+        let (mut sim, run) = match scenario.run {
+            Empty(run) => (Simulation::new(self.seed), run),
+            Formed(run) => {
+                let formed = self.formed.take().unwrap_or_else(|| {
+                    let mut sim = Simulation::new(self.seed);
+                    sim.form(self.n);
+                    sim
+                });
+                if !last {
+                    self.formed = Some(formed.clone());
+                }
+                (formed, run)
+            }
+        };
+        let rows = run(&mut sim, self.n);
+        (rows, sim.trace())
+    }
+}
+
+/// Runs one scenario; its figures and the hash of its trace.
 pub fn run(scenario: &Scenario, n: usize, seed: u64) -> (Vec<Row>, u64) {
-    let mut sim = Simulation::new(seed);
-    let rows = (scenario.run)(&mut sim, n);
-    (rows, sim.trace())
+    Circuits::new(n, seed).run(scenario, true)
 }
 
 impl Simulation {
@@ -302,8 +352,7 @@ pub(super) fn seconds(time: Option<Duration>) -> f64 {
     time.map_or(f64::INFINITY, |time| time.as_secs_f64())
 }
 
-fn overlay(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
+fn overlay(sim: &mut Simulation, _: usize) -> Vec<Row> {
     let degrees = sim.up().map(|(_, machine)| machine.neighbours().count());
     vec![
         Row::new("degree", degrees.map(|degree| degree as f64)),
@@ -313,7 +362,6 @@ fn overlay(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 fn idle(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     // Until exchanges of links are as frequent as they will ever be.
     sim.run(SECOND * 900);
     sim.network.count(n);

@@ -246,7 +246,7 @@ proptest! {
         let mut now = Duration::from_secs(1);
         let me = record(0, 2);
         let mut machine = Machine::new(me.clone(), Config { incarnation }, seed, now);
-        let mut subscribed = BTreeMap::from([(me.fingerprint, me.clone())]);
+        let mut subscribed = BTreeMap::from([(me.fingerprint, Arc::new(me.clone()))]);
         for (inputs, pause) in steps {
             now += Duration::from_millis(pause);
             for input in inputs {
@@ -269,7 +269,7 @@ proptest! {
 
 fn check(
     machine: &mut Machine,
-    subscribed: &mut BTreeMap<Fingerprint, Record>,
+    subscribed: &mut BTreeMap<Fingerprint, Arc<Record>>,
 ) -> Result<(), TestCaseError> {
     while let Some(output) = machine.poll_output() {
         match output {

@@ -57,7 +57,7 @@ fn values() -> impl Strategy<Value = Vec<(u8, Held)>> {
 
 fn state(view: &View) -> Vec<(u64, u64, Phase)> {
     view.members
-        .values()
+        .iter()
         .map(|member| member.held().rank())
         .collect()
 }
@@ -99,7 +99,7 @@ proptest! {
                 }
             }
             prop_assert!(view.get(&Fingerprint([who; 32])).map(|member| member.held().rank()) >= before);
-            prop_assert!(view.iter().map(|member| &*member.record).eq(subscribed.values()));
+            prop_assert!(view.iter().map(|member| &member.record).eq(subscribed.values()));
             prop_assert_eq!(view.live().len(), subscribed.len());
             prop_assert_eq!(view.live().len() + view.buried(), view.members.len());
         }

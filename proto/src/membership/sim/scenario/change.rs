@@ -11,8 +11,7 @@ fn turns(n: usize) -> usize {
     20.min(n / 4)
 }
 
-pub(super) fn join(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
+pub(super) fn join(sim: &mut Simulation, _: usize) -> Vec<Row> {
     let mut times = Samples::default();
     for _ in 0..20 {
         let by = sim.some_up(1);
@@ -31,7 +30,6 @@ pub(super) fn join(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 pub(super) fn leave(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     let mut times = Samples::default();
     for i in sim.some_up(turns(n)) {
         sim.leave(i);
@@ -70,7 +68,6 @@ pub(super) fn burst(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 pub(super) fn restart(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     let (mut same, mut new) = (Samples::default(), Samples::default());
     for (turn, i) in sim.some_up(turns(n)).into_iter().enumerate() {
         sim.kill(i);
@@ -102,8 +99,7 @@ pub(super) fn restart(sim: &mut Simulation, n: usize) -> Vec<Row> {
     ]
 }
 
-pub(super) fn churn(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
+pub(super) fn churn(sim: &mut Simulation, _: usize) -> Vec<Row> {
     let mut off = Samples::default();
     for _ in 0..120 {
         let (up, by) = (sim.some_up(1), sim.some_up(2));

@@ -13,7 +13,6 @@ fn turns(n: usize) -> usize {
 
 pub(super) fn kill(sim: &mut Simulation, n: usize) -> Vec<Row> {
     sim.tethers = true;
-    sim.form(n);
     let mut gone = Samples::default();
     for i in sim.some_up(turns(n)) {
         sim.kill(i);
@@ -32,7 +31,6 @@ pub(super) fn kill(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 pub(super) fn crash(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     let (mut suspected, mut gone) = (Samples::default(), Samples::default());
     for i in sim.some_up(turns(n)) {
         let (suspicion, end) = crash_one(sim, i);
@@ -67,8 +65,7 @@ pub(super) fn crash_one(sim: &mut Simulation, i: usize) -> (f64, f64) {
     (seconds(suspected.get()), seconds(gone))
 }
 
-pub(super) fn mass(sim: &mut Simulation, n: usize, failures: usize) -> Vec<Row> {
-    sim.form(n);
+pub(super) fn mass(sim: &mut Simulation, failures: usize) -> Vec<Row> {
     for i in sim.some_up(failures) {
         sim.crash_host(i);
     }
@@ -88,8 +85,7 @@ pub(super) fn mass(sim: &mut Simulation, n: usize, failures: usize) -> Vec<Row> 
     ]
 }
 
-pub(super) fn partition(sim: &mut Simulation, n: usize, parts: u32, how_long: u32) -> Vec<Row> {
-    sim.form(n);
+pub(super) fn partition(sim: &mut Simulation, parts: u32, how_long: u32) -> Vec<Row> {
     sim.partition(|i| i as u32 % parts);
     sim.run(SECOND * how_long);
     sim.removals.clear();
@@ -104,7 +100,6 @@ pub(super) fn partition(sim: &mut Simulation, n: usize, parts: u32, how_long: u3
 }
 
 pub(super) fn alone(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     sim.partition(|i| u32::from(i == n / 2));
     sim.run(SECOND * 60);
     sim.removals.clear();

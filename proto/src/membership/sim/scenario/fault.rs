@@ -26,7 +26,6 @@ fn outcome(sim: &mut Simulation) -> Vec<Row> {
 }
 
 pub(super) fn lossy(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     let lossy = sim.some_up((n / 100).max(1));
     sim.network.lossy = lossy.into_iter().map(|i| (i, 0.8)).collect();
     sim.run(SECOND * LASTING);
@@ -34,7 +33,6 @@ pub(super) fn lossy(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 pub(super) fn loss(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     sim.network.loss = 0.05;
     sim.run(SECOND * if n <= 16 { 3600 } else { LASTING });
     outcome(sim)
@@ -46,7 +44,6 @@ fn pairs(sim: &mut Simulation, n: usize) -> Vec<(usize, usize)> {
 }
 
 pub(super) fn blocked(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     for (i, j) in pairs(sim, n) {
         sim.block(i, j);
     }
@@ -55,7 +52,6 @@ pub(super) fn blocked(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 pub(super) fn asymmetric(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     for (i, j) in pairs(sim, n) {
         sim.block_one_way(i, j);
     }
@@ -64,7 +60,6 @@ pub(super) fn asymmetric(sim: &mut Simulation, n: usize) -> Vec<Row> {
 }
 
 pub(super) fn flapping(sim: &mut Simulation, n: usize) -> Vec<Row> {
-    sim.form(n);
     let pairs = pairs(sim, n);
     for _ in 0..LASTING / 6 {
         for (i, j) in &pairs {
@@ -79,9 +74,8 @@ pub(super) fn flapping(sim: &mut Simulation, n: usize) -> Vec<Row> {
     outcome(sim)
 }
 
-pub(super) fn stalls(sim: &mut Simulation, n: usize, how_long: u32, tethers: bool) -> Vec<Row> {
+pub(super) fn stalls(sim: &mut Simulation, how_long: u32, tethers: bool) -> Vec<Row> {
     sim.tethers = tethers;
-    sim.form(n);
     for _ in 0..600 {
         let candidates = sim.some_up(8);
         // Who is stopped cannot be stopped again.
