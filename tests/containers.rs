@@ -1,6 +1,8 @@
 //! Containers, on a real Docker Engine, of images that the tests build themselves.
 
 mod engine;
+mod pulls;
+mod registry;
 
 use serde_json::{Value, json};
 
@@ -638,7 +640,8 @@ fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
     };
     let home = Home::new();
     let one = engine.server(&home, "-name one");
-    make(&one, "/one/c", &engine.sh("echo said; sleep 1000"));
+    let script = "trap exit TERM; echo said; while :; do sleep 0.1; done";
+    make(&one, "/one/c", &engine.sh(script));
     let reader = one.circuit("stdout /one/c").spawn();
     reader.prints("said\n");
     let mut waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
@@ -678,7 +681,7 @@ fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
         "nobody knows that the container has ended"
     );
     // One that comes back ends what it finds running.
-    assert!(daemon.run(), "dockerd starts again");
+    assert!(daemon.run(), "dockerd starts again: {}", daemon.log());
     let waited = waiting.finish();
     assert!(waited.stdout().starts_with("/one/c\t"), "{waited}");
     assert_eq!(one.peek("/one/c")["State"]["Running"], false);

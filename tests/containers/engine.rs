@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -40,6 +41,15 @@ impl Engine {
         Engine::with_image(Some(daemon.host()), None)
     }
 
+    /// The Engine that a test started, for an image which it does not have.
+    pub(super) fn fetching(daemon: &Daemon, image: &str) -> Engine {
+        Engine {
+            host: Some(daemon.host()),
+            image: image.to_owned(),
+            keeps_image: false,
+        }
+    }
+
     fn with_image(host: Option<String>, image: Option<&str>) -> Option<Engine> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -63,7 +73,7 @@ impl Engine {
         let there = engine.asked(&["image", "inspect", &engine.image]).unwrap();
         if !there.status.success() {
             engine.keeps_image = false;
-            let dir = root();
+            let dir = root(None);
             let tar = dir.path().join("root.tar");
             engine.docker(&["import", tar.to_str().unwrap(), &engine.image]);
         }
@@ -123,13 +133,16 @@ impl Drop for Engine {
     }
 }
 
-/// A directory with the root of an image in it, as a tar file.
-fn root() -> tempfile::TempDir {
+/// A directory with the root of an image in it, as a tar file; with a mark it is like no other.
+pub(super) fn root(mark: Option<&str>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let bin = dir.path().join("root/bin");
     fs::create_dir_all(&bin).unwrap();
     fs::create_dir_all(dir.path().join("root/tmp")).unwrap();
     fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+    if let Some(mark) = mark {
+        fs::write(dir.path().join("root/mark"), mark).unwrap();
+    }
     for program in PROGRAMS {
         symlink("busybox", bin.join(program)).unwrap();
     }
@@ -140,13 +153,25 @@ fn root() -> tempfile::TempDir {
     dir
 }
 
-/// A Docker Engine of a test's own. Dropped, it is gone, with what it ran.
+/// A Docker Engine of a test's own, in a network of its own. Dropped, it is gone, with what it ran.
 pub(super) struct Daemon {
     dir: tempfile::TempDir,
     daemon: Option<Child>,
 }
 
 impl Daemon {
+    /// One that all who want one at the same time share.
+    pub(super) fn shared() -> Option<Arc<Daemon>> {
+        static SHARED: Mutex<Weak<Daemon>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(daemon) = shared.upgrade() {
+            return Some(daemon);
+        }
+        let daemon = Arc::new(Daemon::start()?);
+        *shared = Arc::downgrade(&daemon);
+        Some(daemon)
+    }
+
     /// Starts one; nothing, and a word about it, if it cannot be.
     pub(super) fn start() -> Option<Daemon> {
         let dir = tempfile::Builder::new()
@@ -157,7 +182,7 @@ impl Daemon {
         if daemon.run() {
             return Some(daemon);
         }
-        let log = fs::read_to_string(daemon.file("log")).unwrap_or_default();
+        let log = daemon.log();
         let why = log.lines().last().unwrap_or("no dockerd");
         eprintln!("skipped: needs a Docker Engine (dockerd) that a test can start: {why}");
         None
@@ -170,14 +195,28 @@ impl Daemon {
             .append(true)
             .open(self.file("log"))
             .unwrap();
-        let mut dockerd = Command::new("dockerd");
+        // The machine's own is of no concern.
+        fs::write(self.file("daemon.json"), "{}").unwrap();
+        // In a network of its own: one without a bridge removes the machine's.
+        let mut dockerd = Command::new("unshare");
         dockerd
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "ip link set lo up; exec dockerd \"$@\"",
+                "-",
+            ])
             .args([
                 "--bridge=none",
                 "--iptables=false",
                 "--ip-forward=false",
                 "--ip-masq=false",
+                // What fails is told at once.
+                "--max-download-attempts=1",
             ])
+            .arg("--config-file")
+            .arg(self.file("daemon.json"))
             .arg("--data-root")
             .arg(self.file("data"))
             .arg("--exec-root")
@@ -189,8 +228,10 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        // One that was killed has left it behind.
+        // One that was killed has left them behind; by them, processes that nobody has reaped yet
+        // would be taken for running ones.
         let _ = fs::remove_file(self.file("pid"));
+        let _ = fs::remove_file(self.file("exec/containerd/containerd.pid"));
         let Ok(child) = dockerd.spawn() else {
             return false;
         };
@@ -220,12 +261,22 @@ impl Daemon {
         daemon.wait().unwrap();
     }
 
+    /// The network that it runs in.
+    pub(super) fn network(&self) -> PathBuf {
+        let pid = self.daemon.as_ref().unwrap().id();
+        format!("/proc/{pid}/ns/net").into()
+    }
+
     pub(super) fn host(&self) -> String {
         format!("unix://{}", self.socket())
     }
 
     pub(super) fn socket(&self) -> String {
         self.file("sock").display().to_string()
+    }
+
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap_or_default()
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -241,5 +292,11 @@ impl Drop for Daemon {
             let _ = kill_process(pid, Signal::TERM);
             let _ = daemon.wait();
         }
+        // What one that was killed had mounted, the next does not unmount.
+        let mut umount = Command::new("umount");
+        umount
+            .args(["--recursive", "--quiet"])
+            .arg(self.file("data"));
+        let _ = umount.status();
     }
 }

@@ -169,8 +169,8 @@ impl Engine {
         }
     }
 
-    /// Has an image fetched from its registry; the progress, as lines. A stream that is dropped ends
-    /// the fetching.
+    /// Has an image fetched from its registry, which may take as long as it does; the progress, as
+    /// lines. A stream that is dropped ends the fetching.
     pub(super) fn pull(
         &self,
         image: &str,
@@ -181,7 +181,9 @@ impl Engine {
             // Without a tag the Engine would fetch all there are.
             options = options.tag("latest");
         }
-        let progress = self.docker.create_image(Some(options.build()), None, None);
+        // An Engine says nothing before its registry does.
+        let patient = self.docker.clone().with_timeout(Duration::MAX);
+        let progress = patient.create_image(Some(options.build()), None, None);
         let mut said: HashMap<String, String> = HashMap::new();
         progress.filter_map(move |step| {
             let line = match step {
