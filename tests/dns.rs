@@ -431,6 +431,40 @@ fn connections_that_say_nothing_hold_up_nobody() {
     drop(silent);
 }
 
+/// The descriptors that a server has open.
+fn descriptors(server: &Server) -> usize {
+    let all = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    all.count()
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_and_cost_no_descriptors() {
+    let home = Home::new();
+    let server = home.start("one");
+    let address = make(&server, "/one/d", "");
+    let before = descriptors(&server);
+    let open = || TcpStream::connect(address).unwrap();
+    let mut silent: Vec<TcpStream> = (0..300).map(|_| open()).collect();
+    eventually("256 are served", || {
+        (descriptors(&server) >= before + 256).then_some(())
+    });
+    // Had it taken more, it would have before this answer, or the next, over UDP.
+    for _ in 0..10 {
+        assert!(answers(address));
+    }
+    let held = descriptors(&server) - before;
+    // A command that is asked for meanwhile may have one or two of its own.
+    assert!((256..260).contains(&held), "{held}");
+    // Of those that wait, as many are served as go.
+    silent.drain(..256);
+    let framed = [&(QUERY.len() as u16).to_be_bytes(), QUERY].concat();
+    for mut stream in silent {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(&framed).unwrap();
+        stream.read_exact(&mut [0; 2]).unwrap();
+    }
+}
+
 #[test]
 fn the_live_servers_are_in_the_zone_as_they_come_and_go() {
     let home = Home::new();

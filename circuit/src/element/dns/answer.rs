@@ -263,4 +263,4 @@ fn bytes(message: &Message) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -414,8 +414,10 @@ fn print_data(data: &RData) -> String {
             &print_name(&naptr.replacement),
         ]),
         RData::Unknown { code, rdata } => match (u16::from(*code), rdata.anything.as_slice()) {
-            (SSHFP, [algorithm, kind, rest @ ..]) => words(&[algorithm, kind, &print_hex(rest)]),
-            (TLSA, [usage, selector, matching, rest @ ..]) => {
+            (SSHFP, [algorithm, kind, rest @ ..]) if !rest.is_empty() => {
+                words(&[algorithm, kind, &print_hex(rest)])
+            }
+            (TLSA, [usage, selector, matching, rest @ ..]) if !rest.is_empty() => {
                 words(&[usage, selector, matching, &print_hex(rest)])
             }
             (_, []) => "\\# 0".to_owned(),

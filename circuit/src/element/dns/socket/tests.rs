@@ -1,5 +1,8 @@
+use std::io::{Read, Write};
+
 use proptest::prelude::*;
 
+use super::super::answer::tests::CORPUS;
 use super::super::text;
 use super::*;
 
@@ -101,4 +104,58 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
         }
         packet
     })
+}
+
+#[test]
+fn hostile_packets_are_answered_over_sockets_as_without() {
+    let records = ["a. A 10.0.0.1", "e. SOA ns.e. h.e. 1 2 3 4 5"];
+    let shared = Arc::new(shared(&records));
+    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = sockets.address();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let serving = sockets.into_serving(&runtime, shared.clone()).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::spawn(move || serving.run(&runtime, stopped));
+    let probe = query(0xfeed, b"\x01a\0", false);
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let within = Some(Duration::from_secs(10));
+    udp.set_read_timeout(within).unwrap();
+    udp.connect(address).unwrap();
+    for (what, packet) in CORPUS {
+        // The probe's answer comes last, and first if there is no other.
+        let mut got = vec![0; usize::from(u16::MAX)];
+        udp.send(packet).unwrap();
+        udp.send(&probe).unwrap();
+        let expected = answer(shared.records(), packet, Transport::Udp);
+        for expected in expected.iter().chain([&probe_answer(&shared, &probe)]) {
+            let length = udp.recv(&mut got).unwrap();
+            assert_eq!(got[..length], expected[..], "{what}");
+        }
+        let mut tcp = std::net::TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(within).unwrap();
+        let length = u16::try_from(packet.len()).unwrap();
+        tcp.write_all(&[&length.to_be_bytes(), *packet].concat())
+            .unwrap();
+        let expected = match answer(shared.records(), packet, Transport::Tcp) {
+            Some(answer) => {
+                let length = u16::try_from(answer.len()).unwrap();
+                [&length.to_be_bytes()[..], &answer].concat()
+            }
+            // It hangs up.
+            None => Vec::new(),
+        };
+        tcp.shutdown(std::net::Shutdown::Write).unwrap();
+        got.clear();
+        tcp.read_to_end(&mut got).unwrap();
+        assert_eq!(got, expected, "{what}");
+    }
+    drop(stop);
+    thread.join().unwrap();
+}
+
+fn probe_answer(shared: &Shared, probe: &[u8]) -> Vec<u8> {
+    answer(shared.records(), probe, Transport::Udp).unwrap()
 }

@@ -59,6 +59,8 @@ fn records_have_a_canonical_text() {
             "_443._tcp.a TLSA 3 1 1 00 11",
             "_443._tcp.a.\t3600\tIN\tTLSA\t3 1 1 0011",
         ),
+        (r"t TLSA \# 3 00 00 00", "t.\t3600\tIN\tTLSA\t\\# 3 000000"),
+        (r"s SSHFP \# 2 0102", "s.\t3600\tIN\tSSHFP\t\\# 2 0102"),
         (
             r"x TYPE65280 \# 3 00 01ff",
             "x.\t3600\tIN\tTYPE65280\t\\# 3 0001ff",
