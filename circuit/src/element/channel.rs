@@ -30,18 +30,26 @@ use queue::{Claim, Fate, Match, Pulled, Queue, Refused, Ticket};
 #[derive(Debug)]
 pub struct Channel {
     queue: Mutex<Queue>,
+    /// What its users call it.
+    what: &'static str,
 }
 
 impl Channel {
     /// An empty channel that holds so many messages for receivers to come. The capacity costs
     /// nothing until it is used.
     pub fn new(capacity: u64) -> Result<Arc<Channel>, Error> {
+        Channel::called("channel", capacity)
+    }
+
+    /// The same under another name, for elements that are channels inside.
+    pub fn called(what: &'static str, capacity: u64) -> Result<Arc<Channel>, Error> {
         if capacity > MAX_CAPACITY {
             let message = format!("a capacity of {capacity}: at most {MAX_CAPACITY}");
             return Err(Error::new(Code::InvalidArgument, message));
         }
         Ok(Arc::new(Channel {
             queue: Mutex::new(Queue::new(capacity)),
+            what,
         }))
     }
 
@@ -71,7 +79,8 @@ impl Channel {
     /// Brings a message, of which nothing has come yet. Fails once the channel is closed.
     pub fn send(self: &Arc<Self>) -> Result<Sending, Error> {
         let ticket = Ticket::new(Arc::new(Notify::new()));
-        let number = self.lock().send(ticket.clone(), None).map_err(refused)?;
+        let sent = self.lock().send(ticket.clone(), None);
+        let number = sent.map_err(|why| self.refused(why))?;
         Ok(Sending {
             channel: self.clone(),
             ticket,
@@ -117,6 +126,29 @@ impl Channel {
         })
     }
 
+    fn refused(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::Closed => self.closed(),
+            Refused::Aborted => self.aborted(),
+        }
+    }
+
+    fn failure(&self, fate: Fate) -> Option<Error> {
+        match fate {
+            Fate::Waits | Fate::Placed | Fate::Stored => None,
+            Fate::Lost => Some(lost("receiver")),
+            Fate::Aborted => Some(self.aborted()),
+        }
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(Code::Closed, format!("the {} is closed", self.what))
+    }
+
+    fn aborted(&self) -> Error {
+        Error::new(Code::Aborted, format!("the {} was scrubbed", self.what))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // No code that runs under the lock can panic half-way through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,21 +161,6 @@ pub fn joined(mut pieces: Vec<Bytes>) -> Bytes {
         1 => pieces.pop().unwrap_or_default(),
         _ => pieces.concat().into(),
     }
-}
-
-fn refused(refused: Refused) -> Error {
-    match refused {
-        Refused::Closed => closed(),
-        Refused::Aborted => aborted(),
-    }
-}
-
-fn closed() -> Error {
-    Error::new(Code::Closed, "the channel is closed")
-}
-
-fn aborted() -> Error {
-    Error::new(Code::Aborted, "the channel was scrubbed")
 }
 
 fn lost(who: &str) -> Error {
@@ -171,7 +188,7 @@ impl Sending {
             let there = self.channel.lock().push(self.number, &mut bytes);
             match self.failure() {
                 Some(error) => return Err(error),
-                None if !there => return Err(aborted()),
+                None if !there => return Err(self.channel.aborted()),
                 None if bytes.is_empty() => return Ok(()),
                 None => self.ticket.changed().await,
             }
@@ -209,15 +226,7 @@ impl Sending {
     }
 
     fn failure(&self) -> Option<Error> {
-        failure(self.ticket.fate())
-    }
-}
-
-fn failure(fate: Fate) -> Option<Error> {
-    match fate {
-        Fate::Waits | Fate::Placed | Fate::Stored => None,
-        Fate::Lost => Some(lost("receiver")),
-        Fate::Aborted => Some(aborted()),
+        self.channel.failure(self.ticket.fate())
     }
 }
 
@@ -283,7 +292,7 @@ impl Train {
             let length = whole.as_ref().map_or(0, Bytes::len);
             let sent = self.channel.lock().send(ticket.clone(), whole);
             self.under_way.push_back(Wagon {
-                number: sent.map_err(refused)?,
+                number: sent.map_err(|why| self.channel.refused(why))?,
                 ticket,
                 length,
                 is_short: is_whole,
@@ -334,7 +343,7 @@ impl Train {
                     self.bytes -= first.length;
                     self.under_way.pop_front();
                 }
-                other => return (count, failure(other).map_or(Ok(()), Err)),
+                other => return (count, self.channel.failure(other).map_or(Ok(()), Err)),
             }
         }
         (count, Ok(()))
@@ -370,8 +379,8 @@ impl Receiving {
             match self.claim.state() {
                 Match::Waits => self.claim.changed().await,
                 Match::Message(_) => return Ok(()),
-                Match::Closed => return Err(closed()),
-                Match::Aborted | Match::Done => return Err(aborted()),
+                Match::Closed => return Err(self.channel.closed()),
+                Match::Aborted | Match::Done => return Err(self.channel.aborted()),
             }
         }
     }
@@ -385,7 +394,7 @@ impl Receiving {
                 Pulled::End => return Ok(None),
                 Pulled::Pending => self.claim.changed().await,
                 Pulled::Lost => return Err(lost("sender")),
-                Pulled::Aborted => return Err(aborted()),
+                Pulled::Aborted => return Err(self.channel.aborted()),
             }
         }
     }
@@ -407,7 +416,7 @@ impl Receiving {
     pub fn commit(self) -> Result<(), Error> {
         match self.channel.lock().commit(&self.claim) {
             true => Ok(()),
-            false => Err(aborted()),
+            false => Err(self.channel.aborted()),
         }
     }
 

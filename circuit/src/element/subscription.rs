@@ -41,7 +41,7 @@ impl Subscription {
     pub fn new(source: Source) -> Result<Arc<Subscription>, Error> {
         Ok(Arc::new(Subscription {
             source,
-            channel: Channel::new(HELD)?,
+            channel: Channel::called("subscription", HELD)?,
             dropped: AtomicU64::new(0),
         }))
     }
