@@ -1,6 +1,6 @@
 //! Peers that do not behave: QUIC without the manners of the client crate.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,24 @@ impl Stranger {
         protocol: &[u8],
     ) -> Result<Stranger, ConnectionError> {
         let (endpoint, _) = dialling(&[address]).unwrap();
+        Stranger::connect_by(endpoint, address, protocol).await
+    }
+
+    /// Connects from this address of our own.
+    pub(crate) async fn connect_from(
+        from: IpAddr,
+        address: SocketAddr,
+        protocol: &[u8],
+    ) -> Result<Stranger, ConnectionError> {
+        let endpoint = Endpoint::client(SocketAddr::new(from, 0)).unwrap();
+        Stranger::connect_by(endpoint, address, protocol).await
+    }
+
+    async fn connect_by(
+        endpoint: Endpoint,
+        address: SocketAddr,
+        protocol: &[u8],
+    ) -> Result<Stranger, ConnectionError> {
         let (certificate, _) = Certificate::generate().unwrap();
         let mut crypto = tls::dialler(&certificate, Verifier::new(Pin::Anybody)).unwrap();
         crypto.alpn_protocols = vec![protocol.to_vec()];

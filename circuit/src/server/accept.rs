@@ -1,10 +1,9 @@
 //! Who may come in: the acceptor's side of the handshake, and its limits.
 //!
 //! **Invariant:** until a peer was sent a `Welcome` it has one stream, a window of 16 KiB and five
-//! seconds, and there are at most [`MAX_STRANGERS`] like it.
+//! seconds, and [`strangers`](super::strangers) bounds how many there are like it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,15 +21,10 @@ use tracing::{debug, info, warn};
 
 use super::Server;
 use super::dispatch::{self, Caller};
+use super::strangers::{Entry, Strangers};
 use crate::peer::Origin;
 
-/// How many connections may be without a `Welcome`. DESIGN.md, section 5, as the next three.
-const MAX_STRANGERS: usize = 256;
-
-/// From how many on a peer must first show that its address is its own (RFC 9000, section 8.1.2).
-const RETRY_FROM: usize = 64;
-
-/// How long a stranger may take.
+/// How long a stranger may take. DESIGN.md, section 5, as the next.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a stranger may send, in bytes.
@@ -76,21 +70,23 @@ impl Refusals {
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(server: Arc<Server>) {
-    let strangers = Arc::new(AtomicUsize::new(0));
+    let strangers = Arc::new(Strangers::default());
     let refusals = Arc::new(Refusals::default());
     while let Some(incoming) = server.endpoint.accept().await {
-        let count = strangers.load(Ordering::Relaxed);
-        if count >= MAX_STRANGERS {
-            incoming.refuse();
-            continue;
-        }
-        if count >= RETRY_FROM && !incoming.remote_address_validated() {
-            // Fails only for an address that is validated already.
-            let _ = incoming.retry();
-            continue;
-        }
-        strangers.fetch_add(1, Ordering::Relaxed);
-        let stranger = Stranger(strangers.clone());
+        let address = incoming.remote_address().ip();
+        let validated = incoming.remote_address_validated();
+        let stranger = match strangers.enter(address, validated) {
+            Entry::Place(place) => place,
+            Entry::Validate => {
+                // Fails only for an address that is validated already.
+                let _ = incoming.retry();
+                continue;
+            }
+            Entry::Full => {
+                incoming.refuse();
+                continue;
+            }
+        };
         let (server, refusals) = (server.clone(), refusals.clone());
         tokio::spawn(async move {
             let greeted = greet(&server, incoming, &refusals);
@@ -103,15 +99,6 @@ pub(super) async fn accept(server: Arc<Server>) {
                 Err(_) => debug!("a connection said nothing in time"),
             }
         });
-    }
-}
-
-/// Counts a connection that has no `Welcome` yet.
-struct Stranger(Arc<AtomicUsize>);
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
