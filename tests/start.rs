@@ -191,15 +191,33 @@ fn a_runtime_directory_that_others_can_enter_is_refused() {
     let home = Home::new();
     let dir = home.runtime_dir();
     fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    home.circuit("start")
-        .status(1)
-        .stderr(format!(
-            "circuit: start: {} is not a directory of this user's own with mode 0700: remove it, \
-             or set XDG_RUNTIME_DIR\n",
-            dir.display()
-        ))
-        .run();
+    let shown = dir.display();
+    for (mode, why) in [
+        (
+            0o755,
+            format!("others can look into {shown}: chmod 700 {shown}"),
+        ),
+        (
+            0o777,
+            format!(
+                "{shown} is not a directory of this user's own with mode 0700: remove it, or set \
+                 XDG_RUNTIME_DIR"
+            ),
+        ),
+    ] {
+        fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        home.circuit("start")
+            .status(1)
+            .stderr(format!("circuit: start: {why}\n"))
+            .run();
+        home.circuit("ls")
+            .status(255)
+            .stderr(format!(
+                "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT nor \
+                 CIRCUIT_DISCOVER is given, and your servers cannot be looked up: {why}\n"
+            ))
+            .run();
+    }
 }
 
 #[test]

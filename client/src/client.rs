@@ -52,6 +52,12 @@ pub enum DiscoverDialError {
     Dial(#[from] DialError),
 }
 
+/// The user's local key. A runtime directory that is not in order has none to be trusted.
+fn local_key() -> Option<Key> {
+    let dir = RuntimeDir::existing().ok().flatten();
+    dir.and_then(|dir| dir.existing_key())
+}
+
 impl Client {
     /// Dials the server of this URL, with the circuit's key if it has one.
     ///
@@ -73,7 +79,7 @@ impl Client {
         if key.is_some() || !url.is_loopback() {
             return Client::dial_exactly(url, key, DIAL_TIMEOUT).await;
         }
-        let local = RuntimeDir::existing().and_then(|dir| dir.existing_key());
+        let local = local_key();
         let dialled = Client::dial_exactly(url, local.as_ref(), DIAL_TIMEOUT).await;
         match dialled {
             // A server on other interfaces too has no local key. Only a pinned URL is dialled
@@ -140,7 +146,7 @@ impl Client {
     ) -> Result<Client, DiscoverDialError> {
         let local = match key {
             Some(_) => None,
-            None => RuntimeDir::existing().and_then(|dir| dir.existing_key()),
+            None => local_key(),
         };
         let ours = async { Ok((discover::discover(group, key, DISCOVER_TIMEOUT).await?, key)) };
         // The user's own servers on loopback have the local key, and nobody has to know.

@@ -8,7 +8,7 @@
 //! locked is a leftover.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -38,9 +38,12 @@ pub enum RuntimeDirError {
         #[source]
         source: io::Error,
     },
-    /// Somebody else could read or change it.
+    /// Somebody else could change it.
     #[error("{} is not a directory of this user's own with mode 0700: remove it, or set XDG_RUNTIME_DIR", .0.display())]
     NotOwn(PathBuf),
+    /// It is this user's own, and others can read or enter it.
+    #[error("others can look into {dir}: chmod 700 {dir}", dir = .0.display())]
+    Exposed(PathBuf),
     /// The local key in it is damaged.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -71,13 +74,23 @@ impl RuntimeDir {
         RuntimeDir::open_at(Self::place())
     }
 
-    /// The directory, if it is there and in order.
-    pub fn existing() -> Option<RuntimeDir> {
-        let path = Self::place();
-        is_own(&path)
-            .ok()
-            .filter(|own| *own)
-            .map(|_| RuntimeDir { path })
+    /// The directory, if it is there; an error if it is not in order.
+    pub fn existing() -> Result<Option<RuntimeDir>, RuntimeDirError> {
+        Self::existing_at(Self::place())
+    }
+
+    fn existing_at(path: PathBuf) -> Result<Option<RuntimeDir>, RuntimeDirError> {
+        match Self::checked(path) {
+            Err(RuntimeDirError::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     fn place() -> PathBuf {
@@ -91,20 +104,26 @@ impl RuntimeDir {
     }
 
     fn open_at(path: PathBuf) -> Result<RuntimeDir, RuntimeDirError> {
-        let failed = |source| RuntimeDirError::Io {
-            path: path.clone(),
-            source,
-        };
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(error));
+            Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                Err(RuntimeDirError::Io { path, source })
             }
-            _ => (),
+            _ => Self::checked(path),
         }
-        match is_own(&path) {
-            Ok(true) => Ok(RuntimeDir { path }),
-            Ok(false) => Err(RuntimeDirError::NotOwn(path)),
-            Err(error) => Err(failed(error)),
+    }
+
+    /// The directory, which must be one, no link, of this user's own, that nobody else may enter.
+    fn checked(path: PathBuf) -> Result<RuntimeDir, RuntimeDirError> {
+        let found = match fs::symlink_metadata(&path) {
+            Ok(found) => found,
+            Err(source) => return Err(RuntimeDirError::Io { path, source }),
+        };
+        let own = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+        match found.mode() {
+            // What others may have put there is not trusted later either.
+            mode if !own || mode & 0o022 != 0 => Err(RuntimeDirError::NotOwn(path)),
+            mode if mode & 0o077 != 0 => Err(RuntimeDirError::Exposed(path)),
+            _ => Ok(RuntimeDir { path }),
         }
     }
 
@@ -129,9 +148,7 @@ impl RuntimeDir {
         let _ = fs::remove_file(&draft);
         match linked {
             Ok(()) => Ok(key),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Ok(key_file::read(&path)?.0)
-            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(key_file::read(&path)?.0),
             Err(source) => Err(RuntimeDirError::Io { path, source }),
         }
     }
@@ -255,13 +272,6 @@ fn same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether it is a directory, no link, of this user's own, that nobody else may enter.
-fn is_own(path: &Path) -> io::Result<bool> {
-    let found = fs::symlink_metadata(path)?;
-    let uid = rustix::process::geteuid().as_raw();
-    Ok(found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -278,14 +288,37 @@ mod tests {
     fn only_an_own_private_directory_is_used() {
         let temp = tempfile::tempdir().unwrap();
         let place = temp.path().join("circuit");
+        assert!(matches!(RuntimeDir::existing_at(place.clone()), Ok(None)));
         assert!(RuntimeDir::open_at(place.clone()).is_ok());
         assert!(RuntimeDir::open_at(place.clone()).is_ok(), "again");
-        fs::set_permissions(&place, fs::Permissions::from_mode(0o750)).unwrap();
         assert!(matches!(
-            RuntimeDir::open_at(place.clone()),
-            Err(RuntimeDirError::NotOwn(_))
+            RuntimeDir::existing_at(place.clone()),
+            Ok(Some(_))
         ));
-        fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+        let with_mode = |mode| {
+            fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+            let opened = RuntimeDir::open_at(place.clone()).map(Some);
+            [opened, RuntimeDir::existing_at(place.clone())]
+        };
+        for mode in [0o750, 0o711, 0o744] {
+            for refused in with_mode(mode) {
+                assert!(
+                    matches!(refused, Err(RuntimeDirError::Exposed(_))),
+                    "{mode:o}"
+                );
+            }
+        }
+        for mode in [0o770, 0o702, 0o1777] {
+            for refused in with_mode(mode) {
+                assert!(
+                    matches!(refused, Err(RuntimeDirError::NotOwn(_))),
+                    "{mode:o}"
+                );
+            }
+        }
+        for opened in with_mode(0o700) {
+            assert!(matches!(opened, Ok(Some(_))));
+        }
         let link = temp.path().join("link");
         symlink(&place, &link).unwrap();
         assert!(matches!(

@@ -137,17 +137,22 @@ const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The newest server of this user on this machine that answers, if all of them are in one circuit.
 async fn local(key: Option<&Key>) -> Result<Client, Failure> {
-    let servers = RuntimeDir::existing()
-        .map(|dir| dir.servers())
-        .unwrap_or_default();
+    let none_given =
+        "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER is given, and";
+    let dir = RuntimeDir::existing().map_err(|error| {
+        let why = super::error::chain(&error);
+        Failure::no_circuit(format!(
+            "{none_given} your servers cannot be looked up: {why}"
+        ))
+    })?;
+    let servers = dir.map(|dir| dir.servers()).unwrap_or_default();
     let mut left = servers.as_slice();
     let client = loop {
         left = match left {
             [] => {
-                return Err(Failure::no_circuit(
-                    "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER is \
-                     given, and no server of yours runs on this machine",
-                )
+                return Err(Failure::no_circuit(format!(
+                    "{none_given} no server of yours runs on this machine"
+                ))
                 .with_hint("`circuit start` starts one"));
             }
             // The last one has all the time that there is, and says what is wrong.
