@@ -1,5 +1,6 @@
 //! The operation log: every operation, in order, and no secret.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -117,11 +118,22 @@ fn no_payload_and_no_argument() {
 }
 
 #[test]
-fn the_json_form_has_every_field() {
+fn the_json_form_has_every_field_in_the_order_that_the_documentation_shows() {
     let home = Home::new();
     let one = home.circuit("start -name one -log json").serve();
     one.circuit("scrub /one/p").status(1).any_stderr().run();
-    let line: Value = serde_json::from_str(&one.logs("\"operation\"")).unwrap();
+    let line = one.logs("\"operation\"");
+    let shown = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operating.md"));
+    let shown = shown.unwrap();
+    let shown = shown.lines().find(|line| line.starts_with('{')).unwrap();
+    let names = |line: &str| -> Vec<String> {
+        let fields = line
+            .split(['{', ','])
+            .filter_map(|field| field.split_once(':'));
+        fields.map(|(name, _)| name.to_owned()).collect()
+    };
+    assert_eq!(names(&line), names(shown));
+    let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(line["target"], "operation");
     assert_eq!(line["what"], "scrub");
     assert_eq!(line["path"], format!("/{}/p", one.id()));

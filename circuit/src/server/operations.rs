@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use circuit_proto::{Code, Error, Path};
+use serde::Serialize;
 
 use super::log::{Format, Lines};
 use crate::text::one_line;
@@ -142,6 +143,19 @@ pub struct Done {
     failure: Option<Error>,
 }
 
+/// The line in the JSON form, its fields where those of other lines are.
+#[derive(Serialize)]
+struct Fields<'a> {
+    timestamp: String,
+    level: &'a str,
+    who: &'a str,
+    what: &'a str,
+    path: &'a str,
+    outcome: &'a str,
+    micros: u64,
+    target: &'a str,
+}
+
 impl Done {
     /// Its line in the log, with the line end.
     pub fn line(&self, format: Format) -> String {
@@ -164,16 +178,18 @@ impl Done {
                  micros={micros}\n"
             ),
             Format::Json => {
-                let line = serde_json::json!({
-                    "timestamp": time.to_string(),
-                    "level": "INFO",
-                    "target": "operation",
-                    "who": who,
-                    "what": what,
-                    "path": path,
-                    "outcome": outcome,
-                    "micros": micros,
-                });
+                let fields = Fields {
+                    timestamp: time.to_string(),
+                    level: "INFO",
+                    who: &who,
+                    what,
+                    path: &path,
+                    outcome: &outcome,
+                    micros,
+                    target: "operation",
+                };
+                // Fails for nothing that has no maps and no code of its own.
+                let line = serde_json::to_string(&fields).unwrap_or_default();
                 format!("{line}\n")
             }
         }
