@@ -209,7 +209,7 @@ impl Actor {
                 Ok(_) => Ok(()),
                 Err(_) => self.redial().await,
             },
-            // A link is cut, and will be healed.
+            // A link is cut, and will be healed. The pause only keeps the history short.
             Some(Code::Unreachable | Code::NoSuchServer) => {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 Ok(())

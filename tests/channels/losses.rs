@@ -269,10 +269,19 @@ const POINTS: [(&str, Point); 8] = [
     ("queued-sender", |server, path| {
         fill(server, path);
         let sender = waiting_sender(server, path, "never", 1);
+        let behind = waiting_sender(server, path, "behind", 2);
         let path = path.to_owned();
         let after = move |server: &Server| {
-            gone(server, &path, |status| status["Senders"] == 0);
-            empty(server, &path);
+            gone(server, &path, |status| status["Senders"] == 1);
+            // What was before it is there, and who was behind it has the next place.
+            for _ in 0..filled(server, &path) {
+                server
+                    .circuit(format!("recv {path}"))
+                    .stdout("filler")
+                    .run();
+            }
+            finds(server, &path, "behind");
+            succeeds(behind);
         };
         (sender, Box::new(after))
     }),
@@ -379,9 +388,14 @@ fn finds(server: &Server, path: &str, text: &str) {
 
 /// Takes the slots of a channel.
 fn fill(server: &Server, path: &str) {
-    for _ in 0..server.peek(path)["Cap"].as_u64().unwrap() {
+    for _ in 0..filled(server, path) {
         server.circuit(format!("send {path}")).stdin("filler").run();
     }
+}
+
+/// How many messages fill a channel.
+fn filled(server: &Server, path: &str) -> u64 {
+    server.peek(path)["Cap"].as_u64().unwrap()
 }
 
 /// Checks that nothing but fillers is in the channel, and that it works.

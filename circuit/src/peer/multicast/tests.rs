@@ -125,9 +125,10 @@ async fn clients_are_told_why_nobody_was_found() {
 #[tokio::test]
 async fn a_client_that_asks_first_is_answered_by_a_server_that_starts_later() {
     let group = group(4);
+    let mut ear = Multicast::open(group, Scope::Loopback).unwrap();
     let asking = tokio::spawn(ask(group, None, LONG));
-    // Once its first packet is out, which nobody hears.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Its first packet is out, and no server has heard it.
+    timeout(LONG, ear.recv()).await.unwrap();
     let server = Server::start(group, 1, None);
     assert_eq!(
         asking.await.unwrap().unwrap()[0].server.unwrap().id,
