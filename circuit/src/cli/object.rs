@@ -1,8 +1,11 @@
 //! What is made from stdin: a JSON object as people paste it, with trailing commas and comments,
 //! keys in any case.
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt;
 
 use super::error::Failure;
@@ -53,8 +56,11 @@ impl Form {
         if depth(text) > DEEPEST {
             return Err(self.bad(format!("the {what}'s brackets are nested too deep")));
         }
-        let value: Value = json5::from_str(text)
-            .map_err(|error| self.bad(format!("the {what} is not JSON: {error}")))?;
+        let Unique(value) = json5::from_str(text).map_err(|error| match error.code() {
+            Some(_) => self.bad(format!("the {what} is not JSON: {error}")),
+            // Our own words.
+            None => self.bad(error.to_string()),
+        })?;
         let Value::Object(object) = value else {
             return Err(self.bad(format!("the {what} is not a JSON object")));
         };
@@ -76,6 +82,74 @@ impl Form {
     /// The failure of what is not of this form.
     pub(super) fn bad(self, what: String) -> Failure {
         Failure::failed(what).with_hint(format!("for example {}", self.example))
+    }
+}
+
+/// A value in which no object has the same key twice: nobody knows which of the two was meant.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unique, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor).map(Unique)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Unique(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some((key, Unique(value))) = entries.next_entry::<String, _>()? {
+            if object.contains_key(&key) {
+                return Err(A::Error::custom(format_args!(
+                    "the field {key} is given twice"
+                )));
+            }
+            object.insert(key, value);
+        }
+        Ok(object.into())
     }
 }
 
