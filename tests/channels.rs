@@ -330,7 +330,7 @@ fn what_makes_no_sense_is_refused_in_a_line() {
         for wrong in ["-1", "many", "1.5", "99999999999999999999"] {
             let stderr = format!(
                 "circuit: invalid value '{wrong}' for '<CAPACITY>': \
-                 not a number of messages: 0 or more\n"
+                 not a number of messages from 0 to 16777216\n"
             );
             let line = format!("mkchan /one/c {wrong}");
             let output = server.circuit(line).unchecked();

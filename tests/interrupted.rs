@@ -75,3 +75,32 @@ fn an_interrupted_receiver_tells_the_channel_what_it_has_printed() {
     assert!(interrupted > 2, "{interrupted}");
     assert!(printed == lines);
 }
+
+#[test]
+fn an_interrupted_reader_that_cannot_print_gives_up() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", sh("exec yes"));
+    let (_unread, write) = std::io::pipe().unwrap();
+    let blocked = |options: &str| {
+        let line = format!("stdout {options} /one/p");
+        let reader = one.circuit(line).spawn_into(write.try_clone().unwrap());
+        one.until("/one/p", |status| {
+            status["Stdout"]["Reader"] == true && status["Blocked"] == "stdout"
+        });
+        reader
+    };
+    let reader = blocked("-timeout 0.5");
+    reader.signal(Signal::INT);
+    let end = reader.finish();
+    let said = "circuit: stdout: interrupted, and what had come was not written in 0.5 s\n";
+    assert_eq!((end.status.code(), end.stderr()), (Some(130), said));
+    one.until("/one/p", |status| status["Stdout"]["Reader"] == false);
+    // Two signals of a kind that come at once are one.
+    let reader = blocked("-timeout 60");
+    reader.signal(Signal::INT);
+    reader.signal(Signal::TERM);
+    let end = reader.finish();
+    assert!(matches!(end.status.code(), Some(130 | 143)), "{end}");
+    assert_eq!(end.stderr(), "");
+}

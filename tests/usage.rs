@@ -108,11 +108,23 @@ fn wrong_usage_is_one_line_and_a_hint() {
     };
     error(
         "ls -timeout 0 /",
-        "invalid value '0' for '--timeout <SECONDS>': not a number of seconds above 0",
+        "invalid value '0' for '--timeout <SECONDS>': not a number of seconds above 0, and at most \
+         1000000000",
     );
     error(
         "ls -timeout soon /",
-        "invalid value 'soon' for '--timeout <SECONDS>': not a number of seconds above 0",
+        "invalid value 'soon' for '--timeout <SECONDS>': not a number of seconds above 0, and at most \
+         1000000000",
+    );
+    error(
+        "ls -timeout 1e300 /",
+        "invalid value '1e300' for '--timeout <SECONDS>': not a number of seconds above 0, and at \
+         most 1000000000",
+    );
+    error(
+        "recv -count 99999999999999999999 /one/c",
+        "invalid value '99999999999999999999' for '--count <N>': not a number of messages from 0 \
+         to 18446744073709551615",
     );
     error(
         "ls -discover 239.1.1.1 /",
@@ -221,16 +233,62 @@ fn a_closed_stdout_is_no_error() {
 #[test]
 fn a_stdout_that_is_full_is_an_error() {
     let home = Home::new();
-    let full = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
-    let end = home.circuit("keygen").spawn_into(full).finish();
-    assert_eq!(
-        (end.status.code(), end.stderr()),
-        (
-            Some(1),
-            "circuit: cannot write to stdout: no space left on device\n"
-        )
-    );
+    for line in ["keygen", "help", "ls -help", "-version", "completions bash"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let end = home.circuit(line).spawn_into(full.unwrap()).finish();
+        let command = match line {
+            "completions bash" => "completions: ",
+            _ => "",
+        };
+        assert_eq!(
+            (end.status.code(), end.stderr()),
+            (
+                Some(1),
+                &*format!("circuit: {command}cannot write to stdout: no space left on device\n")
+            ),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_is_very_long_is_shown_in_part() {
+    let home = Home::new();
+    let one = home.start("one");
+    let long = "x".repeat(100_000);
+    let deep = "/one".to_owned() + &format!("/{}", "y".repeat(255)).repeat(63);
+    for line in [
+        long.clone(),
+        format!("-{long}"),
+        format!("peek {long}"),
+        format!("peek /one/{long}"),
+        format!("peek /one -d {long}"),
+        format!("peek /one -hmac {long}"),
+        format!("peek /one {long}"),
+        format!("ls -timeout {long}"),
+        format!("start -name {long}"),
+        format!("start -if {long}"),
+        format!("start -a {long}"),
+        format!("start -advertise {long}"),
+        format!("start -var {long}"),
+        format!("keygen {long}"),
+        format!("signal {long} /one/a"),
+        format!("mkchan /one/a {long}"),
+        format!("mkdns /one/a {long}"),
+        format!("run {long} -- true"),
+        format!("run one -- {long}"),
+        format!("completions {long}"),
+        format!("man {long}"),
+        format!("wait {deep}"),
+    ] {
+        let output = one.circuit(&line).unchecked();
+        let said = output.stderr();
+        let end = &line[line.len() - 20..];
+        assert!(
+            said.starts_with("circuit: ") && said.len() < 3000,
+            "{} bytes for the line that ends in {end}: {said:.200}",
+            said.len()
+        );
+        assert_ne!(output.status.code(), Some(0), "the line that ends in {end}");
+    }
 }

@@ -4,6 +4,8 @@
 
 use std::ffi::OsString;
 
+use super::command::is_number;
+
 /// The arguments with every long flag in its two-dash form.
 pub(super) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
@@ -44,7 +46,7 @@ fn lengthened(command: &clap::Command, argument: OsString) -> OsString {
     else {
         return argument;
     };
-    if name.starts_with('-') {
+    if name.starts_with('-') || is_number(name) {
         return argument;
     }
     let bare = name.split('=').next().unwrap_or(name);
@@ -133,6 +135,7 @@ mod tests {
             "circuit signal --group KILL /X1/a",
         );
         check("circuit start - -1", "circuit start - -1");
+        check("circuit signal -15 /X1/a", "circuit signal -15 /X1/a");
     }
 
     #[test]

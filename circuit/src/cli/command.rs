@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use circuit_client::{Path, Pattern, Url};
+use circuit_proto::element::channel::MAX_CAPACITY;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Make the hosts of a network behave as one Unix machine.
@@ -131,6 +132,7 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         #[arg(long)]
         group: bool,
         /// Its name, with or without SIG, in any case, or its number
+        #[arg(allow_negative_numbers = true, value_parser = signal)]
         signal: String,
         /// The process or container
         path: Path,
@@ -145,7 +147,7 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         /// The anchor
         path: Path,
         /// How many messages it holds: at most 16777216
-        #[arg(allow_negative_numbers = true, value_parser = messages)]
+        #[arg(allow_negative_numbers = true, value_parser = capacity)]
         capacity: u64,
         #[command(flatten)]
         dial: Dial,
@@ -401,16 +403,32 @@ pub(super) fn group(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
+/// Any number of messages: whether a channel holds so many, its server says.
+fn capacity(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("not a number of messages from 0 to {MAX_CAPACITY}"))
+}
+
 fn messages(text: &str) -> Result<u64, String> {
     text.parse()
-        .map_err(|_| "not a number of messages: 0 or more".to_owned())
+        .map_err(|_| format!("not a number of messages from 0 to {}", u64::MAX))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "not a number of seconds above 0".to_owned();
-    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    let seconds: f64 = text.parse().unwrap_or(f64::NAN);
     match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() && seconds < 1e9 => Ok(duration),
-        _ => Err(wrong()),
+        Ok(duration) if !duration.is_zero() && seconds <= 1e9 => Ok(duration),
+        _ => Err("not a number of seconds above 0, and at most 1000000000".to_owned()),
     }
+}
+
+/// The signal's name or number; a number also as `kill` takes it, `-9`.
+fn signal(text: &str) -> Result<String, String> {
+    let number = text.strip_prefix('-').filter(|rest| is_number(rest));
+    Ok(number.unwrap_or(text).to_owned())
+}
+
+/// Whether the text is a whole number without a sign.
+pub(super) fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

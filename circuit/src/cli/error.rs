@@ -9,12 +9,13 @@ use circuit_client::{Code, DialError, DiscoverDialError, Error};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
-use crate::text::one_line;
+use super::output;
+use crate::text::{cut, one_line};
 
-/// The operation failed.
+/// The operation failed. What makes no sense on stdin or in a file is that too.
 const FAILED: u8 = 1;
 
-/// Wrong usage.
+/// Wrong usage: of the command line or of an environment variable.
 const USAGE: u8 = 2;
 
 /// No circuit could be reached, or it refused us.
@@ -55,7 +56,7 @@ impl Failure {
         Failure::new(FAILED, text)
     }
 
-    /// The input makes no sense.
+    /// An argument, flag or environment variable makes no sense.
     pub(super) fn usage(text: impl Into<String>) -> Failure {
         Failure::new(USAGE, text)
     }
@@ -214,8 +215,7 @@ pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
 /// Help and version are data; anything else that the parser says is wrong usage.
 pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
     if !wrong.use_stderr() {
-        let _ = wrong.print();
-        return ExitCode::SUCCESS;
+        return exit(&output::help(wrong).map(|()| 0));
     }
     if wrong.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = wrong.print();
@@ -247,10 +247,20 @@ fn usage_text(wrong: &clap::Error) -> String {
             wrong.source(),
         )
     {
+        let value = cut(&value, LONGEST_VALUE);
         let text = format!("invalid value '{value}' for '{argument}': {why}");
         return one_line(&text);
     }
-    let text = wrong.render().to_string();
+    let mut text = wrong.render().to_string();
+    for kind in [
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+        ContextKind::InvalidValue,
+    ] {
+        if let Some(value) = of(kind).filter(|value| value.len() > LONGEST_VALUE) {
+            text = text.replace(&value, &cut(&value, LONGEST_VALUE));
+        }
+    }
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let first = first.strip_prefix("error: ").unwrap_or(first);
@@ -267,9 +277,15 @@ fn usage_text(wrong: &clap::Error) -> String {
     }
 }
 
+/// How much of a message is shown, in bytes. Chosen: a URL or two, a path of a few long names.
+const LONGEST: usize = 2000;
+
+/// How much of a value that the parser refuses is shown, in bytes.
+const LONGEST_VALUE: usize = 200;
+
 /// Says a line on stderr. A stderr that is closed hears nothing.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", one_line(line));
+    let _ = writeln!(std::io::stderr(), "{}", one_line(&cut(line, LONGEST)));
 }
 
 #[cfg(test)]

@@ -148,6 +148,14 @@ fn write_all(mut queue: mpsc::Receiver<Bytes>, out: &mut impl Write) -> io::Resu
     out.flush()
 }
 
+/// Prints the help or version that was asked for.
+pub(super) fn help(asked: &clap::Error) -> Result<(), Failure> {
+    asked
+        .print()
+        .and_then(|()| io::stdout().flush())
+        .map_err(|error| failed(&error))
+}
+
 /// Prints the completions of a shell.
 pub(super) fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
     let mut text = Vec::new();

@@ -164,12 +164,14 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
     let mut paths: Vec<Path> = Vec::new();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let failed = |error| Failure::operation("cannot read stdin", &error);
+    let mut number = 0;
     while let Some(line) = lines.next_line().await.map_err(failed)? {
+        number += 1;
         if !line.trim().is_empty() {
-            let path = line.trim().parse();
-            paths.push(
-                path.map_err(|error: circuit_client::PathError| Failure::usage(error.to_string()))?,
-            );
+            let wrong = |error: circuit_client::PathError| {
+                Failure::failed(format!("line {number} of stdin: {error}"))
+            };
+            paths.push(line.trim().parse().map_err(wrong)?);
         }
     }
     let client = dial(&options).await?;
@@ -260,6 +262,14 @@ mod tests {
         check(r#"{"Path": ""}"#, "the command has no Path");
         check(r#"{"Path": "a", "Pth": 1}"#, r#"unknown field "Pth""#);
         check(r#"{"Path": "a", "path": "b"}"#, "given twice");
+        check(
+            r#"{"Path": "a", "Args": [], "Path": "b"}"#,
+            "the field Path is given twice",
+        );
+        check(
+            r#"{"Path": "a", "Terminal": {"Rows": 1, "Rows": 2, "Columns": 3}}"#,
+            "the field Rows is given twice",
+        );
         check(r#"{"Path": 3}"#, "the field Path is wrong: invalid type");
         check(r#"{"Path": "a", "Args": "b"}"#, "the field Args is wrong");
     }
