@@ -302,6 +302,10 @@ impl Machine {
         let held = self.my_held();
         self.view.raise(me, held, None, self.now);
         self.spread(me, None);
+        // Who gave us up agrees to no link before it knows better.
+        if let Some(from) = from {
+            self.tell(from, me);
+        }
     }
 
     /// What follows from a change: timers, links, and what is remembered of the member.

@@ -347,3 +347,26 @@ fn many_join_at_once() {
         nobody_was_wronged(&sim);
     }
 }
+
+#[test]
+fn two_that_gave_each_other_up_are_one_soon_whoever_dials_first() {
+    // Whoever hears of the other elsewhere dials before it is knocked at: then one end has heard
+    // that it was given up, and the other has not.
+    for seed in 1..=20 {
+        for n in [2, 3] {
+            for (after, from) in (0..15).flat_map(|after| [(after, 0), (after, 1)]) {
+                let mut sim = circuit(n, seed);
+                sim.partition(|i| u32::from(i == 0));
+                sim.run(SECOND * 12);
+                sim.heal();
+                sim.run(SECOND / 10 * after);
+                sim.dial(from, 1 - from);
+                let took = becomes_whole(&mut sim, 60);
+                assert!(
+                    took <= SECOND * 5 / 2,
+                    "{n} servers, {from} dials after {after}00 ms, seed {seed}: {took:?}"
+                );
+            }
+        }
+    }
+}
