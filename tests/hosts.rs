@@ -25,6 +25,7 @@ mod crashes;
 mod cuts;
 mod discovery;
 mod events;
+mod healing;
 mod host;
 mod joining;
 mod keys;

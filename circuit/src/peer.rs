@@ -200,9 +200,7 @@ impl Peer {
 
     /// Merges this circuit with that of the server at `url`. Returns when it is in the view.
     pub async fn join(&self, url: &Url) -> Result<(), Error> {
-        let me = self.me().fingerprint.id();
-        let is_joined = |id| id != me && self.member(id).is_some();
-        if url.server.is_some_and(|server| is_joined(server.id)) {
+        if url.server != self.me().url.server && seek::is_joined(self, url) {
             return Ok(());
         }
         let unreachable = |error: String| Error::new(Code::Unreachable, error);
@@ -352,6 +350,11 @@ impl Driver {
                 message,
             } => {
                 if self.is_current(&peer, number) {
+                    if let (Some(started), Some(link)) =
+                        (life_of(&message), self.links.get_mut(&peer))
+                    {
+                        link.started = Some(started);
+                    }
                     self.tether(&peer);
                     self.handle(Input::Message {
                         from: peer,
@@ -387,14 +390,20 @@ impl Driver {
 
     /// Keeps one connection per peer. When two servers dial each other at the same time, both
     /// keep the one that the lower fingerprint dialled; of two from the same side, the newer, as
-    /// whoever dialled it knows the older to be gone.
+    /// whoever dialled it knows the older to be gone. What is left of a life before gives way to
+    /// the server as it is now.
     fn on_up(&mut self, accepted: Accepted, origin: Origin) {
         let peer = accepted.fingerprint;
         let dialled = matches!(origin, Origin::Dialled);
+        let started = match &origin {
+            Origin::Accepted(Some(message)) => life_of(message),
+            _ => None,
+        };
         let me = self.peer.machine().me().fingerprint;
         if let Some(old) = self.links.get(&peer)
             && old.is_open()
             && old.dialled != dialled
+            && old.is_same_life(&accepted, started)
         {
             let preferred = me < peer;
             if old.dialled == preferred {
@@ -405,6 +414,7 @@ impl Driver {
         let number = self.next_number;
         self.next_number += 1;
         let mut link = Link::new(accepted, dialled, number, &self.peer.events);
+        link.started = started;
         if !dialled {
             let subject = self.subject(peer, number);
             let connection = &link.accepted.connection;
@@ -518,6 +528,14 @@ impl Driver {
             closing.spawn(link.drain_and_close(Close::Leaving));
         }
         closing.join_all().await;
+    }
+}
+
+/// Which life of a server introduces itself, if this is what the message does.
+fn life_of(message: &Message) -> Option<u64> {
+    match message {
+        Message::Hello { entry, .. } => Some(entry.held.started),
+        _ => None,
     }
 }
 

@@ -121,6 +121,10 @@ pub enum Output {
     },
 }
 
+/// Says whether a server is in the circuit's live view now; if a URL is given, whether it is there
+/// at that URL, and not only as what it was before it was started again.
+pub type IsLive<'a> = &'a dyn Fn(ServerId, Option<&Url>) -> bool;
+
 /// The state machine of one server and one group.
 ///
 /// Call [`handle`](Self::handle), then [`poll_output`](Self::poll_output) until it gives `None`,
@@ -180,8 +184,8 @@ impl Machine {
         })
     }
 
-    /// Takes one input. `is_live` says whether a server is in the circuit's live view now.
-    pub fn handle(&mut self, input: Input<'_>, now: Duration, is_live: &dyn Fn(ServerId) -> bool) {
+    /// Takes one input.
+    pub fn handle(&mut self, input: Input<'_>, now: Duration, is_live: IsLive<'_>) {
         match input {
             Input::Segments(segments) => self.on_segments(segments, now),
             Input::Packet {
@@ -234,7 +238,7 @@ impl Machine {
         from: SocketAddr,
         bytes: &[u8],
         now: Duration,
-        is_live: &dyn Fn(ServerId) -> bool,
+        is_live: IsLive<'_>,
     ) {
         match Packet::decode(bytes, self.key.as_ref()) {
             Some((Packet::Announcement(identity), Seal::Ours)) => {
@@ -268,7 +272,7 @@ impl Machine {
         from: SocketAddr,
         identity: Identity,
         now: Duration,
-        is_live: &dyn Fn(ServerId) -> bool,
+        is_live: IsLive<'_>,
     ) {
         let Some(id) = packet::id_of(&identity) else {
             return;
@@ -282,7 +286,7 @@ impl Machine {
             return;
         }
         state.roster.insert(id, is_live);
-        if is_live(id) {
+        if is_live(id, Some(&identity.url)) {
             self.strangers.forget(id);
             state.trickle.on_consistent(id);
             return;
@@ -304,7 +308,7 @@ impl Machine {
         seal: Seal,
         length: usize,
         now: Duration,
-        is_live: &dyn Fn(ServerId) -> bool,
+        is_live: IsLive<'_>,
     ) {
         let Some(state) = self.segments.get(&segment) else {
             return;
@@ -337,9 +341,9 @@ impl Machine {
         self.recent.push_back((nonce, attempt));
     }
 
-    fn on_time(&mut self, now: Duration, is_live: &dyn Fn(ServerId) -> bool) {
+    fn on_time(&mut self, now: Duration, is_live: IsLive<'_>) {
         for (id, identity) in self.strangers.take_due(now) {
-            if is_live(id) || !self.newcomers.take(now) {
+            if is_live(id, Some(&identity.url)) || !self.newcomers.take(now) {
                 self.strangers.forget(id);
                 continue;
             }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use circuit_proto::Key;
 use circuit_proto::discovery::Machine;
+use circuit_proto::{Key, Url};
 use tokio::sync::mpsc;
 
 use super::multicast::{self, Multicast};
@@ -24,7 +24,10 @@ pub async fn run(peer: Arc<Peer>, multicast: Multicast, key: Option<Key>) {
         return;
     };
     let view = peer.clone();
-    let is_live = Arc::new(move |id| view.member(id).is_some());
+    let is_live = Arc::new(move |id, at: Option<&Url>| {
+        view.member(id)
+            .is_some_and(|member| at.is_none_or(|url| member.url == *url))
+    });
     let dialling = Arc::new(Mutex::new(BTreeSet::new()));
     let join = async {
         while let Some(multicast::Heard { url, .. }) = queue.recv().await {

@@ -89,8 +89,9 @@ pub struct Heard {
     pub name: String,
 }
 
-/// Whether a server is in the live view at this moment. Called often: it must not block.
-pub type IsLive = Arc<dyn Fn(ServerId) -> bool + Send + Sync>;
+/// Whether a server is in the live view at this moment, at this URL if there is one. Called often:
+/// it must not block.
+pub type IsLive = Arc<dyn Fn(ServerId, Option<&Url>) -> bool + Send + Sync>;
 
 /// The sockets of one group.
 #[derive(Debug)]
@@ -257,7 +258,7 @@ pub async fn run(
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let handle = |machine: &mut Machine, input: Input<'_>| {
-        machine.handle(input, begin.elapsed(), &|id| is_live(id));
+        machine.handle(input, begin.elapsed(), &*is_live);
     };
     loop {
         while let Some(output) = machine.poll_output() {

@@ -72,9 +72,10 @@ pub async fn once(peer: Arc<Peer>, url: Url) {
     }
 }
 
-fn is_joined(peer: &Peer, url: &Url) -> bool {
-    url.server
-        .is_some_and(|server| peer.member(server.id).is_some())
+/// Whether the server at `url` is in the view, and not only a life before the one that is meant.
+pub(super) fn is_joined(peer: &Peer, url: &Url) -> bool {
+    let member = url.server.and_then(|server| peer.member(server.id));
+    member.is_some_and(|member| member.url.server == url.server)
 }
 
 /// Dials for a link. A server that came back as another is accepted where a key proves that it is

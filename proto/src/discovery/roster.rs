@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 
+use super::IsLive;
 use crate::ServerId;
 
 /// How many ids a roster holds: 8 kB. Chosen: on a segment with four times as many servers, four
@@ -25,12 +26,12 @@ impl Roster {
     /// A verified announcement of this server was heard.
     ///
     /// Live or not: a newcomer is heard first and becomes live then.
-    pub(super) fn insert(&mut self, id: ServerId, is_live: &dyn Fn(ServerId) -> bool) {
+    pub(super) fn insert(&mut self, id: ServerId, is_live: IsLive<'_>) {
         if self.0.len() >= ROSTER_MAX && !self.0.contains(&id) {
-            if !is_live(id) {
+            if !is_live(id, None) {
                 return;
             }
-            self.0.retain(|id| is_live(*id));
+            self.0.retain(|id| is_live(*id, None));
             if self.0.len() >= ROSTER_MAX {
                 return;
             }
@@ -39,14 +40,9 @@ impl Roster {
     }
 
     /// How many live servers of the segment come before `me` where this subject is concerned.
-    pub(super) fn rank(
-        &self,
-        subject: u64,
-        me: ServerId,
-        is_live: &dyn Fn(ServerId) -> bool,
-    ) -> usize {
+    pub(super) fn rank(&self, subject: u64, me: ServerId, is_live: IsLive<'_>) -> usize {
         let mine = (score(subject, me), me);
-        let before = |id: &&ServerId| (score(subject, **id), **id) < mine && is_live(**id);
+        let before = |id: &&ServerId| (score(subject, **id), **id) < mine && is_live(**id, None);
         self.0.iter().filter(before).count()
     }
 }
@@ -73,20 +69,20 @@ mod tests {
     fn roster(ids: &[u64]) -> Roster {
         let mut roster = Roster::default();
         ids.iter()
-            .for_each(|id| roster.insert(ServerId(*id), &|_| true));
+            .for_each(|id| roster.insert(ServerId(*id), &|_, _| true));
         roster
     }
 
     #[test]
     fn alone_one_is_first() {
-        assert_eq!(Roster::default().rank(7, ServerId(1), &|_| true), 0);
+        assert_eq!(Roster::default().rank(7, ServerId(1), &|_, _| true), 0);
         assert_eq!(
-            roster(&[1]).rank(7, ServerId(1), &|_| true),
+            roster(&[1]).rank(7, ServerId(1), &|_, _| true),
             0,
             "not behind oneself"
         );
         assert_eq!(
-            roster(&[2, 3, 4]).rank(7, ServerId(1), &|_| false),
+            roster(&[2, 3, 4]).rank(7, ServerId(1), &|_, _| false),
             0,
             "not behind the dead"
         );
@@ -98,7 +94,7 @@ mod tests {
         let roster = roster(&ids);
         let first = |id: u64| {
             (0..10_000)
-                .filter(|subject| roster.rank(*subject, ServerId(id), &|_| true) < 3)
+                .filter(|subject| roster.rank(*subject, ServerId(id), &|_, _| true) < 3)
                 .count()
         };
         // 3 in 20: 1,500 expected, standard deviation 36.
@@ -109,7 +105,7 @@ mod tests {
     fn is_bounded_and_lets_live_ids_in() {
         let mut roster = roster(&(0..2000).collect::<Vec<_>>());
         assert_eq!(roster.0.len(), ROSTER_MAX);
-        roster.insert(ServerId(5000), &|id| id.0 >= 1000);
+        roster.insert(ServerId(5000), &|id, _| id.0 >= 1000);
         assert_eq!(roster.0.len(), 24 + 1, "the dead make place for the living");
     }
 
@@ -122,7 +118,7 @@ mod tests {
                     let head: Vec<u64> = ids.iter().copied().filter(|id| *id != me).take(known).collect();
                     roster(&head)
                 };
-                ids.iter().filter(|id| knows(**id).rank(subject, ServerId(**id), &|_| true) < wanted).count()
+                ids.iter().filter(|id| knows(**id).rank(subject, ServerId(**id), &|_, _| true) < wanted).count()
             };
             prop_assert!(act(known) >= wanted.min(n));
             prop_assert_eq!(act(n), wanted.min(n));

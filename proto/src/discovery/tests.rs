@@ -127,7 +127,7 @@ impl World {
 
     fn input(&mut self, server: usize, input: Input<'_>) {
         let circuit = self.servers[server].circuit;
-        let is_live = |id| {
+        let is_live = |id, _: Option<&Url>| {
             let other = self.ids.get(&id).map(|other| &self.servers[*other]);
             other.is_some_and(|other| other.circuit == circuit && other.alive)
         };
@@ -364,7 +364,7 @@ fn circuits_with_different_keys_share_a_segment() {
 }
 
 /// Steps one machine to `until`; how often it spoke.
-fn speak(machine: &mut Machine, until: Duration, is_live: &dyn Fn(ServerId) -> bool) -> usize {
+fn speak(machine: &mut Machine, until: Duration, is_live: IsLive<'_>) -> usize {
     let mut spoken = 0;
     while let Some(at) = machine.poll_timeout().filter(|at| *at <= until) {
         machine.handle(Input::Timeout, at, is_live);
@@ -383,13 +383,7 @@ fn announcement(server: usize, key: Option<&Key>) -> Vec<u8> {
     .encode(key)
 }
 
-fn hear(
-    machine: &mut Machine,
-    server: usize,
-    bytes: &[u8],
-    now: Duration,
-    is_live: &dyn Fn(ServerId) -> bool,
-) {
+fn hear(machine: &mut Machine, server: usize, bytes: &[u8], now: Duration, is_live: IsLive<'_>) {
     machine.handle(
         Input::Packet {
             segment: SEGMENT,
@@ -405,7 +399,7 @@ fn hear(
 fn only_verified_announcements_of_live_members_silence() {
     let check = |why: &str, servers: &[usize], with: Option<Key>, live: bool, silent: bool| {
         let mut machine = machine(0, Some(key(1)));
-        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_| live);
+        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| live);
         while machine.poll_output().is_some() {}
         for server in servers {
             hear(
@@ -413,12 +407,12 @@ fn only_verified_announcements_of_live_members_silence() {
                 *server,
                 &announcement(*server, with.as_ref()),
                 ms(1),
-                &|_| live,
+                &|_, _| live,
             );
         }
         while machine.poll_output().is_some() {}
         assert_eq!(
-            speak(&mut machine, ms(99), &|_| live),
+            speak(&mut machine, ms(99), &|_, _| live),
             usize::from(!silent),
             "{why}"
         );
@@ -449,7 +443,7 @@ fn each_segment_has_its_own_silence() {
     machine.handle(
         Input::Segments(&[Segment(1), Segment(2)]),
         Duration::ZERO,
-        &|_| true,
+        &|_, _| true,
     );
     for server in [1, 2] {
         hear(
@@ -457,13 +451,13 @@ fn each_segment_has_its_own_silence() {
             server,
             &announcement(server, None),
             ms(1),
-            &|_| true,
+            &|_, _| true,
         );
     }
     let mut said = Vec::new();
     while machine.poll_timeout().unwrap() <= ms(99) {
         let at = machine.poll_timeout().unwrap();
-        machine.handle(Input::Timeout, at, &|_| true);
+        machine.handle(Input::Timeout, at, &|_, _| true);
     }
     while let Some(output) = machine.poll_output() {
         if let Output::Multicast { segment, .. } = output {
@@ -482,7 +476,7 @@ fn a_segment_that_appears_is_greeted_and_one_that_went_is_left_alone() {
     let mut machine = machine(0, None);
     let mut segments = |list: &[u32], at: u64| {
         let list: Vec<Segment> = list.iter().copied().map(Segment).collect();
-        machine.handle(Input::Segments(&list), ms(at), &|_| true);
+        machine.handle(Input::Segments(&list), ms(at), &|_, _| true);
         let outputs: Vec<Output> = std::iter::from_fn(|| machine.poll_output()).collect();
         let to = |output: &Output| match output {
             Output::Multicast { segment, .. } => segment.0,
@@ -559,13 +553,13 @@ fn does_not_serve_to_attack_others() {
             from: from.parse().unwrap(),
             bytes,
         };
-        machine.handle(packet, ms(at), &|_| true);
+        machine.handle(packet, ms(at), &|_, _| true);
         std::iter::from_fn(|| machine.poll_output())
             .filter(|o| matches!(o, Output::Unicast { .. }))
             .count()
     };
     let mut machine = machine(0, None);
-    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_| true);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| true);
     let query = |n: u16| {
         let mut nonce = [0; 16];
         nonce[..2].copy_from_slice(&n.to_be_bytes());
@@ -601,7 +595,7 @@ fn does_not_serve_to_attack_others() {
 fn another_hosts_loopback_is_not_ours() {
     let check = |from: &str, expected: usize| {
         let mut machine = machine(0, None);
-        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_| false);
+        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| false);
         let url = format!("circuit://127.0.0.1:1/1/{}", id(1).in_url())
             .parse()
             .unwrap();
@@ -615,7 +609,7 @@ fn another_hosts_loopback_is_not_ours() {
             from: from.parse().unwrap(),
             bytes: &bytes,
         };
-        machine.handle(packet, ms(1), &|_| false);
+        machine.handle(packet, ms(1), &|_, _| false);
         let heard = |output: &Output| matches!(output, Output::Heard { .. });
         assert_eq!(
             std::iter::from_fn(|| machine.poll_output())
@@ -632,7 +626,7 @@ fn another_hosts_loopback_is_not_ours() {
 #[test]
 fn a_replayed_announcement_costs_little() {
     let mut machine = machine(0, None);
-    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_| false);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| false);
     let (mut heard, mut said) = (0, 0);
     for at in 0..600_000 / 20 {
         hear(
@@ -640,7 +634,7 @@ fn a_replayed_announcement_costs_little() {
             1,
             &announcement(1, None),
             ms(at * 20),
-            &|_| false,
+            &|_, _| false,
         );
         while let Some(output) = machine.poll_output() {
             match output {
@@ -651,6 +645,29 @@ fn a_replayed_announcement_costs_little() {
     }
     assert!(heard <= 16, "told of it {heard} times in ten minutes");
     assert!(said <= 16 * 10, "said {said}");
+}
+
+#[test]
+fn a_member_that_was_started_again_is_told_of_and_answered_soon() {
+    let mut machine = machine(0, None);
+    let before = url(1);
+    let is_live: IsLive<'_> = &|_, at| at.is_none_or(|at| *at == before);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, is_live);
+    speak(&mut machine, ms(600_000), is_live);
+    let now = ms(600_000);
+    let mut hear_of = |url: &Url| {
+        let (url, name) = (url.clone(), String::new());
+        let bytes = Packet::Announcement(Identity { url, name }).encode(None);
+        hear(&mut machine, 1, &bytes, now, is_live);
+        let told = std::iter::from_fn(|| machine.poll_output()).count();
+        (told, machine.poll_timeout().unwrap() - now < ms(100))
+    };
+    assert_eq!(hear_of(&before), (0, false), "as it is known");
+    let again = Url {
+        port: 2,
+        ..before.clone()
+    };
+    assert_eq!(hear_of(&again), (1, true), "elsewhere");
 }
 
 #[test]
@@ -695,7 +712,7 @@ proptest! {
                 4 => Input::Timeout,
                 _ => Input::Packet { segment: SEGMENT, from: from(server), bytes: &bytes },
             };
-            machine.handle(input, at, &|id| id.0 % 2 == 0);
+            machine.handle(input, at, &|id, _| id.0 % 2 == 0);
             prop_assert!(machine.poll_timeout().is_none_or(|next| next > at), "what was due is done");
             let outputs = std::iter::from_fn(|| machine.poll_output()).count();
             prop_assert!(outputs <= 12, "{outputs}");

@@ -41,7 +41,7 @@ impl Server {
         assert_eq!(multicast.segments().len(), 1);
         let live = Arc::new(Mutex::new(BTreeSet::new()));
         let view = live.clone();
-        let is_live: IsLive = Arc::new(move |id| view.lock().unwrap().contains(&id));
+        let is_live: IsLive = Arc::new(move |id, _| view.lock().unwrap().contains(&id));
         let (sender, heard) = mpsc::channel(8);
         let task = tokio::spawn(run(multicast, machine, is_live, sender));
         Server {
