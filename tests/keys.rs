@@ -166,6 +166,25 @@ fn the_local_key_keeps_other_users_out() {
 }
 
 #[test]
+fn a_local_key_that_is_not_used_is_spoken_of() {
+    let home = Home::new();
+    let one = home.start("one");
+    let dir = home.runtime_dir();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    home.circuit(format!("ls -d {}", one.url()))
+        .status(255)
+        .stderr(format!(
+            "circuit: ls: {} refused us: the circuit has a key, and none was given\n\
+             hint: your local key is not used: others can look into {dir}: chmod 700 {dir}\n",
+            one.address(),
+            dir = dir.display()
+        ))
+        .run();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    home.circuit("ls").stdout(format!("/{}\n", one.id())).run();
+}
+
+#[test]
 fn key_files_that_are_none_are_refused_and_exposed_ones_draw_a_warning() {
     let home = Home::new();
     let check = |text: &str, error: &str| {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use circuit_client::discover::DiscoverError;
+use circuit_client::runtime_dir::RuntimeDir;
 use circuit_client::{Code, DialError, DiscoverDialError, Error};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
@@ -124,9 +125,15 @@ impl From<DialError> for Failure {
         let failure = Failure::new(NO_CIRCUIT, chain(&error));
         match error {
             DialError::Refused {
+                address,
                 reason: Refused::Key(mismatch),
-                ..
-            } => failure.with_hint(key_hint(mismatch)),
+            } => failure.with_hint(match RuntimeDir::existing() {
+                // There is the local key, which nobody has to know.
+                Err(error) if mismatch == KeyMismatch::Missing && address.ip().is_loopback() => {
+                    format!("your local key is not used: {}", chain(&error))
+                }
+                _ => key_hint(mismatch).to_owned(),
+            }),
             _ => failure,
         }
     }
