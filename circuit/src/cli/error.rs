@@ -287,8 +287,9 @@ fn usage_text(wrong: &clap::Error) -> String {
 /// How much of a message is shown, in bytes. Chosen: a URL or two, a path of a few long names.
 const LONGEST: usize = 2000;
 
-/// How much of a value that the parser refuses is shown, in bytes.
-const LONGEST_VALUE: usize = 200;
+/// How much of a value that the parser refuses is shown, in bytes. Chosen: a name of an anchor that is
+/// just too long is seen whole.
+const LONGEST_VALUE: usize = 300;
 
 /// Says a line on stderr. A stderr that is closed hears nothing.
 pub(super) fn say(line: &str) {
