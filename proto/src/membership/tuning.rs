@@ -44,7 +44,7 @@ pub(super) const WITNESSES: usize = 3;
 pub(super) const NOES: usize = 2;
 
 /// How long a witness tries before it says no: its pings and a round trip.
-pub(super) const ERRAND: Duration = ms(500);
+pub(super) const ERRAND: Duration = ms(450);
 
 /// How recent a sign of life must be for a witness to say yes without trying. A probe begins
 /// later than this after the last one that its subject sent to anybody: half of it.
