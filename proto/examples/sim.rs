@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     );
     let mut missed = Vec::new();
     let mut reports: Vec<_> = chosen.iter().map(|_| Report::default()).collect();
-    for seed in &seeds {
+    for (turn, seed) in seeds.iter().enumerate() {
         let mut circuits = Circuits::new(n, *seed);
         for (i, (scenario, report)) in chosen.iter().zip(&mut reports).enumerate() {
             let begin = Instant::now();
@@ -45,10 +45,10 @@ fn main() -> ExitCode {
             missed.extend(report.run(scenario, &mut circuits, n, *seed, last));
             let took = begin.elapsed().as_secs_f64();
             eprintln!("{}, seed {seed}: simulated in {took:.1} s", scenario.name);
+            if turn + 1 == seeds.len() {
+                missed.extend(report.print(scenario, n));
+            }
         }
-    }
-    for (scenario, report) in chosen.iter().zip(&reports) {
-        missed.extend(report.print(scenario, n));
     }
     for line in &missed {
         println!("\n{line}");

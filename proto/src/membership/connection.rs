@@ -163,6 +163,13 @@ impl Machine {
         }
     }
 
+    /// Whether the kernel of the other end's host acknowledges its tether.
+    pub(super) fn is_acknowledged(&self, peer: Fingerprint) -> bool {
+        self.connections
+            .get(&peer)
+            .is_some_and(|connection| connection.tether == TetherState::Acknowledged)
+    }
+
     /// A connection that is no link may have served its purpose.
     pub(super) fn on_idle_timer(&mut self, peer: Fingerprint) {
         let Some(connection) = self.connections.get(&peer) else {

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
+use super::Machine;
 use super::entry::{Entry, Held, Phase};
 use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
-use super::{Machine, TetherState};
 use crate::Fingerprint;
 
 /// One's own accusation of a suspected member.
@@ -86,18 +86,19 @@ impl Machine {
 
     /// A probe found that the member does not answer.
     pub(super) fn on_guilty(&mut self, who: Fingerprint, hard: bool) {
-        let acknowledged = self
-            .connections
-            .get(&who)
-            .is_some_and(|connection| connection.tether == TetherState::Acknowledged);
+        let stalled = self.is_acknowledged(who)
+            && self
+                .view
+                .get(&who)
+                .is_some_and(|member| member.phase < Phase::Stalled);
         match self.accused.get_mut(&who) {
             _ if hard => self.accuse(who, Phase::Condemned),
+            _ if stalled => self.accuse(who, Phase::Stalled),
             Some(accusation) => {
                 accusation.confirmed = true;
                 let until = accusation.until;
                 self.timers.arm(Timer::Suspicion(who), until);
             }
-            None if acknowledged => self.accuse(who, Phase::Stalled),
             None => self.accuse(who, Phase::Suspect),
         }
     }

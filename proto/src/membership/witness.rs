@@ -1,7 +1,7 @@
 //! Errands: trying a server for others who cannot reach it.
 
 use super::Machine;
-use super::entry::Held;
+use super::entry::{Held, Phase};
 use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
@@ -104,6 +104,9 @@ impl Machine {
             return;
         };
         self.timers.disarm(Timer::Errand(subject));
+        if answered == Some(false) && self.is_acknowledged(subject) {
+            self.testify(subject);
+        }
         for (asker, nonce) in errand.askers {
             self.say(
                 asker,
@@ -113,6 +116,18 @@ impl Machine {
                     answered,
                 },
             );
+        }
+    }
+
+    /// A member that is suspected does not answer us either, but its kernel does: that, too, is
+    /// for all to know.
+    fn testify(&mut self, subject: Fingerprint) {
+        if self
+            .view
+            .get(&subject)
+            .is_some_and(|member| member.phase == Phase::Suspect)
+        {
+            self.claim(subject, Phase::Stalled);
         }
     }
 }

@@ -234,3 +234,36 @@ fn a_reset_condemns_nobody_and_witnesses_are_asked_until_they_answer() {
     assert!(asked >= 6, "{asked}");
     assert!(machine.is_live(&fingerprint(1)));
 }
+
+#[test]
+fn a_witness_says_of_a_suspect_that_its_kernel_answers() {
+    for (suspected, state, expected) in [
+        (true, TetherState::Acknowledged, Phase::Stalled),
+        (true, TetherState::Unknown, Phase::Suspect),
+        (false, TetherState::Acknowledged, Phase::Alive),
+    ] {
+        let mut machine = machine();
+        connect(&mut machine, 1, NOW);
+        connect(&mut machine, 2, NOW);
+        let (peer, subject) = (fingerprint(2), entry(fingerprint(2), 2, 0, Phase::Suspect));
+        let (nonce, held) = (7, subject.held);
+        if suspected {
+            let entries = vec![subject];
+            say(&mut machine, 1, Message::Delta { entries }, NOW);
+        }
+        machine.handle(Input::Tether { peer, state }, NOW);
+        let asked = NOW + Duration::from_millis(500);
+        let subject = peer;
+        let message = Message::Witness {
+            nonce,
+            subject,
+            held,
+        };
+        say(&mut machine, 1, message, asked);
+        for ms in (0..500).step_by(10) {
+            machine.handle(Input::Tick, asked + Duration::from_millis(ms));
+        }
+        let phase = machine.view.get(&peer).map(|member| member.phase);
+        assert_eq!(phase, Some(expected), "{suspected} {state:?}");
+    }
+}
