@@ -1,7 +1,7 @@
 //! What a simulated circuit goes through, and what is measured of it.
 //!
-//! Each scenario forms a circuit of `n` servers, lets it rest, does something to it, and returns its
-//! figures. Times are in seconds, and those that are "everywhere" end when the last server knows.
+//! Each scenario does something to a circuit of `n` servers, formed and at rest unless it says
+//! otherwise, and returns its figures. Times are in seconds, and those that are "everywhere" end when the last server knows.
 
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "loss",
-        about: "every packet is lost with 5 %, for 300 s (an hour at 16 servers)",
+        about: "every packet is lost with 5 %, for an hour (300 s above 1,024 servers)",
         targets: &[NO_REMOVALS],
         others: "",
         run: Formed(fault::loss),
@@ -297,11 +297,6 @@ impl Circuits {
         let rows = run(&mut sim, self.n);
         (rows, sim.trace())
     }
-}
-
-/// Runs one scenario; its figures and the hash of its trace.
-pub fn run(scenario: &Scenario, n: usize, seed: u64) -> (Vec<Row>, u64) {
-    Circuits::new(n, seed).run(scenario, true)
 }
 
 impl Simulation {

@@ -1,6 +1,6 @@
 //! Every scenario of the simulator, once, small: its targets hold.
 
-use crate::membership::sim::scenario;
+use crate::membership::sim::scenario::{self, Circuits};
 
 /// The number of servers: enough for a graph that is not complete, and for all to take seconds.
 const SERVERS: usize = 32;
@@ -10,8 +10,9 @@ const SEED: u64 = 1;
 #[test]
 fn every_scenario_reaches_its_targets() {
     let mut missed = Vec::new();
+    let mut circuits = Circuits::new(SERVERS, SEED);
     for scenario in scenario::ALL {
-        let (rows, _) = scenario::run(scenario, SERVERS, SEED);
+        let (rows, _) = circuits.run(scenario, false);
         for target in scenario.targets {
             let Some(row) = rows.iter().find(|row| row.measure == target.measure) else {
                 panic!("{} measures no {}", scenario.name, target.measure);

@@ -34,7 +34,7 @@ pub(super) fn lossy(sim: &mut Simulation, n: usize) -> Vec<Row> {
 
 pub(super) fn loss(sim: &mut Simulation, n: usize) -> Vec<Row> {
     sim.network.loss = 0.05;
-    sim.run(SECOND * if n <= 16 { 3600 } else { LASTING });
+    sim.run(SECOND * if n <= 1024 { 3600 } else { LASTING });
     outcome(sim)
 }
 
