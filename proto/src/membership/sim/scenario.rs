@@ -1,7 +1,8 @@
 //! What a simulated circuit goes through, and what is measured of it.
 //!
 //! Each scenario does something to a circuit of `n` servers, formed and at rest unless it says
-//! otherwise, and returns its figures. Times are in seconds, and those that are "everywhere" end when the last server knows.
+//! otherwise, and returns its figures. Times are in seconds, and those that are "everywhere" end when
+//! the last server knows.
 
 use std::time::Duration;
 
