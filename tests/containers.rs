@@ -1,13 +1,17 @@
 //! Containers, on a real Docker Engine, of images that the tests build themselves.
 
 mod engine;
+mod engines;
+mod faults;
+mod podman;
+mod ports;
 mod pulls;
 mod registry;
 
 use serde_json::{Value, json};
 
 use crate::support::{Home, Server};
-use engine::{Daemon, Engine};
+use engine::Engine;
 
 /// Makes a container.
 fn make(server: &Server, path: &str, container: &Value) {
@@ -34,9 +38,12 @@ fn wait(server: &Server, path: &str) -> Value {
 
 #[test]
 fn a_container_from_its_making_to_its_end() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        from_making_to_end(&engine);
+    }
+}
+
+fn from_making_to_end(engine: &Engine) {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     make(
@@ -189,51 +196,6 @@ fn what_cannot_run_is_said_and_leaves_nothing() {
     one.circuit("stdout /one/a").stdout("free\n").run();
 }
 
-#[test]
-fn a_server_without_an_engine_says_what_to_do() {
-    let home = Home::new();
-    let one = home.start("one");
-    one.circuit("mkdkr /one/a")
-        .stdin(r#"{"Image": "ubuntu"}"#)
-        .status(1)
-        .stderr("circuit: mkdkr /one/a: this server hosts no containers: start it with -docker\n")
-        .run();
-    let check = |host: &str, error: &str| {
-        home.circuit("start -docker")
-            .env("DOCKER_HOST", host)
-            .status(1)
-            .stderr(format!("circuit: start: -docker: {error}\n"))
-            .run();
-    };
-    let nowhere = home.file("no.sock");
-    let nowhere = nowhere.display();
-    check(
-        &format!("unix://{nowhere}"),
-        &format!("the Docker Engine at {nowhere} does not answer: no such file or directory"),
-    );
-    check(
-        "tcp://127.0.0.1:1",
-        "the Docker Engine at 127.0.0.1:1 does not answer: connection refused",
-    );
-    check(
-        "ssh://host",
-        "DOCKER_HOST: not unix://PATH or tcp://HOST:PORT: ssh://host",
-    );
-    // Somebody else's socket.
-    let deaf = home.file("deaf.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&deaf).unwrap();
-    std::thread::spawn(move || while listener.accept().is_ok() {});
-    let error = format!("the Docker Engine at {} does not answer: ", deaf.display());
-    let output = home
-        .circuit("start -docker")
-        .env("DOCKER_HOST", format!("unix://{}", deaf.display()))
-        .status(1)
-        .any_stderr()
-        .run();
-    assert!(output.stderr().contains(&error), "{output}");
-    assert_eq!(output.stderr().lines().count(), 1, "{output}");
-}
-
 /// Makes a container, and waits for its end.
 fn run(server: &Server, path: &str, container: &Value) -> Value {
     make(server, path, container);
@@ -242,9 +204,12 @@ fn run(server: &Server, path: &str, container: &Value) -> Value {
 
 #[test]
 fn a_hundred_megabytes_pass_whole_both_ways_and_through_another_server() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        a_hundred_megabytes(&engine);
+    }
+}
+
+fn a_hundred_megabytes(engine: &Engine) {
     let home = Home::new();
     let two = engine.server(&home, "-name two");
     let one = home
@@ -265,9 +230,12 @@ fn a_hundred_megabytes_pass_whole_both_ways_and_through_another_server() {
 
 #[test]
 fn readers_and_writers_take_turns_as_at_a_process() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        readers_and_writers(&engine);
+    }
+}
+
+fn readers_and_writers(engine: &Engine) {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     make(
@@ -334,9 +302,12 @@ fn a_late_reader_misses_nothing_however_much_there_is() {
 
 #[test]
 fn the_engine_blocks_rather_than_the_server_holding_more() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        holds_no_more(&engine);
+    }
+}
+
+fn holds_no_more(engine: &Engine) {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     make(
@@ -366,9 +337,12 @@ fn the_engine_blocks_rather_than_the_server_holding_more() {
 
 #[test]
 fn exit_statuses_and_signals() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        statuses_and_signals(&engine);
+    }
+}
+
+fn statuses_and_signals(engine: &Engine) {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     let ended = |path: &str| {
@@ -420,7 +394,7 @@ fn exit_statuses_and_signals() {
     );
     refused(
         "-group TERM /one/trap",
-        "a container has no group: its Engine signals its first process only",
+        "an Engine signals a container's first process only: leave out -group (KILL ends the others too)",
     );
 }
 
@@ -519,9 +493,12 @@ fn volumes_environment_and_the_rest() {
 
 #[test]
 fn scrub_removes_what_has_ended_and_leaves_alone_what_runs() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        scrub(&engine);
+    }
+}
+
+fn scrub(engine: &Engine) {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     let base = format!("circuit-{}-c", one.id());
@@ -548,9 +525,12 @@ fn scrub_removes_what_has_ended_and_leaves_alone_what_runs() {
 
 #[test]
 fn one_made_with_scrub_goes_at_its_exit() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
+    if let Some(engine) = Engine::of_machine() {
+        scrubs_itself(&engine);
+    }
+}
+
+fn scrubs_itself(engine: &Engine) {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     for forget_first in [false, true] {
@@ -572,121 +552,4 @@ fn one_made_with_scrub_goes_at_its_exit() {
             (one.ls("/one/...").is_empty() && engine.containers().is_empty()).then_some(())
         });
     }
-}
-
-#[test]
-fn what_others_do_to_a_container_is_told() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
-    let home = Home::new();
-    let one = engine.server(&home, "-name one");
-    make(&one, "/one/c", &engine.sh("echo said; sleep 1000"));
-    let name = one.peek("/one/c")["Name"].as_str().unwrap()[1..].to_owned();
-    let waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-    let reader = one.circuit("stdout /one/c").spawn();
-    reader.prints("said\n");
-    engine.docker(&["rm", "-f", &name]);
-    assert_eq!(waiting.finish().stdout(), "/one/c\tsignal: killed\n");
-    assert_eq!(reader.finish().stdout(), "said\n");
-    one.circuit("peek /one/c")
-        .status(1)
-        .stderr(format!(
-            "circuit: peek /one/c: the container {name} was removed by somebody else: \
-             `circuit scrub` forgets it\n"
-        ))
-        .run();
-    one.circuit("scrub /one/c").run();
-    one.circuit("peek /one/c").stdout("null\n").run();
-    // Stopped by somebody else, it has just ended.
-    make(&one, "/one/c", &engine.sh("sleep 1000"));
-    engine.docker(&["kill", "--signal", "KILL", &name]);
-    assert_eq!(wait(&one, "/one/c")["Exit"], "signal: killed");
-    assert_eq!(one.peek("/one/c")["State"]["ExitCode"], 137);
-}
-
-#[test]
-fn a_server_that_stops_leaves_its_containers_running() {
-    let Some(engine) = Engine::of_machine() else {
-        return;
-    };
-    let home = Home::new();
-    for kill in [false, true] {
-        let mut one = engine.server(&home, "-name one");
-        make(&one, "/one/c", &engine.sh("sleep 1000"));
-        let name = format!("circuit-{}-c", one.id());
-        match kill {
-            true => one.kill(),
-            false => drop(one.stop()),
-        }
-        let running = ["inspect", "-f", "{{.State.Running}}", &name];
-        assert_eq!(engine.docker(&running), "true\n");
-        let label = format!("label=circuit.server={}", one.id());
-        let named = engine.docker(&["ps", "--filter", &label, "--format", "{{.Names}}"]);
-        assert_eq!(named, format!("{name}\n"));
-    }
-}
-
-#[test]
-fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
-    if Engine::of_machine().is_none() {
-        return;
-    }
-    let Some(mut daemon) = Daemon::start() else {
-        return;
-    };
-    let Some(engine) = Engine::of(&daemon) else {
-        return;
-    };
-    let home = Home::new();
-    let one = engine.server(&home, "-name one");
-    let script = "trap exit TERM; echo said; while :; do sleep 0.1; done";
-    make(&one, "/one/c", &engine.sh(script));
-    let reader = one.circuit("stdout /one/c").spawn();
-    reader.prints("said\n");
-    let mut waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-    is_executing(&one, &["wait"]);
-    daemon.kill();
-    let lost = format!("the Docker Engine at {} does not answer: ", daemon.socket());
-    let cut = reader.finish();
-    assert_eq!(cut.stdout(), "said\n");
-    assert!(
-        cut.stderr().starts_with("circuit: stdout /one/c: "),
-        "{cut}"
-    );
-    assert!(cut.stderr().contains(&lost), "{cut}");
-    assert!(
-        cut.stderr()
-            .ends_with("some of the stream may be missing\n"),
-        "{cut}"
-    );
-    for command in ["peek", "scrub", "signal TERM"] {
-        let output = one
-            .circuit(format!("{command} /one/c"))
-            .status(1)
-            .any_stderr()
-            .run();
-        assert!(output.stderr().contains(&lost), "{output}");
-    }
-    let output = one
-        .circuit("mkdkr /one/d")
-        .stdin(engine.sh("true").to_string())
-        .status(1)
-        .any_stderr()
-        .run();
-    assert!(output.stderr().contains(&lost), "{output}");
-    one.circuit("peek /one/d").stdout("null\n").run();
-    assert!(
-        waiting.is_running(),
-        "nobody knows that the container has ended"
-    );
-    // One that comes back ends what it finds running.
-    assert!(daemon.run(), "dockerd starts again: {}", daemon.log());
-    let waited = waiting.finish();
-    assert!(waited.stdout().starts_with("/one/c\t"), "{waited}");
-    assert_eq!(one.peek("/one/c")["State"]["Running"], false);
-    one.circuit("scrub /one/c").run();
-    assert!(engine.containers().is_empty());
-    drop(one);
-    drop(engine);
 }

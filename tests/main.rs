@@ -22,7 +22,6 @@ mod hosts;
 mod interrupted;
 mod keys;
 mod limits;
-mod links;
 mod listing;
 mod log;
 mod making;

@@ -15,7 +15,6 @@
 mod capture;
 mod command;
 mod home;
-mod relay;
 mod server;
 pub(crate) mod stranger;
 mod terminal;
@@ -23,7 +22,6 @@ mod wait;
 
 pub(crate) use command::{Circuit, Running};
 pub(crate) use home::{Home, sh};
-pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 pub(crate) use terminal::Terminal;
 pub(crate) use wait::{DEADLINE, eventually, eventually_within};

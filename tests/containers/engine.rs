@@ -21,8 +21,8 @@ pub(super) struct Engine {
 }
 
 /// What the images have: Debian's busybox-static, under these names.
-const PROGRAMS: [&str; 12] = [
-    "sh", "ls", "cat", "echo", "sleep", "head", "tr", "wc", "env", "pwd", "md5sum", "touch",
+const PROGRAMS: [&str; 13] = [
+    "sh", "ls", "cat", "echo", "sleep", "head", "tr", "wc", "env", "pwd", "md5sum", "touch", "nc",
 ];
 
 impl Engine {
@@ -37,14 +37,14 @@ impl Engine {
     }
 
     /// The Engine that a test started.
-    pub(super) fn of(daemon: &Daemon) -> Option<Engine> {
-        Engine::with_image(Some(daemon.host()), None)
+    pub(super) fn of(host: String) -> Option<Engine> {
+        Engine::with_image(Some(host), None)
     }
 
     /// The Engine that a test started, for an image which it does not have.
-    pub(super) fn fetching(daemon: &Daemon, image: &str) -> Engine {
+    pub(super) fn fetching(host: String, image: &str) -> Engine {
         Engine {
-            host: Some(daemon.host()),
+            host: Some(host),
             image: image.to_owned(),
             keeps_image: false,
         }
@@ -103,9 +103,29 @@ impl Engine {
 
     /// The names of all containers made of the image.
     pub(super) fn containers(&self) -> Vec<String> {
-        let filter = format!("ancestor={}", self.image);
-        let names = self.docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"]);
-        names.lines().map(str::to_owned).collect()
+        // What Podman has it filter by is an image's whole name.
+        let lines = self.docker(&["ps", "-a", "--format", "{{.Image}} {{.Names}}"]);
+        let of_image = |line: &str| {
+            let (image, name) = line.split_once(' ')?;
+            let image = image.strip_suffix(":latest").unwrap_or(image);
+            (image == self.image).then(|| name.to_owned())
+        };
+        lines.lines().filter_map(of_image).collect()
+    }
+
+    /// Removes all containers made of the image.
+    pub(super) fn clear(&self) {
+        for name in self.containers() {
+            // Podman asks first, and waits for an answer.
+            self.asked(&["kill", &name]);
+            self.asked(&["rm", "-f", "-v", &name]);
+        }
+    }
+
+    /// Whether its containers have a network of their own with its host.
+    pub(super) fn has_bridge(&self) -> bool {
+        let bridge = self.asked(&["network", "inspect", "bridge"]);
+        bridge.is_some_and(|answer| answer.status.success())
     }
 
     fn asked(&self, arguments: &[&str]) -> Option<Output> {
@@ -122,12 +142,12 @@ impl Drop for Engine {
         if self.keeps_image {
             return;
         }
-        let filter = format!("ancestor={}", self.image);
         // What is gone already needs no removing, nor does anything of an Engine that is.
-        if let Some(left) = self.asked(&["ps", "-aq", "--filter", &filter]) {
-            for id in String::from_utf8_lossy(&left.stdout).lines() {
-                self.asked(&["rm", "-f", "-v", id]);
-            }
+        if self
+            .asked(&["version"])
+            .is_some_and(|answer| answer.status.success())
+        {
+            self.clear();
         }
         self.asked(&["rmi", "-f", &self.image]);
     }
@@ -153,13 +173,39 @@ pub(super) fn root(mark: Option<&str>) -> tempfile::TempDir {
     dir
 }
 
+/// A program that runs in a network of its own, which has a loopback and nothing else.
+pub(super) fn in_own_network(program: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = "ip link set lo up; exec \"$0\" \"$@\"";
+    command.args(["--net", "sh", "-c", script, program]);
+    command
+}
+
+/// Waits until an Engine answers, unless it exits before; whether it does so in time.
+pub(super) fn answers(host: &str, engine: &mut Child) -> bool {
+    let begin = Instant::now();
+    while begin.elapsed() < DEADLINE && engine.try_wait().unwrap().is_none() {
+        let mut version = Command::new("docker");
+        version.env("DOCKER_HOST", host).arg("version");
+        if version.output().is_ok_and(|answer| answer.status.success()) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
+}
+
 /// A Docker Engine of a test's own, in a network of its own. Dropped, it is gone, with what it ran.
 pub(super) struct Daemon {
     dir: tempfile::TempDir,
+    flags: &'static [&'static str],
     daemon: Option<Child>,
 }
 
 impl Daemon {
+    /// Where the shared one listens besides, in its network.
+    pub(super) const TCP: &str = "tcp://127.0.0.1:2375";
+
     /// One that all who want one at the same time share.
     pub(super) fn shared() -> Option<Arc<Daemon>> {
         static SHARED: Mutex<Weak<Daemon>> = Mutex::new(Weak::new());
@@ -167,18 +213,22 @@ impl Daemon {
         if let Some(daemon) = shared.upgrade() {
             return Some(daemon);
         }
-        let daemon = Arc::new(Daemon::start()?);
+        let daemon = Arc::new(Daemon::start(&["-H", Daemon::TCP, "--tls=false"])?);
         *shared = Arc::downgrade(&daemon);
         Some(daemon)
     }
 
     /// Starts one; nothing, and a word about it, if it cannot be.
-    pub(super) fn start() -> Option<Daemon> {
+    pub(super) fn start(flags: &'static [&'static str]) -> Option<Daemon> {
         let dir = tempfile::Builder::new()
             .prefix("circuit-dockerd-")
             .tempdir()
             .unwrap();
-        let mut daemon = Daemon { dir, daemon: None };
+        let mut daemon = Daemon {
+            dir,
+            flags,
+            daemon: None,
+        };
         if daemon.run() {
             return Some(daemon);
         }
@@ -197,16 +247,9 @@ impl Daemon {
             .unwrap();
         // The machine's own is of no concern.
         fs::write(self.file("daemon.json"), "{}").unwrap();
-        // In a network of its own: one without a bridge removes the machine's.
-        let mut dockerd = Command::new("unshare");
+        // One without a bridge removes that of the network which it runs in.
+        let mut dockerd = in_own_network("dockerd");
         dockerd
-            .args([
-                "--net",
-                "sh",
-                "-c",
-                "ip link set lo up; exec dockerd \"$@\"",
-                "-",
-            ])
             .args([
                 "--bridge=none",
                 "--iptables=false",
@@ -225,6 +268,7 @@ impl Daemon {
             .arg(self.file("pid"))
             .arg("-H")
             .arg(self.host())
+            .args(self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -235,23 +279,7 @@ impl Daemon {
         let Ok(child) = dockerd.spawn() else {
             return false;
         };
-        self.daemon = Some(child);
-        let begin = Instant::now();
-        while begin.elapsed() < DEADLINE {
-            let exited = self.daemon.as_mut().unwrap().try_wait().unwrap();
-            if exited.is_some() {
-                return false;
-            }
-            let version = Command::new("docker")
-                .env("DOCKER_HOST", self.host())
-                .arg("version")
-                .output();
-            if version.is_ok_and(|answer| answer.status.success()) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        false
+        answers(&self.host(), self.daemon.insert(child))
     }
 
     /// Kills it: it has no chance to stop its containers.

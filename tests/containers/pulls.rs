@@ -23,8 +23,8 @@ fn an_image_that_is_not_there_is_fetched_once() {
     let Some(daemon) = Daemon::shared() else {
         return;
     };
-    let registry = Registry::new(&daemon, Manner::Whole);
-    let engine = Engine::fetching(&daemon, &registry.image());
+    let registry = Registry::new(&daemon.network(), Manner::Whole);
+    let engine = Engine::fetching(daemon.host(), &registry.image());
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     let image = registry.image();
@@ -74,8 +74,8 @@ fn fetching_may_take_longer_than_the_deadline_and_goes_through_another_server() 
     let Some(daemon) = Daemon::shared() else {
         return;
     };
-    let registry = Registry::new(&daemon, Manner::Held);
-    let engine = Engine::fetching(&daemon, &registry.image());
+    let registry = Registry::new(&daemon.network(), Manner::Held);
+    let engine = Engine::fetching(daemon.host(), &registry.image());
     let home = Home::new();
     let two = engine.server(&home, "-name two");
     let one = home
@@ -116,8 +116,8 @@ fn an_image_that_cannot_be_fetched_leaves_nothing_and_says_why() {
         return;
     };
     let home = Home::new();
-    let registry = Registry::new(&daemon, Manner::Cut);
-    let engine = Engine::fetching(&daemon, &registry.image());
+    let registry = Registry::new(&daemon.network(), Manner::Cut);
+    let engine = Engine::fetching(daemon.host(), &registry.image());
     let one = engine.server(&home, "-name one");
     let check = |image: &str, shown: &str, reason: &str| {
         let failed = one
@@ -145,8 +145,8 @@ fn who_is_tired_of_waiting_for_an_image_leaves_nothing() {
         return;
     };
     for manner in [Manner::Held, Manner::Silent] {
-        let registry = Registry::new(&daemon, manner);
-        let engine = Engine::fetching(&daemon, &registry.image());
+        let registry = Registry::new(&daemon.network(), manner);
+        let engine = Engine::fetching(daemon.host(), &registry.image());
         let home = Home::new();
         let one = engine.server(&home, "-name one");
         let making = one

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 
-use super::engine::{Daemon, root};
+use super::engine::root;
 
 /// The registry. It answers as long as the test's process lives.
 pub(super) struct Registry {
@@ -49,12 +50,17 @@ const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 impl Registry {
     /// One in the network of an Engine.
-    pub(super) fn new(daemon: &Daemon, manner: Manner) -> Registry {
-        let network = File::open(daemon.network()).unwrap();
+    pub(super) fn new(network: &Path, manner: Manner) -> Registry {
+        Registry::at(network, 0, manner)
+    }
+
+    /// One at this port.
+    pub(super) fn at(network: &Path, port: u16, manner: Manner) -> Registry {
+        let network = File::open(network).unwrap();
         let listener = thread::spawn(move || {
             let kind = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(network.as_fd(), kind).unwrap();
-            TcpListener::bind("127.0.0.1:0").unwrap()
+            TcpListener::bind(("127.0.0.1", port)).unwrap()
         });
         let listener = listener.join().unwrap();
         let address = listener.local_addr().unwrap();

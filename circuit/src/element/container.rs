@@ -15,7 +15,7 @@ pub mod engine;
 mod pump;
 mod translate;
 
-use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -24,14 +24,15 @@ use circuit_proto::element::process::Phase;
 use circuit_proto::{Code, Error, Path};
 use futures_util::{Stream, TryStreamExt};
 use rustix::process::{Pid, PidfdFlags};
+use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tracing::warn;
 
 use super::process::rfc3339;
 use super::signals;
-use super::streams::{Attachable, Course, Descriptor, Input, Output, Sink, Streams, held_pipe};
-use engine::{Engine, EngineError, Frames};
+use super::streams::{self, Attachable, Course, Descriptor, Input, Output, Streams, held_pipe};
+use engine::{Engine, EngineError, Frames, Sink};
 
 /// A container element.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Container {
     /// Whether the Engine is read ahead of the readers: unless the container's process is seen to
     /// run.
     ahead: watch::Sender<bool>,
+    /// How often the Engine was seen not to answer.
+    losses: AtomicU64,
 }
 
 /// How a container ended.
@@ -58,6 +61,9 @@ struct End {
 
 /// How often an Engine that does not answer is asked again, at first and in the end. Chosen.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How much of an input is passed on at once: what its pipe can hold.
+const PIECE: usize = 64 << 10;
 
 /// How many containers at one path may have been forgotten while they run on.
 const NAMESAKES: u32 = 1000;
@@ -118,17 +124,14 @@ impl Container {
             Error::new(Code::Busy, format!("no pipes for the container: {error}"))
         };
         let (from_stdin, stdin) = held_pipe().map_err(system)?;
-        let (stdout, to_stdout) = held_pipe().map_err(system)?;
-        let (stderr, to_stderr) = held_pipe().map_err(system)?;
-        let descriptor = |fd: OwnedFd| Descriptor::new(fd).map_err(system);
+        let (stdout, to_stdout) = output_pipe().map_err(system)?;
+        let (stderr, to_stderr) = output_pipe().map_err(system)?;
         let streams = Streams::new(
-            Input::new(Sink::Pipe(descriptor(stdin)?)),
-            Output::new(Some(descriptor(stdout)?)),
-            Output::new(Some(descriptor(stderr)?)),
+            Input::new(streams::Sink::Pipe(Descriptor::new(stdin).map_err(system)?)),
+            Output::new(Some(stdout)),
+            Output::new(Some(stderr)),
         );
         let from_stdin = pipe::Receiver::from_owned_fd(from_stdin).map_err(system)?;
-        let to_stdout = pipe::Sender::from_owned_fd(to_stdout).map_err(system)?;
-        let to_stderr = pipe::Sender::from_owned_fd(to_stderr).map_err(system)?;
         // Before the start, or the exit of a container that removes itself could be missed.
         let exit = tokio::spawn({
             let (engine, id) = (engine.clone(), id.clone());
@@ -159,12 +162,11 @@ impl Container {
             end: Mutex::new(None),
             streams,
             ahead: watch::Sender::new(true),
+            losses: AtomicU64::new(0),
         });
-        tokio::spawn(pump::feed(from_stdin, input));
-        let stdout = container.streams.stdout.clone();
-        tokio::spawn(container.clone().drain(outputs.0, to_stdout, stdout));
-        let stderr = container.streams.stderr.clone();
-        tokio::spawn(container.clone().drain(outputs.1, to_stderr, stderr));
+        tokio::spawn(container.clone().feed(from_stdin, input));
+        tokio::spawn(container.clone().drain(outputs.0, to_stdout, true));
+        tokio::spawn(container.clone().drain(outputs.1, to_stderr, false));
         tokio::spawn(container.clone().watch_process());
         tokio::spawn(container.clone().watch_end(exit));
         Ok(container)
@@ -237,7 +239,7 @@ impl Container {
     pub async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
         let signal = signals::parse(signal).ok_or_else(|| signals::unknown(signal))?;
         if group {
-            let message = "a container has no group: its Engine signals its first process only";
+            let message = "an Engine signals a container's first process only: leave out -group (KILL ends the others too)";
             return Err(Error::new(Code::InvalidArgument, message));
         }
         if self.end().is_some() {
@@ -258,7 +260,12 @@ impl Container {
         match self.engine.remove(&self.id, false).await {
             // It runs, or somebody else removes it right now, or did.
             Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
-            result => result.map_err(wire),
+            // Podman calls that a failure of its own.
+            Err(error) => match self.engine.state(&self.id).await {
+                Ok(state) if state.running => Ok(()),
+                _ => Err(wire(error)),
+            },
+            Ok(()) => Ok(()),
         }
     }
 
@@ -281,20 +288,88 @@ impl Container {
         }
     }
 
-    /// Passes an output on until it ends, and sees to it that a lost Engine is not taken for that.
-    async fn drain(self: Arc<Self>, from: Frames, into: pipe::Sender, output: Arc<Output>) {
-        let drained = pump::drain(from, into, self.ahead.subscribe());
-        let into = tokio::select! {
-            into = drained => into,
-            () = self.streams.scrubbed() => return,
-        };
-        let Some(into) = into else { return };
-        if let Err(error) = self.ended_in_order().await {
-            output.fail(error);
+    /// Passes on what is written to its stdin, also to an Engine that comes back.
+    async fn feed(self: Arc<Self>, from: pipe::Receiver, mut into: Sink) {
+        let mut from = BufReader::with_capacity(PIECE, from);
+        let mut losses = 0;
+        while copy_buf(&mut from, &mut into).await.is_err() {
+            let state = self.engine.state(&self.id).await;
+            let lost = state.is_err_and(|error| !error.is_not_found());
+            let before = std::mem::replace(&mut losses, self.losses.load(Ordering::Relaxed));
+            if !lost && losses == before {
+                // The Engine is there, and takes nothing: the container does not.
+                return;
+            }
+            let again = self.attached_again(|| self.engine.attach_input(&self.id));
+            let Some(sink) = again.await else { return };
+            into = sink;
         }
-        // The end of the pipe is what the reader sees, so the failure comes first.
-        drop(into);
+        // The pipe's end is that of its stdin. It may have gone, and needs none.
+        let _ = into.shutdown().await;
+    }
+
+    /// Passes on its stdout, or else its stderr, until it ends, and sees to it that a lost Engine is
+    /// not taken for that. If the container outlives that, what it says from then on follows.
+    async fn drain(self: Arc<Self>, mut from: Frames, mut into: pipe::Sender, stdout: bool) {
+        let output = match stdout {
+            true => self.streams.stdout.clone(),
+            false => self.streams.stderr.clone(),
+        };
+        loop {
+            let drained = pump::drain(from, into, self.ahead.subscribe());
+            let drained = tokio::select! {
+                into = drained => into,
+                () = self.streams.scrubbed() => return,
+            };
+            let Some(drained) = drained else { return };
+            let ended = self.ended_in_order().await;
+            let lost = ended.as_ref().is_err_and(|error| error.code == Code::Busy);
+            // The end of the pipe is what the reader sees, so the failure comes first.
+            if let Err(error) = ended {
+                output.fail(error);
+            }
+            drop(drained);
+            if !lost {
+                break;
+            }
+            let again = self.attached_again(|| self.engine.attach_output(&self.id, stdout));
+            let Some(frames) = again.await else { break };
+            // Without a pipe the failure is the last that readers hear.
+            let Ok((source, pipe)) = output_pipe() else {
+                break;
+            };
+            output.resume(source);
+            (from, into) = (frames, pipe);
+        }
         output.settle();
+    }
+
+    /// What attaches to the container through an Engine that comes back; nothing if the container
+    /// has ended by then, or the element is scrubbed before.
+    async fn attached_again<T, F>(&self, attach: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, EngineError>>,
+    {
+        let attached = async {
+            let mut pause = RETRY.0;
+            loop {
+                match self.engine.state(&self.id).await {
+                    Ok(state) if state.running => match attach().await {
+                        Ok(attached) => return Some(attached),
+                        Err(error) => warn!("container {}: {error}", self.name),
+                    },
+                    Ok(_) => return None,
+                    Err(error) if error.is_not_found() => return None,
+                    Err(_) => (),
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
+        };
+        tokio::select! {
+            attached = attached => attached,
+            _ = self.streams.over() => None,
+        }
     }
 
     /// Whether a stream that is at its end is so because the container is.
@@ -303,11 +378,11 @@ impl Container {
         loop {
             match self.engine.state(&self.id).await {
                 // The streams of an Engine may end a moment before it says that the container has.
-                Ok(state) if state.running == Some(true) && tries < 10 => {
+                Ok(state) if state.running && tries < 10 => {
                     tries += 1;
                     tokio::time::sleep(RETRY.0).await;
                 }
-                Ok(state) if state.running == Some(true) => {
+                Ok(state) if state.running => {
                     let message = "the Docker Engine let go of the stream while the container runs: \
                                    some of it may be missing";
                     return Err(Error::new(Code::Exec, message));
@@ -330,10 +405,7 @@ impl Container {
             true => self.engine.state(&self.id).await.ok(),
             false => None,
         };
-        let pid = state
-            .and_then(|state| state.pid)
-            .and_then(|pid| i32::try_from(pid).ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw)
+        if let Some(pid) = state.and_then(|state| Pid::from_raw(state.pid))
             && let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             && is_of_container(pid, &self.id)
             && let Ok(pidfd) = Descriptor::new(pidfd)
@@ -374,6 +446,7 @@ impl Container {
                 }
                 Some(Err(_)) | None => (),
             }
+            self.losses.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
             waited = Some(self.engine.exit(&self.id, false).await);
@@ -402,6 +475,12 @@ impl Attachable for Container {
     fn attached_gone(&self) {}
 }
 
+/// A pipe for an output: the end that is read, and the one that the Engine's words go into.
+fn output_pipe() -> std::io::Result<(Arc<Descriptor>, pipe::Sender)> {
+    let (source, into) = held_pipe()?;
+    Ok((Descriptor::new(source)?, pipe::Sender::from_owned_fd(into)?))
+}
+
 /// What an Engine adds to a signal's number for the exit status of whom it ended.
 const SIGNALLED: i32 = 128;
 
@@ -417,7 +496,7 @@ async fn create(engine: &Engine, run: &Run, path: &Path) -> Result<(String, Stri
         };
         match engine.create(&name, body.clone()).await {
             Ok(id) => return Ok((id, name)),
-            Err(error) if error.is_conflict() => (),
+            Err(error) if error.is_name_taken() => (),
             Err(error) => return Err(wire(error)),
         }
     }
@@ -439,7 +518,9 @@ fn not_started(error: EngineError) -> Error {
         error.code = Code::Exec;
     }
     if let Some((_, reason)) = error.message.rsplit_once("container process: ") {
-        error.message = reason.trim_end_matches(": unknown").to_owned();
+        let reason = reason.trim_end_matches(": unknown");
+        // What Podman adds.
+        error.message = reason.split(": OCI ").next().unwrap_or(reason).to_owned();
     }
     error
 }

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
-use bollard::models::{ContainerCreateBody, ContainerState, CreateImageInfo};
+use bollard::models::{ContainerCreateBody, CreateImageInfo};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
@@ -21,6 +21,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -46,6 +47,22 @@ pub struct Engine {
 enum Address {
     Unix(PathBuf),
     Tcp(String),
+}
+
+/// What is asked of `inspect` here. Podman has words for the rest that bollard does not know.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    state: State,
+}
+
+/// What a container is doing.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct State {
+    pub(super) running: bool,
+    /// Of its first process, in the Engine's eyes; 0 if there is none.
+    pub(super) pid: i32,
 }
 
 /// What an attached output gives.
@@ -82,7 +99,8 @@ pub enum EngineError {
     Address(String),
     /// `DOCKER_TLS_VERIFY` asks for what this build cannot do.
     #[error(
-        "DOCKER_TLS_VERIFY: an Engine behind TLS is not spoken to: name a socket in DOCKER_HOST"
+        "DOCKER_TLS_VERIFY: Engines behind TLS are not supported: name one in DOCKER_HOST that \
+         listens at a socket, and unset it"
     )]
     Tls,
 }
@@ -91,6 +109,13 @@ impl EngineError {
     /// Whether the Engine does not know what it was asked about.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, EngineError::Said { status: 404, .. })
+    }
+
+    /// Whether a container has the name already that another was to be made under.
+    pub(super) fn is_name_taken(&self) -> bool {
+        // Podman has no status for it.
+        let in_words = |reason: &str| reason.ends_with("that name is already in use");
+        self.is_conflict() || matches!(self, EngineError::Said { reason, .. } if in_words(reason))
     }
 
     /// Whether what it was asked about is in another state.
@@ -259,10 +284,10 @@ impl Engine {
     }
 
     /// What a container is doing.
-    pub(super) async fn state(&self, id: &str) -> Result<ContainerState, EngineError> {
-        let inspected = self.docker.inspect_container(id, None).await;
-        let inspected = inspected.map_err(|error| self.failed(error))?;
-        Ok(inspected.state.unwrap_or_default())
+    pub(super) async fn state(&self, id: &str) -> Result<State, EngineError> {
+        let inspected = self.inspect(id).await?;
+        let inspected: Inspected = serde_json::from_str(&inspected).map_err(not_docker_s)?;
+        Ok(inspected.state)
     }
 
     pub(super) async fn kill(&self, id: &str, signal: &str) -> Result<(), EngineError> {
@@ -318,6 +343,7 @@ impl Engine {
                 status: 500,
                 reason: one_line(&error),
             },
+            Error::JsonDataError { .. } => not_docker_s(error),
             Error::RequestTimeoutError => silent(&self.address, "timed out"),
             other => silent(&self.address, words(&other)),
         }
@@ -396,6 +422,14 @@ fn silent(address: &Address, reason: impl Into<String>) -> EngineError {
     EngineError::Silent {
         address: address.to_string(),
         reason: reason.into(),
+    }
+}
+
+/// An answer that is none of Docker's.
+fn not_docker_s(error: impl std::error::Error + 'static) -> EngineError {
+    EngineError::Said {
+        status: 500,
+        reason: format!("the Engine's answer is not understood: {}", words(&error)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Between a container's streams, which its Engine has, and the pipes of its element.
+//! From a container's outputs, which its Engine has, to the pipes of its element.
 //!
 //! The pipes hold what is promised to a late reader; what does not fit stays with the Engine, which
 //! holds about a megabyte and then has the container wait.
@@ -6,22 +6,20 @@
 //! **Invariant:** an output's pipe is closed without a failure only if the Engine says that the
 //! container has ended.
 //!
-//! **Cancellation:** the futures here are the element's own tasks, and end with their streams.
+//! **Cancellation:** what is held for the pipe is lost with the future.
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
-use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::watch;
 
-use super::engine::{Frames, Sink};
+use super::engine::Frames;
 
 /// How much is taken off the Engine ahead of the reader, in bytes, once the container's process has
-/// exited: an Engine
-/// lets go of what is left in the container's own pipes two seconds later (moby 20.10,
-/// `daemon/monitor.go`, `handleContainerExit`). It holds a megabyte (moby, `pkg/ioutils`,
+/// exited: an Engine lets go of what is left in the container's own pipes two seconds later (moby
+/// 20.10, `daemon/monitor.go`, `handleContainerExit`). It holds a megabyte (moby, `pkg/ioutils`,
 /// `blockThreshold`), and the pipes and the socket a quarter of one.
 const LEFT: usize = 4 << 20;
 
@@ -68,16 +66,4 @@ pub(super) async fn drain(
         }
     }
     Some(into)
-}
-
-/// How much of an input is passed on at once: what its pipe can hold.
-const PIECE: usize = 64 << 10;
-
-/// Passes on what goes into a container. The pipe's end is the end of its stdin.
-pub(super) async fn feed(from: Receiver, mut into: Sink) {
-    let mut from = BufReader::with_capacity(PIECE, from);
-    if copy_buf(&mut from, &mut into).await.is_ok() {
-        // The container may have gone, and needs no end.
-        let _ = into.shutdown().await;
-    }
 }

@@ -42,8 +42,10 @@ struct State {
     attached: bool,
     /// Nobody will read any more.
     discarded: bool,
-    /// Why what is behind the last byte may be missing.
-    failure: Option<Error>,
+    /// Why what is behind the last byte may be missing, and whether a reader knows.
+    failure: Option<(Error, bool)>,
+    /// The reading end of what follows behind that.
+    next: Option<Arc<Descriptor>>,
 }
 
 /// The one reader's hold on an output.
@@ -61,6 +63,7 @@ impl Output {
             attached: false,
             discarded: false,
             failure: None,
+            next: None,
         };
         Arc::new(Output {
             state: Mutex::new(state),
@@ -72,7 +75,7 @@ impl Output {
     pub fn status(&self) -> OutputStatus {
         let state = self.lock();
         OutputStatus {
-            ended: state.source.is_none() && state.pending.is_empty(),
+            ended: state.source.is_none() && state.next.is_none() && state.pending.is_empty(),
             reader: state.attached,
             held: state.pending.len() as u64 + state.in_pipe(),
         }
@@ -109,20 +112,33 @@ impl Output {
 
     /// Nobody will read any more: what comes is drained, so that the process never waits.
     pub fn discard(self: &Arc<Self>) {
-        let source = {
+        let sources = {
             let mut state = self.lock();
             state.pending = Bytes::new();
             state.discarded = true;
-            state.source.take()
+            [state.source.take(), state.next.take()]
         };
-        if let Some(source) = source {
+        for source in sources.into_iter().flatten() {
             tokio::spawn(drain(source));
         }
     }
 
     /// Who feeds the output was lost before its end: readers are told, behind the last byte.
     pub fn fail(&self, failure: Error) {
-        self.lock().failure = Some(failure);
+        self.lock().failure = Some((failure, false));
+    }
+
+    /// The output goes on after its failure: what comes out of this end is for those who read after
+    /// one who was told of that.
+    pub fn resume(&self, source: Arc<Descriptor>) {
+        let mut state = self.lock();
+        if state.discarded {
+            tokio::spawn(drain(source));
+        } else if state.failure.take_if(|(_, told)| *told).is_some() {
+            state.source = Some(source);
+        } else {
+            state.next = Some(source);
+        }
     }
 
     /// The process has exited: what it left is taken over, and the pipe closed if nobody else
@@ -170,8 +186,16 @@ impl Output {
 
 impl State {
     /// What a reader gets behind the last byte.
-    fn at_end<T>(&self) -> Result<Option<T>, Error> {
-        self.failure.clone().map_or(Ok(None), Err)
+    fn at_end<T>(&mut self) -> Result<Option<T>, Error> {
+        let Some((failure, told)) = &mut self.failure else {
+            return Ok(None);
+        };
+        *told = true;
+        let failure = failure.clone();
+        if let Some(next) = self.next.take() {
+            (self.source, self.failure) = (Some(next), None);
+        }
+        Err(failure)
     }
 
     /// How much the pipe holds before its writer has to wait, in bytes. The kernel gives less than
@@ -196,7 +220,7 @@ impl Reading {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let source = {
-                let state = self.output.lock();
+                let mut state = self.output.lock();
                 if !state.pending.is_empty() {
                     return Ok(Some(state.pending.clone()));
                 }

@@ -1,0 +1,110 @@
+//! Podman's service, in place of a Docker Engine.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use super::engine::{answers, in_own_network};
+
+/// Podman's service of a test's own, in a network of its own, which keeps all it has in a directory.
+/// Dropped, it is gone.
+pub(super) struct Podman {
+    dir: tempfile::TempDir,
+    service: Child,
+}
+
+/// Limits that whoever may not raise their own can give; and no other services of the machine's.
+const CONFIGURATION: &str = r#"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+netns = "none"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"#;
+
+/// With whom it speaks plain HTTP.
+const REGISTRIES: &str = r#"
+[[registry]]
+location = "127.0.0.1:5000"
+insecure = true
+"#;
+
+impl Podman {
+    /// Where a registry in its network has its trust.
+    pub(super) const REGISTRY: u16 = 5000;
+
+    /// Starts it; nothing, and a word about it, if it cannot be.
+    pub(super) fn start() -> Option<Podman> {
+        let dir = tempfile::Builder::new()
+            .prefix("circuit-podman-")
+            .tempdir()
+            .unwrap();
+        let file = |name: &str| dir.path().join(name);
+        fs::write(file("containers.conf"), CONFIGURATION).unwrap();
+        fs::write(file("registries.conf"), REGISTRIES).unwrap();
+        let log = File::create(file("log")).unwrap();
+        let mut podman = in_own_network("podman");
+        podman
+            .env("CONTAINERS_CONF", file("containers.conf"))
+            .env("CONTAINERS_REGISTRIES_CONF", file("registries.conf"))
+            .arg("--root")
+            .arg(file("root"))
+            .arg("--runroot")
+            .arg(file("runroot"))
+            .arg("--tmpdir")
+            .arg(file("tmp"))
+            .arg("--network-config-dir")
+            .arg(file("networks"))
+            .args([
+                "--storage-driver",
+                "vfs",
+                "system",
+                "service",
+                "--time",
+                "0",
+            ])
+            .arg(format!("unix://{}", file("sock").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let service = podman.spawn().ok()?;
+        let mut podman = Podman { dir, service };
+        if answers(&podman.host(), &mut podman.service) {
+            return Some(podman);
+        }
+        let log = fs::read_to_string(podman.file("log")).unwrap_or_default();
+        let why = log.lines().last().unwrap_or("no answer");
+        eprintln!("skipped: needs Podman, and Docker's command: {why}");
+        None
+    }
+
+    pub(super) fn host(&self) -> String {
+        format!("unix://{}", self.file("sock").display())
+    }
+
+    /// The network that it runs in.
+    pub(super) fn network(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.service.id()).into()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.service);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.service.wait();
+        // What it mounts in its own directory it leaves mounted.
+        for mounted in ["root/vfs", "root", "runroot"] {
+            let mut umount = std::process::Command::new("umount");
+            umount
+                .args(["--recursive", "--quiet"])
+                .arg(self.file(mounted));
+            let _ = umount.stderr(Stdio::null()).status();
+        }
+    }
+}
