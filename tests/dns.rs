@@ -130,7 +130,7 @@ fn what_is_wrong_is_said_in_one_line() {
     check(
         "unset /one/d a. MXX",
         "",
-        "unset /one/d: the type, column 1: no type (there are A, AAAA, CAA, CNAME, HINFO, MX, NAPTR, NS, PTR, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): MXX",
+        "unset /one/d: the type, column 1: no type (there are A, AAAA, CAA, CERT, CNAME, HINFO, MX, NAPTR, NS, OPENPGPKEY, PTR, SMIMEA, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): MXX",
     );
     check(
         "set /one/nothing",
@@ -145,7 +145,9 @@ fn what_is_wrong_is_said_in_one_line() {
     check(
         &format!("mkdns /one/e {taken}"),
         "",
-        &format!("mkdns /one/e: cannot listen on {taken}: address already in use"),
+        &format!(
+            "mkdns /one/e: cannot listen on {taken}: address already in use (port 0 takes any free one)"
+        ),
     );
     check(
         "mkdns /one/e 127.0.0.1:x",
@@ -157,6 +159,15 @@ fn what_is_wrong_is_said_in_one_line() {
         "",
         "mkdns /one/e: the zone, column 1: a name with an empty part: a..b",
     );
+    check(
+        "mkdns /one/e 192.0.2.1:0",
+        "",
+        "mkdns /one/e: cannot listen on 192.0.2.1:0: cannot assign requested address (not an address of the server's host)",
+    );
+    // As everybody does once.
+    let unquoted = server.circuit("set /one/d a. 60 A 10.0.0.1").status(2);
+    let text = "circuit: set: a record is one argument: quote it\nhint: circuit set /one/d 'a. 60 A 10.0.0.1'\n";
+    unquoted.stderr(text).run();
     // Nothing is left of what failed.
     server.circuit("peek /one/e").stdout("null\n").run();
     make(&server, "/one/e", "");

@@ -99,7 +99,12 @@ fn execute(command: Command) -> Result<u8, Failure> {
             address,
             dial,
         } => async_command("mkdns", dns::mkdns(path, address, zone, dial)),
-        Command::Set { path, record, dial } => async_command("set", dns::set(path, record, dial)),
+        Command::Set {
+            path,
+            record,
+            rest,
+            dial,
+        } => async_command("set", dns::set(path, record, rest, dial)),
         Command::Unset {
             path,
             name,

@@ -224,6 +224,9 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         path: Path,
         /// The record, as in a zone file
         record: String,
+        /// What follows where the record is not quoted: refused in better words than clap's.
+        #[arg(hide = true)]
+        rest: Vec<String>,
         #[command(flatten)]
         dial: Dial,
     },

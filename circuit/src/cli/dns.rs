@@ -28,7 +28,16 @@ pub(super) async fn mkdns(
 }
 
 /// Sets a record.
-pub(super) async fn set(path: Path, record: String, options: Dial) -> Result<u8, Failure> {
+pub(super) async fn set(
+    path: Path,
+    record: String,
+    rest: Vec<String>,
+    options: Dial,
+) -> Result<u8, Failure> {
+    if !rest.is_empty() {
+        let hint = format!("circuit set {path} '{record} {}'", rest.join(" "));
+        return Err(Failure::usage("a record is one argument: quote it").with_hint(hint));
+    }
     let client = dial(&options).await?;
     client.anchor(path).dns().set(&record).await?;
     client.close().await;

@@ -183,6 +183,8 @@ fn words(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => {
             format!("{words} (ports below 1024 want root or CAP_NET_BIND_SERVICE)")
         }
+        io::ErrorKind::AddrNotAvailable => format!("{words} (not an address of the server's host)"),
+        io::ErrorKind::AddrInUse => format!("{words} (port 0 takes any free one)"),
         _ => words,
     }
 }

@@ -156,12 +156,13 @@ impl Token<'_> {
     /// This word is something that it must not be.
     pub(super) fn wrong(&self, what: &str) -> TextError {
         // Quoted in one line, and not at length: it may be anything.
-        let mut shown: String = self
-            .text
-            .chars()
-            .take(64)
-            .flat_map(char::escape_debug)
-            .collect();
+        let mut shown = String::new();
+        for c in self.text.chars().take(64) {
+            match c.is_control() {
+                true => shown.extend(c.escape_debug()),
+                false => shown.push(c),
+            }
+        }
         if self.text.chars().count() > 64 {
             shown.push('…');
         }

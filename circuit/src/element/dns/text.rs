@@ -27,18 +27,27 @@ const LONGEST_LIFETIME: u32 = (1 << 31) - 1;
 /// The longest data of a record: with the longest name asked for, an answer over TCP takes it.
 pub(super) const LONGEST_DATA: usize = 65_535 - 12 - (255 + 4) - 11 - 12;
 
-/// SSHFP (RFC 4255) and TLSA (RFC 6698) are numbers and hexadecimal digits: held as bytes.
+/// SSHFP (RFC 4255), TLSA (RFC 6698) and SMIMEA (RFC 8162), which has its form, are numbers and
+/// hexadecimal digits: held as bytes.
 const SSHFP: u16 = 44;
 const TLSA: u16 = 52;
+const SMIMEA: u16 = 53;
 
 /// Reads a record: name, lifetime and class in any order and both optional, type, data.
 pub(super) fn record(text: &str) -> Result<Record, TextError> {
     let mut line = Line::read(text)?;
-    let name = line.next("a name")?.name()?;
+    let token = line.next("a name")?;
+    if DIRECTIVES
+        .iter()
+        .any(|name| token.text.eq_ignore_ascii_case(name))
+    {
+        return Err(token.wrong("a directive of a zone file, which is not obeyed"));
+    }
+    let name = token.name()?;
     let mut lifetime = None;
     let mut class = false;
     let kind = loop {
-        let token = line.next("a type, as in A or MX")?;
+        let token = line.next("a type (A, MX, …)")?;
         let starts_with_digit = token.text.starts_with(|c: char| c.is_ascii_digit());
         match token.text.to_ascii_uppercase().as_str() {
             "IN" if !class => class = true,
@@ -70,7 +79,7 @@ pub(super) fn name(text: &str) -> Result<Name, TextError> {
 /// Reads a type alone.
 pub(super) fn kind(text: &str) -> Result<RecordType, TextError> {
     let mut line = Line::read(text)?;
-    let token = line.next("a type, as in A or MX")?;
+    let token = line.next("a type (A, MX, …)")?;
     line.end()?;
     known(&token)
 }
@@ -109,21 +118,29 @@ fn print_kind(kind: RecordType) -> String {
         (Some((name, _)), _) => (*name).to_owned(),
         (None, SSHFP) => "SSHFP".to_owned(),
         (None, TLSA) => "TLSA".to_owned(),
+        (None, SMIMEA) => "SMIMEA".to_owned(),
         (None, number) => format!("TYPE{number}"),
     }
 }
 
-/// The types with a text form of their own.
-const TYPES: [(&str, RecordType); 14] = [
+/// What a zone file has besides records: RFC 1035, section 5.1; RFC 2308, section 4; BIND's.
+const DIRECTIVES: [&str; 4] = ["$ORIGIN", "$INCLUDE", "$TTL", "$GENERATE"];
+
+/// The types with a text form of their own. SVCB, HTTPS and CSYNC have none, as the library does not
+/// read what it prints of them.
+const TYPES: [(&str, RecordType); 17] = [
     ("A", RecordType::A),
     ("AAAA", RecordType::AAAA),
     ("CAA", RecordType::CAA),
+    ("CERT", RecordType::CERT),
     ("CNAME", RecordType::CNAME),
     ("HINFO", RecordType::HINFO),
     ("MX", RecordType::MX),
     ("NAPTR", RecordType::NAPTR),
     ("NS", RecordType::NS),
+    ("OPENPGPKEY", RecordType::OPENPGPKEY),
     ("PTR", RecordType::PTR),
+    ("SMIMEA", RecordType::SMIMEA),
     ("SOA", RecordType::SOA),
     ("SRV", RecordType::SRV),
     ("SSHFP", RecordType::SSHFP),
@@ -135,6 +152,10 @@ fn known(token: &Token) -> Result<RecordType, TextError> {
     let text = token.text.to_ascii_uppercase();
     if let Some((_, kind)) = TYPES.iter().find(|(name, _)| *name == text) {
         return Ok(*kind);
+    }
+    if text == "DNAME" {
+        // To be refused by name.
+        return Ok(RecordType::DNAME);
     }
     let number: Option<u16> = text.strip_prefix("TYPE").and_then(|n| n.parse().ok());
     let known: Vec<&str> = TYPES.iter().map(|(name, _)| *name).collect();
@@ -156,7 +177,7 @@ fn settable(token: &Token) -> Result<RecordType, TextError> {
 
 /// Seconds, or as in `1h30m`.
 fn seconds(token: &Token) -> Result<u32, TextError> {
-    let wrong = || token.wrong("no lifetime in seconds, at most 2147483647");
+    let wrong = || token.wrong("not a time (in seconds, or as in 1h30m, at most 2147483647)");
     let (mut sum, mut number) = (0u64, None::<u64>);
     for c in token.text.chars() {
         match (c.to_digit(10), number) {
@@ -231,13 +252,13 @@ fn read_data(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> 
             RData::TXT(TXT::from_bytes(strings))
         }
         RecordType::HINFO => {
-            let cpu = line.next("a string, the processor")?.string()?;
-            let os = line.next("a string, the system")?.string()?;
+            let cpu = line.next("a string (the processor)")?.string()?;
+            let os = line.next("a string (the system)")?.string()?;
             RData::HINFO(HINFO::from_bytes(cpu.into(), os.into()))
         }
         RecordType::CAA => {
             let flags: u8 = number(line, "flags of 0 to 255")?;
-            let token = line.next("a tag, as in issue")?;
+            let token = line.next("a tag (as in issue)")?;
             let tag = token.text.to_owned();
             // RFC 8659, section 4.1; as the library reads them.
             if tag.len() > 15 || !tag.bytes().all(|b| b.is_ascii_alphanumeric()) {
@@ -277,7 +298,7 @@ fn read_data(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> 
             bytes.extend(hexadecimal(line)?);
             raw(kind, bytes)
         }
-        RecordType::TLSA => {
+        RecordType::TLSA | RecordType::SMIMEA => {
             let mut bytes = vec![
                 number(line, "a usage of 0 to 255")?,
                 number(line, "a selector of 0 to 255")?,
@@ -286,6 +307,17 @@ fn read_data(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> 
             bytes.extend(hexadecimal(line)?);
             raw(kind, bytes)
         }
+        RecordType::CERT => {
+            let kind = number::<u16>(line, "a certificate's type of 0 to 65535")?;
+            let tag = number::<u16>(line, "a key tag of 0 to 65535")?;
+            let algorithm = number::<u8>(line, "an algorithm of 0 to 255")?;
+            base64(
+                line,
+                RecordType::CERT,
+                &format!("{kind} {tag} {algorithm} "),
+            )?
+        }
+        RecordType::OPENPGPKEY => base64(line, kind, "")?,
         other => {
             let what = format!(
                 "\\#: data of {} is written as RFC 3597 says",
@@ -315,9 +347,9 @@ fn generic(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> {
     let has_text = TYPES.iter().any(|(_, known)| *known == kind);
     match (has_text, u16::from(kind)) {
         (true, SSHFP) if length >= 2 => Ok(raw(kind, bytes)),
-        (true, TLSA) if length >= 3 => Ok(raw(kind, bytes)),
+        (true, TLSA | SMIMEA) if length >= 3 => Ok(raw(kind, bytes)),
         (false, _) => Ok(raw(kind, bytes)),
-        (true, SSHFP | TLSA) => Err(token.wrong("too short")),
+        (true, SSHFP | TLSA | SMIMEA) => Err(token.wrong("too short")),
         (true, _) => {
             let wrong = || token.wrong("data that is not of its type");
             let mut decoder = BinDecoder::new(&bytes);
@@ -377,6 +409,22 @@ fn hexadecimal(line: &mut Line<'_>) -> Result<Vec<u8>, TextError> {
     }
 }
 
+/// All that is left, as base 64 in any grouping, and read by the library behind other words.
+fn base64(line: &mut Line<'_>, kind: RecordType, before: &str) -> Result<RData, TextError> {
+    let first = line.next("data in base 64")?;
+    let mut digits = first.text.to_owned();
+    while let Some(token) = line.maybe() {
+        digits.push_str(token.text);
+    }
+    // So the library finds neither quotes nor anything else to obey.
+    let plain = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
+    let data = plain.then(|| RData::try_from_str(kind, &format!("{before}{digits}")));
+    let data = data.and_then(Result::ok).filter(|_| !digits.is_empty());
+    data.ok_or_else(|| first.wrong("not data in base 64"))
+}
+
 fn print_data(data: &RData) -> String {
     match data {
         RData::A(A(ip)) => ip.to_string(),
@@ -413,11 +461,18 @@ fn print_data(data: &RData) -> String {
             &print_string(&naptr.regexp),
             &print_name(&naptr.replacement),
         ]),
+        RData::CERT(cert) => words(&[
+            &u16::from(cert.cert_type),
+            &cert.key_tag,
+            &u8::from(cert.algorithm),
+            &cert.cert_base64(),
+        ]),
+        RData::OPENPGPKEY(key) => key.to_string(),
         RData::Unknown { code, rdata } => match (u16::from(*code), rdata.anything.as_slice()) {
             (SSHFP, [algorithm, kind, rest @ ..]) if !rest.is_empty() => {
                 words(&[algorithm, kind, &print_hex(rest)])
             }
-            (TLSA, [usage, selector, matching, rest @ ..]) if !rest.is_empty() => {
+            (TLSA | SMIMEA, [usage, selector, matching, rest @ ..]) if !rest.is_empty() => {
                 words(&[usage, selector, matching, &print_hex(rest)])
             }
             (_, []) => "\\# 0".to_owned(),
@@ -473,4 +528,4 @@ pub(super) fn data_length(data: &RData) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

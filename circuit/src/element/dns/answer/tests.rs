@@ -641,6 +641,31 @@ fn hostile_packets_get_an_error_or_nothing() {
 
 proptest! {
     #[test]
+    fn what_is_set_of_any_type_is_what_is_answered(data in text::tests::data()) {
+        let data_of = |data: &RData| {
+            let mut bytes = Vec::new();
+            data.emit(&mut BinEncoder::new(&mut bytes)).unwrap();
+            bytes
+        };
+        let kind = data.record_type();
+        let record = Record::from_rdata(text::name("a.b.").unwrap(), 60, data.clone());
+        let mut all = Records::default();
+        all.set(record).unwrap();
+        let all = RwLock::new(all);
+        let mut message = Message::query();
+        message.add_query(Question::query(text::name("A.b.").unwrap(), kind));
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let answer = ask_by(&all, &message, transport);
+            if answer.metadata.truncation {
+                prop_assert!(transport == Transport::Udp);
+                continue;
+            }
+            prop_assert_eq!(answer.answers[0].record_type(), kind);
+            prop_assert_eq!(data_of(&answer.answers[0].data), data_of(&data));
+        }
+    }
+
+    #[test]
     fn any_packet_gets_an_answer_that_fits_or_none(
         name in proptest::collection::vec(any::<u8>(), 0..40),
         head in any::<[u8; 12]>(),

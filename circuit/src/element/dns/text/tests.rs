@@ -1,4 +1,9 @@
+use std::collections::BTreeSet;
+
+use hickory_proto::rr::rdata::{CERT, OPENPGPKEY};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 
@@ -59,6 +64,15 @@ fn records_have_a_canonical_text() {
             "_443._tcp.a TLSA 3 1 1 00 11",
             "_443._tcp.a.\t3600\tIN\tTLSA\t3 1 1 0011",
         ),
+        ("s SMIMEA 3 0 0 00 11", "s.\t3600\tIN\tSMIMEA\t3 0 0 0011"),
+        (
+            "c CERT 1 65535 255 AAEC AwQ=",
+            "c.\t3600\tIN\tCERT\t1 65535 255 AAECAwQ=",
+        ),
+        (
+            "o OPENPGPKEY AAECAw==",
+            "o.\t3600\tIN\tOPENPGPKEY\tAAECAw==",
+        ),
         (r"t TLSA \# 3 00 00 00", "t.\t3600\tIN\tTLSA\t\\# 3 000000"),
         (r"s SSHFP \# 2 0102", "s.\t3600\tIN\tSSHFP\t\\# 2 0102"),
         (
@@ -87,7 +101,7 @@ fn what_is_wrong_is_named_with_its_column() {
     let long = "x".repeat(64);
     for (text, expected) in [
         ("", "column 1: a name is missing"),
-        ("a.", "column 3: a type, as in A or MX is missing"),
+        ("a.", "column 3: a type (A, MX, …) is missing"),
         ("a. A", "column 5: an IPv4 address is missing"),
         (
             "a. A 10.0.0.999",
@@ -105,7 +119,7 @@ fn what_is_wrong_is_named_with_its_column() {
         ("a. CH TXT x", "column 4: a class other than IN: CH"),
         (
             "a. 2147483648 A 1.2.3.4",
-            "column 4: no lifetime in seconds, at most 2147483647: 2147483648",
+            "column 4: not a time (in seconds, or as in 1h30m, at most 2147483647): 2147483648",
         ),
         (
             "a. MX +1 b.",
@@ -113,7 +127,7 @@ fn what_is_wrong_is_named_with_its_column() {
         ),
         (
             "a. ANY x",
-            "column 4: no type (there are A, AAAA, CAA, CNAME, HINFO, MX, NAPTR, NS, PTR, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): ANY",
+            "column 4: no type (there are A, AAAA, CAA, CERT, CNAME, HINFO, MX, NAPTR, NS, OPENPGPKEY, PTR, SMIMEA, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): ANY",
         ),
         (
             "a. TYPE41 \\# 0",
@@ -123,15 +137,18 @@ fn what_is_wrong_is_named_with_its_column() {
             "a. TYPE39 \\# 1 00",
             "column 4: DNAME, which is not served: TYPE39",
         ),
+        ("a. DNAME b.", "column 4: DNAME, which is not served: DNAME"),
+        ("a. CERT 1 2 3 a-b=", "column 15: not data in base 64: a-b="),
+        ("a. OPENPGPKEY \"\"", "column 15: not data in base 64: "),
         ("a. TXT \"x", "column 8: a quote that is not closed"),
         (
             "a. TXT \"x\"y",
             "column 8: a quoted word that goes on behind its quote",
         ),
-        ("a. TXT \\256", "column 8: \\DDD above 255: \\\\256"),
+        ("a. TXT \\256", "column 8: \\DDD above 255: \\256"),
         (
             "a. TXT \\25",
-            "column 8: a backslash with fewer than three digits: \\\\25",
+            "column 8: a backslash with fewer than three digits: \\25",
         ),
         ("a. SOA ( a b", "column 8: a parenthesis that is not closed"),
         (
@@ -144,7 +161,7 @@ fn what_is_wrong_is_named_with_its_column() {
         ),
         (
             "$INCLUDE /etc/passwd",
-            "column 10: no type (there are A, AAAA, CAA, CNAME, HINFO, MX, NAPTR, NS, PTR, SOA, SRV, SSHFP, TLSA, TXT, and TYPEn): /etc/passwd",
+            "column 1: a directive of a zone file, which is not obeyed: $INCLUDE",
         ),
         (
             "a. A \\# 4 0a0000",
@@ -197,7 +214,8 @@ fn strings() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..=255)
 }
 
-fn data() -> impl Strategy<Value = RData> {
+/// Data of every type with a text form, and of one without.
+pub(in super::super) fn data() -> impl Strategy<Value = RData> {
     let bytes = || proptest::collection::vec(any::<u8>(), 3..300);
     prop_oneof![
         any::<[u8; 4]>().prop_map(|ip| RData::A(A(ip.into()))),
@@ -245,8 +263,31 @@ fn data() -> impl Strategy<Value = RData> {
             }),
         bytes().prop_map(|bytes| raw(RecordType::SSHFP, bytes)),
         bytes().prop_map(|bytes| raw(RecordType::TLSA, bytes)),
+        bytes().prop_map(|bytes| raw(RecordType::SMIMEA, bytes)),
+        (any::<u16>(), any::<u16>(), any::<u8>(), bytes()).prop_map(
+            |(kind, tag, algorithm, bytes)| {
+                RData::CERT(CERT::new(kind.into(), tag, algorithm.into(), bytes))
+            }
+        ),
+        bytes().prop_map(|bytes| RData::OPENPGPKEY(OPENPGPKEY::new(bytes))),
         bytes().prop_map(|bytes| raw(RecordType::from(65_280), bytes)),
     ]
+}
+
+#[test]
+fn properties_are_about_every_type() {
+    let mut runner = TestRunner::deterministic();
+    let made = (0..1000).map(|_| {
+        data()
+            .new_tree(&mut runner)
+            .unwrap()
+            .current()
+            .record_type()
+    });
+    let made: BTreeSet<RecordType> = made.collect();
+    for (name, kind) in TYPES {
+        assert!(made.contains(&kind), "{name}");
+    }
 }
 
 proptest! {
