@@ -13,6 +13,7 @@ mod forward;
 pub mod log;
 mod message;
 pub mod operations;
+mod requests;
 mod strangers;
 pub mod var_dir;
 

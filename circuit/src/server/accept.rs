@@ -19,9 +19,9 @@ use circuit_proto::membership::Message;
 use quinn::VarInt;
 use tracing::{debug, info, warn};
 
-use super::Server;
-use super::dispatch::{self, Caller};
+use super::dispatch::Caller;
 use super::strangers::{Entry, Strangers};
+use super::{Server, requests};
 use crate::peer::Origin;
 
 /// How long a stranger may take. DESIGN.md, section 5, as the next.
@@ -262,7 +262,7 @@ async fn serve(server: Arc<Server>, guest: Guest) {
     match role {
         Admitted::Client => {
             let _count = server.count_client();
-            dispatch::serve(server, connection, Caller::Client(address)).await;
+            requests::serve(server, connection, Caller::Client(address)).await;
         }
         Admitted::Transfer(peer) => {
             let caller = Caller::Server(peer.fingerprint.id(), address);
@@ -272,7 +272,7 @@ async fn serve(server: Arc<Server>, guest: Guest) {
                 server.peer.left(&peer.fingerprint).await;
             };
             tokio::select! {
-                () = dispatch::serve(server.clone(), connection.clone(), caller) => (),
+                () = requests::serve(server.clone(), connection.clone(), caller) => (),
                 // Membership knows sooner than this connection's own time-out. Until then a reader
                 // behind it would be handed what the next one should have.
                 () = gone => close(&connection, Close::Done),

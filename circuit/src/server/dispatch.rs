@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use circuit_client::transport::endpoint::close;
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
@@ -13,10 +12,9 @@ use circuit_proto::element::{Ended, Status};
 use circuit_proto::handshake::Close;
 use circuit_proto::membership::Record;
 use circuit_proto::path::ServerPart;
-use circuit_proto::request::{Listed, Op, OpError, Reply, Request};
+use circuit_proto::request::{Listed, Op, OpError, Request};
 use circuit_proto::{Code, Error, Path, ServerId};
 
-use super::accept::{CLIENT_REQUESTS, TRANSFER_REQUESTS};
 use super::address::{self, AddressError};
 use super::call::Call;
 use super::{FAREWELL, Server, forward};
@@ -38,61 +36,8 @@ pub(super) enum Caller {
     Server(ServerId, Arc<str>),
 }
 
-/// Serves the requests of a connection until it ends.
-pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, caller: Caller) {
-    let limit = match &caller {
-        Caller::Client(_) => CLIENT_REQUESTS,
-        Caller::Server(..) => TRANSFER_REQUESTS,
-    };
-    let in_flight = Arc::new(AtomicUsize::new(0));
-    while let Ok((send, recv)) = connection.accept_bi().await {
-        let (send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
-        let count = Counted::new(&in_flight);
-        let busy = count.before >= limit;
-        let (server, connection) = (server.clone(), connection.clone());
-        let caller = caller.clone();
-        tokio::spawn(async move {
-            let _count = count;
-            match busy {
-                true => refuse_one_too_many(send, limit).await,
-                false => answer(server, connection, caller, send, recv).await,
-            }
-        });
-    }
-}
-
-struct Counted {
-    in_flight: Arc<AtomicUsize>,
-    before: usize,
-}
-
-impl Counted {
-    fn new(in_flight: &Arc<AtomicUsize>) -> Counted {
-        let before = in_flight.fetch_add(1, Ordering::Relaxed);
-        Counted {
-            in_flight: in_flight.clone(),
-            before,
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn refuse_one_too_many(mut send: SendHalf, limit: usize) {
-    let message = format!("{limit} requests are in flight on this connection");
-    // A caller that is gone needs no answer.
-    let _ = send
-        .frame(&Reply::Err(Error::new(Code::Busy, message)))
-        .await;
-    send.finish();
-}
-
 /// Reads one request, finds out whose it is, and has it done.
-async fn answer(
+pub(super) async fn answer(
     server: Arc<Server>,
     connection: quinn::Connection,
     caller: Caller,
