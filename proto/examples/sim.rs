@@ -1,6 +1,8 @@
 //! Runs scenarios of the membership simulator, and prints their figures: `scripts/sim` says how.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
+// How long a simulation took is for who waits for it; the machines are told the time.
+#![allow(clippy::disallowed_methods)]
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
