@@ -1,5 +1,7 @@
 //! DNS servers: made, filled, asked with a real resolver and with `dig`, attacked, and ended.
 
+mod zone;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -474,65 +476,6 @@ fn connections_beyond_the_limit_wait_and_cost_no_descriptors() {
         stream.write_all(&framed).unwrap();
         stream.read_exact(&mut [0; 2]).unwrap();
     }
-}
-
-#[test]
-fn the_live_servers_are_in_the_zone_as_they_come_and_go() {
-    let home = Home::new();
-    let [one, mut two] = home.start_all(["one", "two"]);
-    let address = make(&one, "/one/d", "-zone circuit.");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let resolver = resolver(address, false);
-    let look_up = |name: &str, kind| {
-        let found = runtime.block_on(resolver.lookup(name, kind));
-        let records = found.iter().flat_map(|found| found.answers());
-        let mut all: Vec<String> = records.map(|record| record.data.to_string()).collect();
-        all.sort();
-        all
-    };
-    let name = |server: &Server| format!("{}.circuit.", server.id().to_lowercase());
-    let srv = |servers: &[&Server]| {
-        let all = servers.iter();
-        let mut all: Vec<String> = all
-            .map(|server| format!("0 0 {} {}", server.address().port(), name(server)))
-            .collect();
-        all.sort();
-        all
-    };
-    assert_eq!(
-        look_up("_circuit._udp.circuit.", RecordType::SRV),
-        srv(&[&one, &two])
-    );
-    assert_eq!(look_up(&name(&two), RecordType::A), ["127.0.0.1"]);
-    let three = home
-        .circuit(format!("start -name three -j {}", one.url()))
-        .serve();
-    eventually("the third is in the zone", || {
-        let all = look_up("_circuit._udp.circuit.", RecordType::SRV);
-        (all == srv(&[&one, &two, &three])).then_some(())
-    });
-    assert_eq!(look_up(&name(&three), RecordType::A), ["127.0.0.1"]);
-    two.stop();
-    eventually("the second is no longer in the zone", || {
-        let all = look_up("_circuit._udp.circuit.", RecordType::SRV);
-        (all == srv(&[&one, &three])).then_some(())
-    });
-    let gone = runtime.block_on(resolver.lookup(name(&two), RecordType::A));
-    assert!(gone.unwrap_err().is_nx_domain());
-    // What is set stands beside them, but not in their place.
-    set(&one, "/one/d", "hello.circuit. A 10.0.0.1");
-    assert_eq!(look_up("hello.circuit.", RecordType::A), ["10.0.0.1"]);
-    let refused = one
-        .circuit("set /one/d")
-        .arg(format!("{} A 10.0.0.1", name(&one)));
-    let text = format!(
-        "circuit: set /one/d: {}: the name is kept for the live servers\n",
-        name(&one)
-    );
-    refused.status(1).stderr(text).run();
-    let status = one.peek("/one/d");
-    assert_eq!(status["Zone"], "circuit.");
-    assert_eq!(status["Records"].as_object().unwrap().len(), 1);
 }
 
 #[test]

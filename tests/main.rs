@@ -22,6 +22,7 @@ mod hosts;
 mod interrupted;
 mod keys;
 mod limits;
+mod links;
 mod listing;
 mod log;
 mod making;

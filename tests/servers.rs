@@ -54,6 +54,31 @@ fn join_merges_two_circuits() {
 }
 
 #[test]
+fn a_join_of_another_server_than_was_meant_says_so() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    let three = home.start("three");
+    let mut meant = three.url().clone();
+    let id = |digits: &str| format!("Q{digits}").replace('X', "");
+    meant.server = one.url().server.map(|mut server| {
+        server.id.0 ^= 1;
+        server
+    });
+    let (asked, found) = (meant.server.unwrap().id.to_string(), three.id());
+    // The dialled server is another than the one that joins.
+    two.circuit(format!("join /one {meant}"))
+        .stderr(format!(
+            "circuit: warning: join /one: {} is {}, not {}: joined it all the same\n",
+            three.address(),
+            id(&found),
+            id(&asked)
+        ))
+        .run();
+    Server::see_each_other(&[&one, &two, &three]);
+    two.circuit(format!("join /one {}", three.url())).run();
+}
+
+#[test]
 fn a_join_that_fails_says_why() {
     let home = Home::new();
     let one = home.start("one");
@@ -123,7 +148,13 @@ fn stk_shows_operations_in_flight_and_threads() {
         lines[2].starts_with(&format!("  stk /{} by 127.0.0.1:", one.id())),
         "{text}"
     );
-    assert!(lines[3].starts_with("threads: "), "{text}");
+    // Its own and the waiter's; those of commands that have ended may linger.
+    assert!(lines[3].starts_with("connections: "), "{text}");
+    assert!(
+        lines[3].ends_with(" (2 of clients, 0 opened to forward requests)"),
+        "{text}"
+    );
+    assert!(lines[4].starts_with("threads: "), "{text}");
     assert!(
         lines.iter().any(|line| line.contains(" circuit ")),
         "{text}"

@@ -15,6 +15,7 @@
 mod capture;
 mod command;
 mod home;
+mod relay;
 mod server;
 pub(crate) mod stranger;
 mod terminal;
@@ -22,6 +23,7 @@ mod wait;
 
 pub(crate) use command::{Circuit, Running};
 pub(crate) use home::{Home, sh};
+pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 pub(crate) use terminal::Terminal;
 pub(crate) use wait::{DEADLINE, eventually, eventually_within};

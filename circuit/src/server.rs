@@ -353,6 +353,16 @@ impl Server {
         self.clients.load(Ordering::Relaxed)
     }
 
+    /// How many QUIC connections there are, of whatever kind.
+    pub fn connections(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
+    /// How many of them this server has opened to forward requests.
+    pub fn transfers_opened(&self) -> usize {
+        self.transfers.open()
+    }
+
     fn is_leaving(&self) -> bool {
         *self.leaving.borrow()
     }

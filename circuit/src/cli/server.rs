@@ -1,18 +1,59 @@
 //! Servers: `join`, `suicide`, `stk`.
 
-use circuit_client::{Path, Url};
+use std::time::Duration;
+
+use circuit_client::{Client, Path, ServerEntry, ServerId, Url};
 
 use super::command::Dial;
 use super::dial::dial;
-use super::error::Failure;
+use super::error::{Failure, say};
 use super::output::{Pipe, Target};
 
-/// Merges a server's circuit with another.
+/// How long the dialled server may take to hear of the one that was joined. Chosen: many times what
+/// news takes.
+const NEWS: Duration = Duration::from_secs(2);
+
+/// How often it is asked meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Merges a server's circuit with another. Says so if another server than the one that was meant
+/// was there.
 pub(super) async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
-    client.anchor(path).as_server().join(url).await?;
+    let place = format!("join {path}");
+    client.anchor(path).as_server().join(url.clone()).await?;
+    if let Some(server) = url.server {
+        let (meant, there) = (server.id.in_url(), format!("{}:{}", url.host, url.port));
+        let instead = match tokio::time::timeout(NEWS, found_at(&client, &url)).await {
+            Ok(found) => Some(found?)
+                .filter(|found| *found != server.id)
+                .map(ServerId::in_url),
+            Err(_) => Some("another".to_owned()),
+        };
+        if let Some(instead) = instead {
+            say(&format!(
+                "circuit: warning: {place}: {there} is {instead}, not {meant}: joined it all the same"
+            ));
+        }
+    }
     client.close().await;
     Ok(0)
+}
+
+/// The id of the server that a URL means, or else of the one that is there instead, once it is
+/// known to the server that was dialled.
+async fn found_at(client: &Client, url: &Url) -> Result<ServerId, Failure> {
+    loop {
+        let servers = client.servers().await?;
+        let is_meant = |known: &&ServerEntry| url.server.is_some_and(|meant| meant.id == known.id);
+        let is_there =
+            |known: &&ServerEntry| known.url.host == url.host && known.url.port == url.port;
+        let found = servers.iter().find(is_meant);
+        if let Some(found) = found.or_else(|| servers.iter().find(is_there)) {
+            return Ok(found.id);
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 /// Makes a server leave.

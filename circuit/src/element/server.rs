@@ -29,7 +29,8 @@ pub fn status(server: &Server) -> Status {
     }
 }
 
-/// The operations in flight, from the server's own table, and its threads, from `/proc`.
+/// The operations in flight, from the server's own table, its connections, and its threads, from
+/// `/proc`.
 pub fn stacks(server: &Server) -> String {
     let mut text = String::new();
     let in_flight = server.operations.in_flight();
@@ -40,6 +41,12 @@ pub fn stacks(server: &Server) -> String {
         let (what, path, who) = (operation.what, &operation.path, &operation.who);
         let _ = writeln!(text, "  {what} {path} by {who} for {seconds:.3} s");
     }
+    let (connections, clients) = (server.connections(), server.clients());
+    let transfers = server.transfers_opened();
+    let _ = writeln!(
+        text,
+        "connections: {connections} ({clients} of clients, {transfers} opened to forward requests)"
+    );
     let threads = threads();
     let _ = writeln!(text, "threads: {}", threads.len());
     for thread in threads {

@@ -4,7 +4,8 @@
 //! QUIC ends with the process, unheard; a TCP connection is the kernel's, which closes it when the
 //! process dies, and goes on acknowledging while the process is merely stopped. The end that
 //! dialled the QUIC connection dials this one too. Each end shows a token that only the two ends of
-//! the QUIC connection know; then both are silent.
+//! the QUIC connection know; then both are silent. A tether that is lost before its QUIC connection
+//! is opened again, as is one that could not be opened: ever more rarely, should that go on.
 //!
 //! Whether the other kernel still acknowledges is found out when asked ([`Tether::ask`]): TCP's
 //! keep-alive is made to fall due, once, and a moment later the kernel is asked when it last
@@ -14,7 +15,7 @@
 //! machine finds out by asking.
 //!
 //! **Invariants:** a connection without a valid token costs one of [`MAX_STRANGERS`] places, for at
-//! most [`PATIENCE`]. A token opens one tether. A tether at rest has no timer.
+//! most [`PATIENCE`]. A token opens one tether at a time. A tether at rest has no timer.
 
 use std::collections::HashMap;
 use std::io;
@@ -31,8 +32,9 @@ use circuit_proto::membership::{Input, TetherState};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::Event;
 
@@ -48,6 +50,12 @@ const BACKLOG: i32 = 128;
 
 /// How long accepting rests when it fails, as for want of descriptors. Chosen.
 const REST: Duration = Duration::from_millis(100);
+
+/// The pause before a tether is opened again, and the longest one: it doubles, until a tether has
+/// held for as long as the longest. Chosen: what has lost one packet too many is back at once, and
+/// a firewall that eats tethers sees a few packets in five minutes.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What the tokens are derived with (RFC 9266 has the idea, RFC 8446, section 7.5, the exporter).
 const LABEL: &[u8] = b"EXPORTER-circuit/1 tether";
@@ -106,7 +114,7 @@ pub struct Tethers {
 #[derive(Debug)]
 struct Expected {
     answer: Token,
-    stream: oneshot::Sender<TcpStream>,
+    streams: mpsc::Sender<TcpStream>,
 }
 
 /// Whom a tether is to, and who hears of it.
@@ -181,9 +189,12 @@ impl Tethers {
     async fn greet(&self, mut stream: TcpStream) -> Option<()> {
         let mut token = Token::default();
         stream.read_exact(&mut token).await.ok()?;
-        let expected = self.expected().remove(&token)?;
-        stream.write_all(&expected.answer).await.ok()?;
-        expected.stream.send(stream).ok()
+        let (answer, streams) = self
+            .expected()
+            .get(&token)
+            .map(|expected| (expected.answer, expected.streams.clone()))?;
+        stream.write_all(&answer).await.ok()?;
+        streams.try_send(stream).ok()
     }
 
     /// The tether of a connection that the other end has dialled: it will come, or not. From now
@@ -194,19 +205,26 @@ impl Tethers {
         subject: Subject,
     ) -> Option<Tether> {
         let tokens = Tokens::of(connection)?;
-        let (stream, opened) = oneshot::channel();
+        let (streams, mut opened) = mpsc::channel(1);
         let expected = Expected {
             answer: tokens.acceptor,
-            stream,
+            streams,
         };
         self.expected().insert(tokens.dialler, expected);
         let expectation = Expectation {
             tethers: self.clone(),
             token: tokens.dialler,
         };
-        Some(Tether::spawn(self.clone(), subject, async move {
-            let _expectation = expectation;
-            opened.await.ok()
+        Some(Tether::spawn(|asked| async move {
+            let mut next = opened.recv().await;
+            while let Some(stream) = next {
+                let held = expectation.tethers.hold(&stream, &asked, &subject);
+                next = tokio::select! {
+                    () = held => opened.recv().await,
+                    // Who opens another has lost this one, though we have not heard of it.
+                    another = opened.recv() => another,
+                };
+            }
         }))
     }
 
@@ -218,21 +236,34 @@ impl Tethers {
         subject: Subject,
     ) -> Option<Tether> {
         let tokens = Tokens::of(connection)?;
+        let tethers = self.clone();
         let (from, to) = (self.address, plain(connection.remote_address()));
-        Some(Tether::spawn(self.clone(), subject, async move {
-            let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(from, to, &tokens)).await;
-            match dialled {
-                Ok(Ok(stream)) => Some(stream),
-                Ok(Err(error)) => {
-                    tracing::debug!("no tether to {to}: {error}");
-                    None
+        Some(Tether::spawn(|asked| async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(from, to, &tokens)).await;
+                match dialled {
+                    Ok(Ok(stream)) => {
+                        let begin = Instant::now();
+                        tethers.hold(&stream, &asked, &subject).await;
+                        if begin.elapsed() >= LONGEST_PAUSE {
+                            pause = FIRST_PAUSE;
+                        }
+                    }
+                    Ok(Err(error)) => tracing::debug!("no tether to {to}: {error}"),
+                    Err(_) => tracing::debug!("no tether to {to}: no answer"),
                 }
-                Err(_) => {
-                    tracing::debug!("no tether to {to}: no answer");
-                    None
-                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }))
+    }
+
+    /// Holds a tether until it ends.
+    async fn hold(self: &Arc<Self>, stream: &TcpStream, asked: &Notify, subject: &Subject) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        let _held = Held(self.clone());
+        hold(stream, asked, subject).await;
     }
 
     fn expected(&self) -> MutexGuard<'_, HashMap<Token, Expected>> {
@@ -281,19 +312,12 @@ async fn dial(from: IpAddr, to: SocketAddr, tokens: &Tokens) -> io::Result<TcpSt
 }
 
 impl Tether {
-    fn spawn(
-        tethers: Arc<Tethers>,
-        subject: Subject,
-        opened: impl Future<Output = Option<TcpStream>> + Send + 'static,
-    ) -> Tether {
+    fn spawn<T>(held: impl FnOnce(Arc<Notify>) -> T) -> Tether
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
         let asked = Arc::new(Notify::new());
-        let ask = asked.clone();
-        let task = tokio::spawn(async move {
-            let Some(stream) = opened.await else { return };
-            tethers.held.fetch_add(1, Ordering::Relaxed);
-            let _held = Held(tethers);
-            hold(&stream, &ask, &subject).await;
-        });
+        let task = tokio::spawn(held(asked.clone()));
         Tether {
             asked,
             task: task.abort_handle(),

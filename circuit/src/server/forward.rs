@@ -73,6 +73,12 @@ struct Use {
 struct InUse(Arc<Use>);
 
 impl Transfers {
+    /// How many are open.
+    pub(super) fn open(&self) -> usize {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().filter(|slot| slot.is_open()).count()
+    }
+
     async fn connection(
         &self,
         server: &Server,

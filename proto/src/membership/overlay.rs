@@ -55,9 +55,8 @@ impl Machine {
     fn lifelines(&self) -> usize {
         let sound =
             |who: &&Fingerprint| self.view.is_trusted(who) && !self.probes.contains_key(*who);
-        LIFELINES
-            .min(self.wanted())
-            .saturating_sub(self.links.iter().filter(sound).count())
+        let links = self.links.iter().filter(sound).take(LIFELINES).count();
+        LIFELINES.min(self.wanted()).saturating_sub(links)
     }
 
     /// A server is certainly there: whoever has nearly lost the others clings to it.

@@ -7,20 +7,35 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::{
-    Edns, Message, MessageType, Metadata, OpCode, Query as Question, ResponseCode,
+    Edns, EmitAndCount, Message, MessageType, Metadata, OpCode, Query as Question, ResponseCode,
+    emit_message_parts,
 };
 use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
-use super::query::{Query, Rejected};
-use super::records::{Found, Node, Records, target};
+use super::query::{HEADER, Query, Rejected};
+use super::records::{Found, Node, Records, target, wire_length};
+use super::text::data_length;
 
 /// The longest answer over UDP: no link splits it. DNS Flag Day 2020, and dig's default.
 pub(super) const LONGEST_DATAGRAM: usize = 1232;
 
 /// The longest that everybody takes: RFC 1035, section 4.2.1.
 const SHORTEST: usize = 512;
+
+/// The length of a name that points to another.
+const POINTER: usize = 2;
+
+/// The length of a set of one address at least.
+const SHORTEST_SET: usize = POINTER + FIXED + 4;
+
+/// The length of an OPT record without options.
+const OPT: usize = 11;
+
+/// What a record has between its owner and its data: type, class, lifetime and length.
+const FIXED: usize = 10;
 
 /// How many CNAMEs are followed. Chosen: resolvers follow fewer, and ask for the rest.
 const LONGEST_CHAIN: usize = 64;
@@ -62,7 +77,7 @@ pub(super) fn answer(
                 None => {
                     // Nothing panics half-way through a change.
                     let records = records.read().unwrap_or_else(PoisonError::into_inner);
-                    resolve(&records, &query)
+                    resolve(&records, &query, transport)
                 }
             };
             (query, answer)
@@ -97,7 +112,7 @@ fn refusal(query: &Query) -> Option<ResponseCode> {
     }
 }
 
-fn resolve(records: &Records, query: &Query) -> Answer {
+fn resolve(records: &Records, query: &Query, transport: Transport) -> Answer {
     let mut answer = Answer {
         authoritative: true,
         ..Answer::default()
@@ -127,7 +142,10 @@ fn resolve(records: &Records, query: &Query) -> Answer {
                     RecordType::ANY => node.first_kind().unwrap_or(RecordType::ANY),
                     kind => kind,
                 };
-                let found = set(node, kind, &owner);
+                let mut found = set(node, kind, &owner);
+                if node.lists_live(kind) && transport == Transport::Tcp {
+                    found = as_fit(found, query, &answer.answers);
+                }
                 match found.is_empty() {
                     true => answer.authority.extend(negative(records, &key)),
                     false => answer.answers.extend(found),
@@ -185,6 +203,34 @@ fn set(node: &Node, kind: RecordType, owner: &Name) -> Vec<Record> {
         .collect()
 }
 
+/// Of the live servers, if there are more than an answer over TCP takes, as many as it does, from
+/// any of them on: each is as good as another, and who asks again gets others.
+fn as_fit(mut servers: Vec<Record>, query: &Query, chain: &[Record]) -> Vec<Record> {
+    let length = |record: &Record| {
+        let owner = match record.name.eq_case(&query.name) {
+            true => POINTER,
+            false => wire_length(&record.name),
+        };
+        owner + FIXED + data_length(&record.data).unwrap_or(0)
+    };
+    let before = HEADER + wire_length(&query.name) + 4 + OPT;
+    let before = before + chain.iter().map(length).sum::<usize>();
+    let mut room = usize::from(u16::MAX).saturating_sub(before);
+    if servers.iter().map(length).sum::<usize>() <= room {
+        return servers;
+    }
+    // Without randomness the same ones do. Less than the length.
+    let first = getrandom::u64().unwrap_or(0) % servers.len() as u64;
+    servers.rotate_left(first as usize);
+    let fitting = servers.iter().take_while(|record| {
+        let rest = room.checked_sub(length(record));
+        room = rest.unwrap_or(0);
+        rest.is_some()
+    });
+    servers.truncate(fitting.count());
+    servers
+}
+
 /// The SOA with which a negative answer is remembered: RFC 2308, section 3.
 fn negative(records: &Records, name: &LowerName) -> Option<Record> {
     let soa = records.authority(name)?;
@@ -233,33 +279,85 @@ fn encode(query: &Query, answer: Answer, limit: usize) -> Option<Vec<u8>> {
         ours.set_dnssec_ok(edns.dnssec_ok);
         message.set_edns(ours);
     }
-    let bare = message.clone();
+    let mut cut = message.clone();
+    cut.metadata.truncation = true;
     message.answers = answer.answers;
     message.authorities = answer.authority;
+    let Some(bare) = bytes(&message, limit) else {
+        return bytes(&cut, limit);
+    };
     // As many of the additional sets as fit; all or nothing of those without which the rest is of
     // no use.
-    let mut count = answer.additional.len();
-    loop {
+    let mut count = match answer.glue {
+        true => answer.additional.len(),
+        false => answer
+            .additional
+            .len()
+            .min((limit - bare.len()) / SHORTEST_SET),
+    };
+    while count > 0 {
         message.additionals = answer.additional[..count].concat();
-        match bytes(&message).filter(|bytes| bytes.len() <= limit) {
+        match bytes(&message, limit) {
             Some(bytes) => return Some(bytes),
-            None if count == 0 || answer.glue => break,
+            None if answer.glue => return bytes(&cut, limit),
             None => count /= 2,
         }
     }
-    let mut cut = bare;
-    cut.metadata.truncation = true;
-    bytes(&cut)
+    Some(bare)
 }
 
-/// The bytes of a message; `None` if it is longer than any may be.
-fn bytes(message: &Message) -> Option<Vec<u8>> {
+/// The bytes of a message; `None` if there are more than the limit, which is at most 65,535.
+fn bytes(message: &Message, limit: usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(SHORTEST);
     let mut encoder = BinEncoder::new(&mut bytes);
-    message.emit(&mut encoder).ok()?;
+    encoder.set_max_size(u16::try_from(limit).unwrap_or(u16::MAX));
+    let mut answers = Answers {
+        records: &message.answers,
+        asked: message.queries.first().map(Question::name),
+    };
+    let header = emit_message_parts(
+        &message.metadata,
+        &mut message.queries.iter(),
+        &mut answers,
+        &mut message.authorities.iter(),
+        &mut message.additionals.iter(),
+        message.edns.as_ref(),
+        None,
+        &mut encoder,
+    );
     // Too long, it cuts sections by itself, and leaves what it had begun.
-    let cut = bytes.get(2).is_none_or(|flags| flags & 2 != 0) && !message.metadata.truncation;
-    (!cut).then_some(bytes)
+    let whole = header.ok()?.metadata.truncation == message.metadata.truncation;
+    whole.then_some(bytes)
+}
+
+/// The answers, of which most are of the name asked: it stands behind the header, and the library
+/// points to names 120 times only.
+struct Answers<'a> {
+    records: &'a [Record],
+    asked: Option<&'a Name>,
+}
+
+impl EmitAndCount for Answers<'_> {
+    fn emit(&mut self, encoder: &mut BinEncoder<'_>) -> Result<usize, ProtoError> {
+        for record in self.records {
+            match self.asked {
+                Some(asked) if !asked.is_root() && record.name.eq_case(asked) => {
+                    // RFC 1035, section 4.1.4.
+                    encoder.emit_u16(0xc000 | HEADER as u16)?;
+                    record.record_type().emit(encoder)?;
+                    record.dns_class.emit(encoder)?;
+                    encoder.emit_u32(record.ttl)?;
+                    let length = encoder.place::<u16>()?;
+                    record.data.emit(encoder)?;
+                    // The whole is at most 65,535 bytes.
+                    let data = encoder.len_since_place(&length) as u16;
+                    length.replace(encoder, data)?;
+                }
+                _ => record.emit(encoder)?,
+            }
+        }
+        Ok(self.records.len())
+    }
 }
 
 #[cfg(test)]

@@ -4,42 +4,35 @@
 //! `_circuit._udp.ZONE` the SRV records of all. The zone has a SOA, so that negative answers are
 //! remembered no longer than positive ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use circuit_proto::ServerId;
 use circuit_proto::membership::Record as Server;
 use circuit_proto::url::Host;
+use circuit_proto::{ServerId, Url};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record};
 
-use super::records::{LONGEST_SET, Records, wire_length};
+use super::records::Records;
 use super::text;
 
 /// How long an answer about servers may be remembered, in seconds.
 const LIFETIME: u32 = 5;
 
-/// The servers, and which of them are listed.
+/// The servers.
 #[derive(Debug)]
 pub(super) struct Live {
     zone: Name,
     me: ServerId,
     servers: BTreeMap<ServerId, Server>,
-    listed: BTreeSet<ServerId>,
-    /// How many the SRV records name: as many as fit an answer over TCP, with the longest targets.
-    most_listed: usize,
     serial: u32,
 }
 
 impl Live {
     pub(super) fn new(zone: Name, me: ServerId) -> Live {
-        let service = wire_length(&zone) + "_circuit._udp.".len();
-        let record = service + 10 + 6 + Name::MAX_LENGTH;
         Live {
-            most_listed: (LONGEST_SET - service) / record,
             zone,
             me,
             servers: BTreeMap::new(),
-            listed: BTreeSet::new(),
             serial: 0,
         }
     }
@@ -59,47 +52,32 @@ impl Live {
             let record = Record::from_rdata(name.clone(), LIFETIME, data);
             records.change_live(&name, |live| *live = vec![record]);
         }
-        self.list(records, id);
+        if let (Some(service), Some(record)) = (self.service(), self.srv(id, &server.url)) {
+            records.change_live(&service, |live| live.push(record));
+        }
         self.count(records);
     }
 
     /// A server has left.
     pub(super) fn leave(&mut self, records: &mut Records, id: ServerId) {
-        if self.servers.remove(&id).is_none() {
+        let Some(server) = self.servers.remove(&id) else {
             return;
-        }
+        };
         if let Some(name) = self.name_of(id) {
             records.change_live(&name, Vec::clear);
         }
-        if self.listed.remove(&id) {
-            self.relist(records);
-            // Another takes its place.
-            let other = self.servers.keys().find(|id| !self.listed.contains(id));
-            if let Some(other) = other.copied() {
-                self.list(records, other);
-            }
+        if let (Some(service), Some(record)) = (self.service(), self.srv(id, &server.url)) {
+            // One: two servers behind one host's name and port look the same.
+            records.change_live(&service, |live| {
+                if let Some(place) = live.iter().position(|listed| *listed == record) {
+                    live.remove(place);
+                }
+            });
         }
         self.count(records);
     }
 
-    fn list(&mut self, records: &mut Records, id: ServerId) {
-        if self.listed.len() < self.most_listed
-            && let (Some(service), Some(record)) = (self.service(), self.srv(id))
-        {
-            self.listed.insert(id);
-            records.change_live(&service, |live| live.push(record));
-        }
-    }
-
-    fn relist(&self, records: &mut Records) {
-        let all = self.listed.iter().filter_map(|id| self.srv(*id)).collect();
-        if let Some(service) = self.service() {
-            records.change_live(&service, |live| *live = all);
-        }
-    }
-
-    fn srv(&self, id: ServerId) -> Option<Record> {
-        let url = &self.servers.get(&id)?.url;
+    fn srv(&self, id: ServerId, url: &Url) -> Option<Record> {
         let target = match &url.host {
             Host::Ip(_) => self.name_of(id)?,
             // RFC 2782: the target is no alias.
@@ -170,3 +148,6 @@ pub(super) fn is_reserved(zone: &Name, name: &Name) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub(super) enum Rejected {
 }
 
 /// The length of a message's header.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 
 impl Query {
     /// Reads a packet.

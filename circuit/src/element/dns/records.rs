@@ -3,7 +3,7 @@
 //! Names are held in canonical order (RFC 4034, section 6.1), in which what is below a name follows
 //! it. So a name that only leads to others is found by looking at its successor.
 //!
-//! **Invariant:** a CNAME is alone at its name. All records of a type at a name fit an answer over
+//! **Invariant:** a CNAME is alone at its name. All records of a type that were set at a name fit an answer over
 //! TCP. All of them, as text, fit the frame of a `peek`.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const LONGEST_TEXT: usize = 1_000_000;
 
 /// How long the records of a type at a name may be in all: with the question, whose name is not
 /// counted, and an OPT record, a message takes them.
-pub(super) const LONGEST_SET: usize = 65_535 - 12 - 4 - 11;
+const LONGEST_SET: usize = 65_535 - 12 - 4 - 11;
 
 /// What a record's text costs besides its bytes.
 const FRAMING: usize = 8;
@@ -79,6 +79,11 @@ impl Node {
     pub(super) fn first_kind(&self) -> Option<RecordType> {
         let first = self.set.first().or(self.live.first());
         first.map(Record::record_type)
+    }
+
+    /// Whether its records of a type are of live servers, of which some do.
+    pub(super) fn lists_live(&self, kind: RecordType) -> bool {
+        kind == RecordType::SRV && !self.live.is_empty()
     }
 
     fn has(&self, kind: RecordType) -> bool {

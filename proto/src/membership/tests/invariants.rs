@@ -352,22 +352,22 @@ fn judge(
     now: Duration,
 ) -> Result<(), TestCaseError> {
     for (who, (held, _)) in after {
-        let Some((old, _)) = before.get(who) else {
-            continue;
-        };
-        prop_assert!(held.rank() >= old.rank(), "{old:?} became {held:?}");
-        if held.phase == Phase::Down && old.phase.is_live() {
-            let (incarnation, since) = suspected.get(who).copied().unwrap_or((u64::MAX, now));
-            let hard = old.phase == Phase::Condemned;
-            prop_assert!(
-                old.phase.is_suspected() && incarnation == held.incarnation,
-                "{old:?} became {held:?}"
-            );
-            prop_assert!(hard || now - since >= HEARSAY, "after {:?}", now - since);
+        if let Some((old, _)) = before.get(who) {
+            prop_assert!(held.rank() >= old.rank(), "{old:?} became {held:?}");
+            if held.phase == Phase::Down && old.phase.is_live() {
+                let (incarnation, since) = suspected.get(who).copied().unwrap_or((u64::MAX, now));
+                let hard = old.phase == Phase::Condemned;
+                prop_assert!(
+                    old.phase.is_suspected() && incarnation == held.incarnation,
+                    "{old:?} became {held:?}"
+                );
+                prop_assert!(hard || now - since >= HEARSAY, "after {:?}", now - since);
+            }
         }
         match (held.phase.is_suspected(), suspected.get(who)) {
             (false, _) => drop(suspected.remove(who)),
             (true, Some((incarnation, _))) if *incarnation == held.incarnation => {}
+            // Also of those who are suspected when they are first heard of.
             (true, _) => drop(suspected.insert(*who, (held.incarnation, now))),
         }
     }

@@ -62,7 +62,7 @@ fn ask_by(records: &RwLock<Records>, message: &Message, transport: Transport) ->
     let bytes = answer(records, &message.to_vec().unwrap(), transport).unwrap();
     let answer = Message::from_vec(&bytes).unwrap();
     // Nothing is left over.
-    let again = super::bytes(&answer).unwrap();
+    let again = super::bytes(&answer, usize::from(u16::MAX)).unwrap();
     assert_eq!(again.len(), bytes.len());
     assert_eq!(answer.metadata.id, message.metadata.id);
     assert_eq!(answer.queries, message.queries);
