@@ -203,7 +203,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "loss",
-        about: "every packet is lost with 5 %, for an hour (300 s above 1,024 servers)",
+        about: "every packet is lost with 5 %, for an hour",
         targets: &[NO_REMOVALS],
         others: "",
         run: Formed(fault::loss),
