@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Home, Server, eventually};
+use crate::support::{DEADLINE, Home, Server, eventually};
 
 #[test]
 fn the_status_of_a_server() {
@@ -76,6 +76,29 @@ fn a_join_of_another_server_than_was_meant_says_so() {
         .run();
     Server::see_each_other(&[&one, &two, &three]);
     two.circuit(format!("join /one {}", three.url())).run();
+}
+
+#[test]
+fn a_join_has_succeeded_though_nobody_can_tell_whom() {
+    let home = Home::new();
+    let [one, mut two] = home.start_all(["one", "two"]);
+    let three = home.start("three");
+    // Another than was meant, and at a name, which no server has in its URL: so it is looked for
+    // until the command gives up.
+    let mut meant = three.url().clone();
+    meant.host = circuit_proto::url::Host::Name("localhost".to_owned());
+    meant.server.as_mut().unwrap().id.0 ^= 1;
+    let logged = two.logged();
+    let joining = two.circuit(format!("join /one {meant}")).spawn();
+    assert!(two.logs_after(logged, "what=\"ls\" path=/ ", DEADLINE));
+    two.stop();
+    let output = joining.finish();
+    assert_eq!(output.status.code(), Some(0), "{output}");
+    assert!(
+        output.stderr().starts_with("circuit: warning: join /one: "),
+        "{output}"
+    );
+    Server::see_each_other(&[&one, &three]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use circuit_client::{Client, Path, ServerEntry, ServerId, Url};
+use circuit_client::{Client, Error, Path, ServerEntry, ServerId, Url};
 
 use super::command::Dial;
 use super::dial::dial;
@@ -24,16 +24,16 @@ pub(super) async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Fail
     client.anchor(path).as_server().join(url.clone()).await?;
     if let Some(server) = url.server {
         let (meant, there) = (server.id.in_url(), format!("{}:{}", url.host, url.port));
-        let instead = match tokio::time::timeout(NEWS, found_at(&client, &url)).await {
-            Ok(found) => Some(found?)
-                .filter(|found| *found != server.id)
-                .map(ServerId::in_url),
-            Err(_) => Some("another".to_owned()),
+        let another = |id: &str| format!("{there} is {id}, not {meant}: joined it all the same");
+        // It has joined, whatever becomes of the question whom.
+        let warning = match tokio::time::timeout(NEWS, found_at(&client, &url)).await {
+            Ok(Ok(found)) if found == server.id => None,
+            Ok(Ok(found)) => Some(another(&found.in_url())),
+            Ok(Err(error)) => Some(format!("joined {there}, which may not be {meant}: {error}")),
+            Err(_) => Some(another("another")),
         };
-        if let Some(instead) = instead {
-            say(&format!(
-                "circuit: warning: {place}: {there} is {instead}, not {meant}: joined it all the same"
-            ));
+        if let Some(warning) = warning {
+            say(&format!("circuit: warning: {place}: {warning}"));
         }
     }
     client.close().await;
@@ -42,7 +42,7 @@ pub(super) async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Fail
 
 /// The id of the server that a URL means, or else of the one that is there instead, once it is
 /// known to the server that was dialled.
-async fn found_at(client: &Client, url: &Url) -> Result<ServerId, Failure> {
+async fn found_at(client: &Client, url: &Url) -> Result<ServerId, Error> {
     loop {
         let servers = client.servers().await?;
         let is_meant = |known: &&ServerEntry| url.server.is_some_and(|meant| meant.id == known.id);
