@@ -36,6 +36,15 @@ fn keygen_prints_a_key_or_writes_a_private_file() {
         .stderr("circuit: keygen: cannot write the key file .hmac: file exists\n")
         .run();
     assert_eq!(fs::read_to_string(&file).unwrap(), written, "left as it is");
+    // A disk that is full: whoever made room may try again.
+    home.circuit_under(
+        "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"",
+        "keygen late",
+    )
+    .status(1)
+    .stderr("circuit: keygen: cannot write the key file late: file too large\n")
+    .run();
+    home.circuit("keygen late").run();
     home.circuit("keygen no/such/place")
         .status(1)
         .stderr(

@@ -85,7 +85,11 @@ pub fn write_new(path: &Path, key: &Key) -> Result<(), KeyFileError> {
     let mut file = create_private(path).map_err(failed)?;
     writeln!(file, "{}", key.to_text())
         .and_then(|()| file.sync_all())
-        .map_err(failed)
+        .map_err(|error| {
+            // It would be in the way of the next attempt.
+            let _ = std::fs::remove_file(path);
+            failed(error)
+        })
 }
 
 /// A new file that only its owner can read; fails if there is one.
