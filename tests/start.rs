@@ -376,8 +376,11 @@ fn flags_that_cannot_be_are_refused() {
         1,
         "start: cannot read the key file /no/key: no such file or directory",
     );
+    home.write("file", "");
+    check("-var file", 1, "start: cannot use file: not a directory");
     let interface = home.circuit("start -if nope0").status(2).any_stderr().run();
-    let named = "circuit: start: no network interface is named nope0: there are ";
+    let named =
+        "circuit: start: no network interface named nope0 has an address: those that have one are ";
     assert!(
         interface.stderr().starts_with(named),
         "{}",

@@ -296,6 +296,11 @@ impl Running {
         self.server.key.is_none() && !self.bound.ip().is_loopback()
     }
 
+    /// Whether it listens for other hosts, and announces an address that means each its own.
+    pub fn is_hidden(&self) -> bool {
+        !self.bound.ip().is_loopback() && self.url().is_loopback()
+    }
+
     /// Lasts until the server is told to stop, by `signal` or by an operation; then leaves the
     /// circuit in order.
     pub async fn finished(mut self, signal: impl Future<Output = ()>) {

@@ -1,5 +1,6 @@
 //! The address under which a server is known: by its interfaces' routes, or as it is told.
 
+use super::host::bare_hosts;
 use super::{DISCOVER, GROUP, circuit_on, hosts, on_hosts, whole, work_together};
 use crate::support::Server;
 
@@ -104,5 +105,35 @@ fn a_server_behind_address_translation_is_in_the_circuit_as_advertised() {
                 .stdout("out\n")
                 .run();
         }
+    });
+}
+
+#[test]
+fn a_host_without_a_network_says_what_cannot_be_reached() {
+    on_hosts(|| {
+        let host = bare_hosts(1).remove(0);
+        let alone = host.start("-discover 239.7.7.7:7711 -a :7000");
+        let warning = "circuit: WARNING: announced as 127.0.0.1:7000, where no other host reaches \
+                       it: start it once the network is up, or give -a HOST, -if or -advertise";
+        assert_eq!(alone.logs("WARNING"), warning);
+        drop(alone);
+        let own = host.start("-a 127.0.0.1:7000");
+        assert!(!own.log().contains("WARNING"), "{}", own.log());
+        let interface = host.circuit("start -if eth0").status(2).any_stderr().run();
+        assert_eq!(
+            interface.stderr(),
+            "circuit: start: no network interface named eth0 has an address: those that have one \
+             are lo\n"
+        );
+        host.circuit("ls -d circuit://10.7.0.1:7000 /")
+            .status(255)
+            .stderr("circuit: ls: no route to 10.7.0.1:7000: network unreachable\n")
+            .run();
+        // Of the kind of address that the group has, no interface has any.
+        host.plug("eth0", 0);
+        host.ip("addr add fd07::1/64 dev eth0");
+        host.wait_for_carrier("eth0");
+        let six = host.start(&format!("-if eth0 -discover {GROUP}"));
+        six.logs("multicast: no interface to listen on yet");
     });
 }

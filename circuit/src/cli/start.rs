@@ -48,6 +48,13 @@ fn serve(flags: Start) -> Result<u8, Failure> {
                 running.url().authority()
             ));
         }
+        if running.is_hidden() {
+            say(&format!(
+                "circuit: WARNING: announced as {}, where no other host reaches it: start it once \
+                 the network is up, or give -a HOST, -if or -advertise",
+                running.url().authority()
+            ));
+        }
         // Whoever started the server may have no use for its URL.
         let _ = print(&format!("{}\n", running.url()));
         running.finished(stopped).await;

@@ -129,9 +129,13 @@ impl Multicast {
             failing,
         };
         match multicast.look()? {
-            Some(error) if multicast.listeners.is_empty() => Err(error),
-            _ => Ok(multicast),
+            Some(error) if multicast.listeners.is_empty() => return Err(error),
+            _ => (),
         }
+        if multicast.listeners.is_empty() {
+            tracing::warn!(%group, "multicast: no interface to listen on yet");
+        }
+        Ok(multicast)
     }
 
     /// The segments that are listened on.

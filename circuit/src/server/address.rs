@@ -22,12 +22,12 @@ pub enum AddressError {
         #[source]
         source: io::Error,
     },
-    /// There is no interface of this name.
-    #[error("no network interface is named {name}: there are {others}")]
+    /// There is no interface of this name, or it has no address yet.
+    #[error("no network interface named {name} has an address: those that have one are {others}")]
     NoInterface {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// Those that have one.
         others: String,
     },
     /// The interface has no address that others can reach.
@@ -72,8 +72,9 @@ pub fn split(text: &str) -> Option<(&str, u16)> {
         return (!text.is_empty()).then_some((text, 0));
     };
     let (host, port) = (&text[..colon], &text[colon + 1..]);
-    let well_formed =
-        port.bytes().all(|b| b.is_ascii_digit()) && !host.contains(char::is_whitespace);
+    let well_formed = port.bytes().all(|b| b.is_ascii_digit())
+        && !host.contains(char::is_whitespace)
+        && host.starts_with('[') == host.ends_with(']');
     Some((host, port.parse().ok().filter(|_| well_formed)?))
 }
 
@@ -90,7 +91,10 @@ pub fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
         let mut others: Vec<&str> = interfaces.iter().map(|found| found.name.as_str()).collect();
         others.sort_unstable();
         others.dedup();
-        let others = others.join(", ");
+        let others = match others.is_empty() {
+            true => "none".to_owned(),
+            false => others.join(", "),
+        };
         return Err(AddressError::NoInterface {
             name: name.to_owned(),
             others,
@@ -175,6 +179,8 @@ mod tests {
             "10.0.0.1:70000",
             "a b:1",
             "a:-1",
+            "[::1",
+            "::1]:7",
         ] {
             assert!(
                 matches!(resolve(text), Err(AddressError::Malformed(_))),
@@ -188,7 +194,9 @@ mod tests {
         assert!(of_interface("lo").unwrap().is_loopback());
         let error = of_interface("nope0").unwrap_err().to_string();
         assert!(
-            error.starts_with("no network interface is named nope0: there are"),
+            error.starts_with(
+                "no network interface named nope0 has an address: those that have one are "
+            ),
             "{error}"
         );
     }

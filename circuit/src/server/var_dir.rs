@@ -77,6 +77,10 @@ pub fn open(dir: &Path) -> Result<Kept, VarDirError> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => error,
+        })
         .map_err(failed(dir))?;
     let lock_path = dir.join("lock");
     let mut options = OpenOptions::new();

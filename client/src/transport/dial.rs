@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -82,6 +82,14 @@ pub enum DialError {
         address: SocketAddr,
         /// How long it was tried.
         after: Duration,
+    },
+    /// This host does not know a way there.
+    #[error("no route to {address}: {reason}")]
+    NoRoute {
+        /// The address in question.
+        address: SocketAddr,
+        /// What the operating system said.
+        reason: io::ErrorKind,
     },
     /// Another server is there.
     #[error("{address} is {}, not {expected}: restarted? ask it for its new URL", .found.id().in_url())]
@@ -211,9 +219,24 @@ impl Dialler<'_> {
             address,
             after: timeout,
         };
-        tokio::time::timeout(timeout, self.attempt(address, pin, role, timeout))
+        let result = tokio::time::timeout(timeout, self.attempt(address, pin, role, timeout))
             .await
-            .unwrap_or_else(|_| Err(no_answer()))
+            .unwrap_or_else(|_| Err(no_answer()));
+        let Err(DialError::NoAnswer { .. }) = result else {
+            return result;
+        };
+        match self.no_route(address) {
+            None => result,
+            Some(reason) => Err(DialError::NoRoute { address, reason }),
+        }
+    }
+
+    /// Why nothing can be sent there, if so. QUIC does not tell: to it a packet that cannot be sent
+    /// is one that was lost. Connecting a UDP socket sends none.
+    fn no_route(&self, address: SocketAddr) -> Option<io::ErrorKind> {
+        let own = self.endpoint.local_addr().ok()?.ip();
+        let socket = UdpSocket::bind((own, 0)).ok()?;
+        Some(socket.connect(self.reachable(address)).err()?.kind())
     }
 
     async fn attempt(
