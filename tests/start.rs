@@ -397,6 +397,19 @@ fn flags_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_server_that_leaves_blames_nobody_whom_it_was_joining() {
+    let home = Home::new();
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut one = home
+        .circuit(format!("start -name one -j circuit://{address}"))
+        .serve();
+    silent.recv(&mut [0; 1500]).unwrap();
+    assert_eq!(one.stop().code(), Some(0));
+    assert!(!one.log().contains("cannot join"), "{}", one.log());
+}
+
+#[test]
 fn a_kept_identity_that_others_can_read_draws_a_warning() {
     use std::os::unix::fs::PermissionsExt;
     let home = Home::new();

@@ -265,7 +265,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         ));
     }
     for url in options.join {
-        tasks.spawn(seek::until_joined(server.peer.clone(), url));
+        let joined = seek::until_joined(server.peer.clone(), url);
+        let mut leaving = server.leaving.subscribe();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = joined => (),
+                _ = leaving.wait_for(|leaving| *leaving) => (),
+            }
+        });
     }
     Ok(Running {
         server,
