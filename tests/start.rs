@@ -187,6 +187,19 @@ fn a_var_that_is_damaged_or_impossible_is_named() {
 }
 
 #[test]
+fn a_runtime_directory_that_cannot_be_made_is_named_with_the_remedy() {
+    let home = Home::new();
+    home.circuit("start")
+        .env("XDG_RUNTIME_DIR", "/no/such")
+        .status(1)
+        .stderr(
+            "circuit: start: cannot use the runtime directory /no/such/circuit (XDG_RUNTIME_DIR \
+             names another): no such file or directory\n",
+        )
+        .run();
+}
+
+#[test]
 fn a_runtime_directory_that_others_can_enter_is_refused() {
     let home = Home::new();
     let dir = home.runtime_dir();

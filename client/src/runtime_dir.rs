@@ -30,7 +30,7 @@ pub struct RuntimeDir {
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeDirError {
     /// It cannot be made or read.
-    #[error("cannot use the runtime directory {}", .path.display())]
+    #[error("cannot use the runtime directory {} (XDG_RUNTIME_DIR names another)", .path.display())]
     Io {
         /// The directory or file in question.
         path: PathBuf,
