@@ -63,7 +63,7 @@ fn wrong_usage_is_one_line_and_a_hint() {
     check(
         "frob",
         "unrecognized subcommand 'frob'",
-        "circuit <COMMAND>",
+        "`circuit help` lists them",
     );
     check(
         "lss",
@@ -73,7 +73,7 @@ fn wrong_usage_is_one_line_and_a_hint() {
     check(
         "help frob",
         "unrecognized subcommand 'frob'",
-        "circuit <COMMAND>",
+        "`circuit help` lists them",
     );
     check(
         "peek",

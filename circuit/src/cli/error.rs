@@ -237,7 +237,11 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
     };
     // The parser's other tip is how to pass what looks like a flag as a value: hardly ever meant.
     let tip = after("tip: ").filter(|tip| !tip.starts_with("to pass"));
-    if let Some(hint) = tip.or_else(|| after("Usage: ")) {
+    let usage = match wrong.kind() {
+        clap::error::ErrorKind::InvalidSubcommand => Some("`circuit help` lists them"),
+        _ => after("Usage: "),
+    };
+    if let Some(hint) = tip.or(usage) {
         say(&format!("hint: {hint}"));
     }
     ExitCode::from(USAGE)
