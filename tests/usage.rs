@@ -52,6 +52,25 @@ fn help_is_data() {
 }
 
 #[test]
+fn help_names_every_field_of_what_is_made() {
+    let home = Home::new();
+    let one = home.start("one");
+    for command in ["mkproc", "mkdkr"] {
+        let refused = one
+            .circuit(format!("{command} /one/a"))
+            .stdin(r#"{"Path": "true", "Image": "busybox", "Frob": 1}"#)
+            .status(1)
+            .any_stderr()
+            .run();
+        let (_, fields) = refused.stderr().split_once("there are ").unwrap();
+        let help = home.circuit(format!("help {command}")).any_stdout().run();
+        for field in fields.lines().next().unwrap().split(", ") {
+            assert!(help.stdout().contains(field), "{command}: {field}");
+        }
+    }
+}
+
+#[test]
 fn wrong_usage_is_one_line_and_a_hint() {
     let home = Home::new();
     let check = |line: &str, error: &str, hint: &str| {

@@ -57,7 +57,7 @@ pub(super) enum Command {
     ///
     /// The fields: Path (required), Args, Env (absent: the server's), Dir (absent: the server's
     /// own), Scrub, Stdout and Stderr ("pipe", "discard" or a file to append to), Terminal
-    /// ({"Rows": 24, "Columns": 80}).
+    /// ({"Rows": 24, "Columns": 80}), Hangup (when whoever is attached disappears).
     #[command(
         after_help = "Example: echo '{\"Path\": \"/bin/ls\", \"Args\": [\"/\"]}' | \
 circuit mkproc /X88550014d4c82e4d/pippi"
