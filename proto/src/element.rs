@@ -10,7 +10,7 @@ pub mod subscription;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::codec::{self, CodecError};
 
@@ -88,8 +88,8 @@ impl From<ElementKind> for &'static str {
 }
 
 /// What `peek` tells of an element.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Wire", into = "Wire")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Wire")]
 pub enum Status {
     /// Of a server.
     Server(server::Status),
@@ -152,23 +152,29 @@ impl Ended {
 }
 
 /// A status as it travels: one of a kind that is not known can be skipped.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Wire {
     kind: ElementKind,
     #[serde(with = "codec::bytes")]
     body: Vec<u8>,
 }
 
-impl From<Status> for Wire {
-    fn from(status: Status) -> Wire {
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Wire::from(self).serialize(serializer)
+    }
+}
+
+impl From<&Status> for Wire {
+    fn from(status: &Status) -> Wire {
         let kind = status.kind();
         let body = match status {
-            Status::Server(status) => codec::encode(&status),
-            Status::Process(status) => codec::encode(&status),
-            Status::Channel(status) => codec::encode(&status),
-            Status::OnJoin(status) | Status::OnLeave(status) => codec::encode(&status),
-            Status::Dns(status) => codec::encode(&status),
-            Status::Container(status) => codec::encode(&status),
+            Status::Server(status) => codec::encode(status),
+            Status::Process(status) => codec::encode(status),
+            Status::Channel(status) => codec::encode(status),
+            Status::OnJoin(status) | Status::OnLeave(status) => codec::encode(status),
+            Status::Dns(status) => codec::encode(status),
+            Status::Container(status) => codec::encode(status),
             Status::Unknown => Ok(Vec::new()),
         };
         // One that is too long for a frame arrives empty, and is refused there.

@@ -192,6 +192,8 @@ impl Call {
             }
             Op::Peek => {
                 let status = tokio::select! {
+                    // Only a container's has to be waited for.
+                    biased;
                     status = self.server.status(element.as_ref()) => status,
                     () = self.send.abandoned() => return,
                 };

@@ -128,8 +128,10 @@ impl Operation {
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        let cut_off = "cut off: the caller or this server went away";
-        self.log(Some(&Error::new(Code::Aborted, cut_off)));
+        if !self.logged {
+            let cut_off = "cut off: the caller or this server went away";
+            self.log(Some(&Error::new(Code::Aborted, cut_off)));
+        }
         self.operations.lock().remove(&self.number);
     }
 }
