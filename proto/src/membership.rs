@@ -28,6 +28,7 @@ use crate::{Fingerprint, ServerId, Url};
 
 mod audit;
 mod connection;
+mod echo;
 mod entry;
 mod flood;
 mod input;
@@ -117,6 +118,8 @@ pub struct Machine {
     patience: BTreeMap<Fingerprint, Patience>,
     /// When another process with this server's key was last outbid.
     outbid: Option<Duration>,
+    /// What the numbers of pings count from.
+    first_nonce: u64,
     /// Who is still to be audited in this round.
     unaudited: Vec<Arc<Record>>,
     /// Since when failures are counted, and how many there were.
@@ -135,13 +138,15 @@ impl Machine {
     /// seed and inputs give the same outputs.
     pub fn new(me: Record, config: Config, seed: u64, now: Duration) -> Machine {
         let now = now.saturating_add(BEFORE);
+        let mut random = Random::new(seed);
+        let first_nonce = random.bits();
         let mut machine = Machine {
             me: Arc::new(me),
             incarnation: config.incarnation.min(MAX_INCARNATION),
             leaving: false,
             linked_once: false,
             now,
-            random: Random::new(seed),
+            random,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             view: View::new(),
@@ -158,6 +163,7 @@ impl Machine {
             accused: BTreeMap::new(),
             patience: BTreeMap::new(),
             outbid: None,
+            first_nonce,
             unaudited: Vec::new(),
             failed: None,
             storm: Duration::ZERO,
@@ -211,7 +217,7 @@ impl Machine {
         if !connection.greeted && !matches!(message, Message::Hello { .. }) {
             return;
         }
-        self.on_heard(from);
+        self.on_alive(from, self.now);
         match message {
             Message::Hello {
                 entry,
@@ -252,8 +258,7 @@ impl Machine {
         if from == self.me.fingerprint {
             return;
         }
-        self.on_heard(from);
-        self.cling(from);
+        self.on_rumour(from);
         match message {
             Message::Ping { nonce, held } => self.on_ping(from, nonce, held, true),
             Message::Pong {

@@ -85,7 +85,7 @@ impl Machine {
             return;
         }
         let (to, held) = (Arc::clone(&member.record), member.held());
-        let nonce = self.random.bits();
+        let nonce = self.nonce();
         let (started, url) = (self.me.started, self.me.url.clone());
         let mut message = Message::Knock {
             nonce,
@@ -145,16 +145,24 @@ impl Machine {
 
     /// A server that was thought to have failed is there: meet it again.
     pub(super) fn reunite(&mut self, who: Fingerprint) {
-        let reunions = self
-            .connecting
-            .values()
-            .filter(|purpose| **purpose == Purpose::Sync)
-            .count();
         let failed = self
             .view
             .get(&who)
             .is_some_and(|member| member.phase == Phase::Down);
-        if failed && reunions < REUNIONS {
+        if failed {
+            self.meet(who);
+        }
+    }
+
+    /// Opens a connection to a server of which something has not been heard, unless enough are being
+    /// opened: whatever made us ask comes again.
+    pub(super) fn meet(&mut self, who: Fingerprint) {
+        let meeting = self
+            .connecting
+            .values()
+            .filter(|purpose| **purpose == Purpose::Sync)
+            .count();
+        if meeting < REUNIONS {
             self.connect(who, Purpose::Sync);
         }
     }

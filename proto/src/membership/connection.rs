@@ -223,15 +223,6 @@ impl Machine {
         }
     }
 
-    /// Takes note of a sign of life from this server.
-    pub(super) fn on_heard(&mut self, from: Fingerprint) {
-        if let Some(connection) = self.connections.get_mut(&from) {
-            connection.heard = self.now;
-        }
-        self.absolve(from);
-        self.answer_errand(from, Some(true));
-    }
-
     /// Sends on a connection, if there is one.
     pub(super) fn send(&mut self, to: Fingerprint, message: Message) {
         let now = self.now;

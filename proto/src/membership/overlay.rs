@@ -59,7 +59,7 @@ impl Machine {
         LIFELINES.min(self.wanted()).saturating_sub(links)
     }
 
-    /// A server is certainly there: whoever has nearly lost the others clings to it.
+    /// A server seems to be there: whoever has nearly lost the others clings to it.
     pub(super) fn cling(&mut self, to: Fingerprint) {
         if self.lifelines() > self.asked.len() && self.is_candidate(to) {
             self.seek(to, Wish::Plain);
@@ -126,7 +126,7 @@ impl Machine {
             && !self.links.contains(&who)
             && !self.asked.contains_key(&who)
             && !self.connecting.contains_key(&who)
-            && !self.avoided.contains_key(&who)
+            && self.avoided.get(&who).is_none_or(|until| *until <= self.now)
             && self.view.is_trusted(&who)
     }
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Machine;
-use super::connection::Purpose;
 use super::entry::{Entry, Held, Phase};
 use super::message::Message;
 use super::timer::Timer;
@@ -21,6 +20,9 @@ pub(super) struct Probe {
     pub(super) hard: bool,
     stage: Stage,
     pings: u8,
+    /// When it began, or when hard evidence came: answers to what was asked before prove nothing.
+    pub(super) since: Duration,
+    /// The number of what witnesses are asked.
     nonce: u64,
     /// Whether other witnesses were asked because the first were silent.
     again: bool,
@@ -57,13 +59,14 @@ impl Machine {
         if who == self.me.fingerprint || self.view.live_member(&who).is_none() {
             return;
         }
-        let many = self.probes.len() >= MAX_PROBES;
+        let (since, many) = (self.now, self.probes.len() >= MAX_PROBES);
         match self.probes.get_mut(&who) {
             Some(probe) if hard && !probe.hard => {
                 *probe = Probe {
                     hard,
                     stage,
                     pings: 0,
+                    since,
                     nonce: probe.nonce,
                     again: false,
                 };
@@ -82,6 +85,7 @@ impl Machine {
                         hard,
                         stage,
                         pings: 0,
+                        since,
                         nonce,
                         again: false,
                     },
@@ -148,12 +152,11 @@ impl Machine {
         let Some(member) = self.view.get(&who) else {
             return;
         };
-        let held = member.held();
+        let (nonce, held) = (self.nonce(), member.held());
         let Some(probe) = self.probes.get_mut(&who) else {
             return;
         };
         probe.pings = probe.pings.saturating_add(1);
-        let nonce = probe.nonce;
         self.send(who, Message::Ping { nonce, held });
         self.send_datagram(who, Message::Ping { nonce, held });
     }
@@ -319,20 +322,24 @@ impl Machine {
         started: u64,
         incarnation: u64,
     ) {
+        let Some(pinged) = self.pinged(nonce) else {
+            return;
+        };
         if self
             .probes
             .get(&from)
-            .is_some_and(|probe| probe.nonce == nonce)
+            .is_some_and(|probe| probe.since <= pinged)
         {
             self.end_probe(from);
         }
+        self.on_alive(from, pinged);
         let Some(member) = self.view.live_member(&from) else {
             self.reunite(from);
             return;
         };
         if member.record.started != started {
             // Another life, of which we have not heard yet.
-            self.connect(from, Purpose::Sync);
+            self.meet(from);
         } else if incarnation > member.incarnation {
             let held = Held {
                 started,

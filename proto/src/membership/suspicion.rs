@@ -17,6 +17,7 @@ use crate::Fingerprint;
 /// One's own accusation of a suspected member.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Accusation {
+    since: Duration,
     /// When the member is to be given up.
     until: Duration,
     /// Whether it did not answer in the second round either.
@@ -74,9 +75,14 @@ impl Machine {
             return;
         };
         let until = member.since + self.suspicion(who, member.phase);
+        let since = match self.accused.get(&who) {
+            Some(accusation) if phase != Phase::Condemned => accusation.since,
+            _ => self.now,
+        };
         self.accused.insert(
             who,
             Accusation {
+                since,
                 until,
                 confirmed: false,
             },
@@ -160,26 +166,19 @@ impl Machine {
             .get(&who)
             .is_some_and(|accusation| accusation.until > now + SECOND_ROUND)
         {
-            self.ping_suspect(who);
+            self.challenge(who);
             self.arm_suspicion(who);
             return;
         }
         // Whoever comes here without an accusation is late: the accusers have failed.
         self.accused.entry(who).or_insert(Accusation {
+            since: now,
             until: now,
             confirmed: false,
         });
         self.probe(who, false);
         if !self.probes.contains_key(&who) {
             self.timers.arm(Timer::Suspicion(who), now + SUSPICION);
-        }
-    }
-
-    /// Pings a suspect: its answer, should one come through, brings its raised incarnation.
-    fn ping_suspect(&mut self, who: Fingerprint) {
-        if let Some(held) = self.view.get(&who).map(|member| member.held()) {
-            let nonce = self.random.bits();
-            self.send_datagram(who, Message::Ping { nonce, held });
         }
     }
 
@@ -204,13 +203,22 @@ impl Machine {
         }
     }
 
-    /// The member was heard: nothing more is held against it by us, and it is told what others
-    /// hold against it.
-    pub(super) fn absolve(&mut self, who: Fingerprint) {
-        if self.probes.get(&who).is_some_and(|probe| !probe.hard) {
+    /// The member was there at that time: nothing is held against it by us that is older, and it is
+    /// told what others hold against it.
+    pub(super) fn absolve(&mut self, who: Fingerprint, at: Duration) {
+        if self
+            .probes
+            .get(&who)
+            .is_some_and(|probe| !probe.hard && probe.since <= at)
+        {
             self.end_probe(who);
         }
-        if self.accused.remove(&who).is_some() {
+        if self
+            .accused
+            .get(&who)
+            .is_some_and(|accusation| accusation.since <= at)
+        {
+            self.accused.remove(&who);
             self.warn(who);
         }
     }
@@ -225,7 +233,7 @@ impl Machine {
             return;
         };
         let held = member.held();
-        let nonce = self.random.bits();
+        let nonce = self.nonce();
         self.say(who, Message::Ping { nonce, held });
         self.arm_suspicion(who);
     }
@@ -248,8 +256,9 @@ impl Machine {
     /// Suspects a member upon another's word that it is down.
     pub(super) fn doubt(&mut self, entry: Entry, from: Option<Fingerprint>) {
         let who = entry.fingerprint;
-        let until = self.now + HEARSAY_SUSPICION;
+        let (since, until) = (self.now, self.now + HEARSAY_SUSPICION);
         let accusation = Accusation {
+            since,
             until,
             confirmed: false,
         };
@@ -295,11 +304,12 @@ impl Machine {
             }
             self.outbid = Some(self.now);
         }
-        self.incarnation = entry
-            .held
-            .incarnation
-            .saturating_add(1)
-            .min(MAX_INCARNATION);
+        let higher = (entry.held.incarnation + 1).min(MAX_INCARNATION);
+        if higher == self.incarnation {
+            // A hostile member has said the last word there is: to object would be no news.
+            return;
+        }
+        self.incarnation = higher;
         let held = self.my_held();
         self.view.raise(me, held, None, self.now);
         self.spread(me, None);
@@ -319,10 +329,8 @@ impl Machine {
             if before.is_some_and(|before| before.incarnation == held.incarnation) {
                 let until = self.now + self.suspicion(who, held.phase);
                 if let Some(accusation) = self.accused.get_mut(&who) {
-                    *accusation = Accusation {
-                        until,
-                        confirmed: false,
-                    };
+                    accusation.until = until;
+                    accusation.confirmed = false;
                 }
             } else {
                 self.accused.remove(&who);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::Machine;
 use super::message::{BUCKETS, MAX_HASHES, Message};
-use super::tuning::{MISMATCHES, QUIET, SYNC_EVERY};
+use super::tuning::{MISMATCHES, MISMATCHES_BUSY, QUIET, SYNC_EVERY};
 use super::view::{bucket, hash};
 use crate::Fingerprint;
 
@@ -27,9 +27,11 @@ impl Machine {
         connection.degree = usize::from(degree);
         if digest == mine {
             connection.mismatches = 0;
-        } else if linked && now.saturating_sub(self.changed.max(connection.used)) >= QUIET {
+        } else if linked {
+            let quiet = now.saturating_sub(self.changed.max(connection.used)) >= QUIET;
+            let enough = if quiet { MISMATCHES } else { MISMATCHES_BUSY };
             connection.mismatches += 1;
-            if connection.mismatches >= MISMATCHES {
+            if connection.mismatches >= enough {
                 connection.mismatches = 0;
                 self.start_sync(from);
             }

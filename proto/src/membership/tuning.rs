@@ -128,7 +128,7 @@ pub(super) const HANDOVER: Duration = ms(600);
 
 /// One in how many heartbeats passes a link on that is one too many. Chosen: its values were not
 /// compared.
-pub(super) const PASS_ON: usize = 6;
+pub(super) const PASS_ON: usize = 4;
 
 /// For how long a server that refused a link, or did not answer, is not asked again.
 pub(super) const AVOID: Duration = ms(2000);
@@ -171,7 +171,8 @@ pub(super) const GRAVE_ISOLATED: Duration = ms(1000);
 /// [`GRAVE`]: a dead address is not stormed by thousands. Chosen: 1.6 a second.
 pub(super) const GRAVE_PINGS: usize = 8;
 
-/// How many connections to servers that were thought dead are opened at the same time.
+/// How many connections are opened at the same time to servers that were thought dead, or that
+/// have begun another life.
 pub(super) const REUNIONS: usize = 4;
 
 /// How long tombstones are kept.
@@ -206,6 +207,10 @@ pub(super) const MAX_INCARNATION: u64 = 1 << 48;
 
 /// How many heartbeats in a row must differ in their digest, on a quiet link, for a sync.
 pub(super) const MISMATCHES: u8 = 3;
+
+/// The same where the view does not come to rest. Chosen: what changes each second is everywhere
+/// before the next heartbeat, so that ten in a row that differ are no accident.
+pub(super) const MISMATCHES_BUSY: u8 = 10;
 
 /// How long a link must have been quiet for its digests to mean something.
 pub(super) const QUIET: Duration = ms(900);

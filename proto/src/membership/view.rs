@@ -304,7 +304,9 @@ impl View {
         } else {
             self.graves.insert((since, who));
         }
-        self.forgotten.remove(&who);
+        if self.forgotten.remove(&who).is_some() {
+            self.forgotten_order.retain(|other| *other != who);
+        }
         let Held {
             incarnation, phase, ..
         } = held;
@@ -349,9 +351,8 @@ impl View {
         let Some(member) = self.members.take(&who) else {
             return;
         };
-        if self.forgotten.insert(who, member.held()).is_none() {
-            self.forgotten_order.push_back(who);
-        }
+        self.forgotten.insert(who, member.held());
+        self.forgotten_order.push_back(who);
         while self.forgotten_order.len() > MAX_FORGOTTEN
             && let Some(who) = self.forgotten_order.pop_front()
         {

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(super) struct Errand {
     /// Who wants to know, and the number of the question.
     askers: BTreeMap<Fingerprint, u64>,
+    pub(super) since: Duration,
     until: Duration,
 }
 
@@ -64,10 +65,11 @@ impl Machine {
             );
             return;
         }
-        let until = self.now + ERRAND;
+        let (since, until) = (self.now, self.now + ERRAND);
         let begun = self.errands.contains_key(&subject);
         let errand = self.errands.entry(subject).or_insert(Errand {
             askers: BTreeMap::new(),
+            since,
             until,
         });
         if errand.askers.len() < MAX_PROBES {
@@ -90,7 +92,7 @@ impl Machine {
         }
         // The subject hears what we hold of it, and can object.
         if let Some(held) = self.view.get(&subject).map(|member| member.held()) {
-            let nonce = self.random.bits();
+            let nonce = self.nonce();
             self.send(subject, Message::Ping { nonce, held });
             self.send_datagram(subject, Message::Ping { nonce, held });
         }
