@@ -128,7 +128,7 @@ pub(super) const HANDOVER: Duration = ms(600);
 
 /// One in how many heartbeats passes a link on that is one too many. Chosen: its values were not
 /// compared.
-pub(super) const PASS_ON: usize = 4;
+pub(super) const PASS_ON: usize = 6;
 
 /// For how long a server that refused a link, or did not answer, is not asked again.
 pub(super) const AVOID: Duration = ms(2000);
