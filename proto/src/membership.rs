@@ -258,7 +258,6 @@ impl Machine {
         if from == self.me.fingerprint {
             return;
         }
-        self.on_rumour(from);
         match message {
             Message::Ping { nonce, held } => self.on_ping(from, nonce, held, true),
             Message::Pong {
@@ -294,6 +293,7 @@ impl Machine {
             | Message::Want { .. }
             | Message::Who { .. } => {}
         }
+        self.on_rumour(from);
     }
 
     fn on_timer(&mut self, timer: Timer) {

@@ -39,7 +39,8 @@ impl Machine {
         }
     }
 
-    /// Somebody says to be this server, and may repeat what it said long ago.
+    /// Something came outside of connections: this server seems to be there. If it is still in doubt,
+    /// it is asked.
     pub(super) fn on_rumour(&mut self, who: Fingerprint) {
         if self.probes.contains_key(&who)
             || self.accused.contains_key(&who)

@@ -126,7 +126,10 @@ impl Machine {
             && !self.links.contains(&who)
             && !self.asked.contains_key(&who)
             && !self.connecting.contains_key(&who)
-            && self.avoided.get(&who).is_none_or(|until| *until <= self.now)
+            && self
+                .avoided
+                .get(&who)
+                .is_none_or(|until| *until <= self.now)
             && self.view.is_trusted(&who)
     }
 
