@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Runtime;
 
-use crate::support::{DEADLINE, Home, Relay, Server};
+use crate::support::{DEADLINE, Home, Relay, Server, eventually};
 
 /// How many times two servers dial each other at the same moment.
 const DUELS: usize = 50;
@@ -99,11 +99,16 @@ fn two_that_dial_each_other_at_the_same_time_keep_one_link() {
 
 /// Two servers that reach each other through relays alone.
 fn relayed(home: &Home) -> ([Server; 2], [Relay; 2]) {
+    relayed_at(home, "127.0.0.1")
+}
+
+/// The same, known at this name of loopback.
+fn relayed_at(home: &Home, host: &str) -> ([Server; 2], [Relay; 2]) {
     let relays = [Relay::new(), Relay::new()];
     let start = |at: usize, more: &str| {
         let (name, relay) = (["one", "two"][at], &relays[at]);
-        let (address, behind) = (relay.address(), relay.behind());
-        let line = format!("start -name {name} -a {behind} -advertise {address} {more}");
+        let (port, behind) = (relay.address().port(), relay.behind());
+        let line = format!("start -name {name} -a {behind} -advertise {host}:{port} {more}");
         home.circuit(line).serve()
     };
     let one = start(0, "");
@@ -184,6 +189,27 @@ fn a_link_that_flaps_costs_little() {
             .stdout("whole\n")
             .run();
     }
+}
+
+#[test]
+fn servers_that_are_known_by_name_are_sent_datagrams_too() {
+    let home = Home::new();
+    let (servers, relays) = relayed_at(&home, "localhost");
+    let both = [&servers[0], &servers[1]];
+    one_link(&home, both);
+    relays.iter().for_each(Relay::cut);
+    for (server, other) in [(both[0], both[1]), (both[1], both[0])] {
+        server.logs(&format!("left: {}", other.id()));
+    }
+    // Whoever was given up is knocked at, by datagrams alone.
+    let before = relays.each_ref().map(Relay::datagrams);
+    for (relay, before) in relays.iter().zip(before) {
+        eventually("somebody knocks", || {
+            (relay.datagrams() > before).then_some(())
+        });
+    }
+    relays.iter().for_each(Relay::heal);
+    one_link(&home, both);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod datagram;
 pub mod discovery;
 mod link;
 pub mod multicast;
+mod names;
 pub mod outbound;
 pub mod seek;
 pub mod tether;
@@ -33,6 +34,7 @@ use tracing::{debug, info, warn};
 
 use datagram::Datagrams;
 use link::Link;
+use names::{Names, System};
 use outbound::Outbound;
 use tether::{Subject, Tethers};
 
@@ -107,6 +109,7 @@ pub struct Driver {
     peer: Arc<Peer>,
     queue: mpsc::Receiver<Event>,
     datagrams: Datagrams,
+    names: Names,
     tethers: Arc<Tethers>,
     links: BTreeMap<Fingerprint, Link>,
     next_number: u64,
@@ -136,6 +139,7 @@ impl Peer {
         let driver = Driver {
             peer: peer.clone(),
             queue,
+            names: Names::new(System, datagrams.reaches_v6()),
             datagrams,
             tethers,
             links: BTreeMap::new(),
@@ -331,8 +335,12 @@ impl Driver {
                     Some(event) => self.on_event(event),
                     None => return,
                 },
-                Some((from, message)) = self.datagrams.recv(me) => {
+                Some((source, from, message)) = self.datagrams.recv(me) => {
+                    self.names.heard(from, source);
                     self.handle(Input::Datagram { from, message });
+                }
+                Some((to, address, message)) = self.names.found() => {
+                    self.datagrams.send(to, address, &message);
                 }
                 () = tokio::time::sleep_until(due.unwrap_or(self.begin)), if due.is_some() => {
                     self.handle(Input::Tick);
@@ -484,10 +492,11 @@ impl Driver {
                     link.send(message);
                 }
             }
-            Output::Datagram { to, message } => match to.url.address() {
-                Some(address) => self.datagrams.send(to.fingerprint, address, &message),
-                None => debug!("no datagrams to {}: its URL holds a name", to.url),
-            },
+            Output::Datagram { to, message } => {
+                if let Some((address, message)) = self.names.find(&to, message, Instant::now()) {
+                    self.datagrams.send(to.fingerprint, address, &message);
+                }
+            }
             Output::Notice(notice) => {
                 match &notice {
                     Notice::Join(who) => info!("joined: {} {}", who.fingerprint.id(), who.url),

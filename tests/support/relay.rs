@@ -28,6 +28,7 @@ struct Port {
     cut: AtomicBool,
     over: AtomicBool,
     dials: AtomicUsize,
+    datagrams: AtomicUsize,
     /// Both ends of each TCP connection.
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -45,6 +46,7 @@ impl Relay {
             cut: AtomicBool::new(false),
             over: AtomicBool::new(false),
             dials: AtomicUsize::new(0),
+            datagrams: AtomicUsize::new(0),
             streams: Mutex::default(),
         });
         let (packets, connections) = (port.clone(), port.clone());
@@ -78,6 +80,11 @@ impl Relay {
     /// were lost included.
     pub(crate) fn dials(&self) -> usize {
         self.port.dials.load(Ordering::SeqCst)
+    }
+
+    /// How many signed datagrams came (docs/PROTOCOL.md), those that were lost included.
+    pub(crate) fn datagrams(&self) -> usize {
+        self.port.datagrams.load(Ordering::SeqCst)
     }
 
     /// Ends all TCP connections: how many there were.
@@ -130,6 +137,9 @@ impl Port {
             let packet = &packet[..length];
             if packet[0] & 0xf0 == 0xc0 {
                 self.dials.fetch_add(1, Ordering::SeqCst);
+            }
+            if packet[0] == 1 {
+                self.datagrams.fetch_add(1, Ordering::SeqCst);
             }
             if self.is_cut() {
                 continue;

@@ -60,7 +60,7 @@ pub struct Datagrams {
     v6: bool,
     certificate: Certificate,
     key: Option<Key>,
-    received: mpsc::Receiver<Vec<u8>>,
+    received: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
     second: Second,
 }
 
@@ -124,6 +124,11 @@ impl Datagrams {
         Ok((Arc::new(Divided { inner, found }), datagrams))
     }
 
+    /// Whether the socket reaches IPv6 as well as IPv4.
+    pub(super) fn reaches_v6(&self) -> bool {
+        self.v6
+    }
+
     /// Sends a message; it may be lost.
     pub fn send(&self, to: Fingerprint, address: SocketAddr, message: &Message) {
         let Ok(body) = circuit_proto::codec::encode(message) else {
@@ -146,20 +151,21 @@ impl Datagrams {
         let _ = self.socket.send_to(&packet, address);
     }
 
-    /// The next message that was meant for `me` and signed by the sender it names.
+    /// The next message that was meant for `me` and signed by the sender it names, and where it
+    /// came from: whoever has recorded it can repeat it from anywhere.
     ///
     /// **Cancellation:** may be dropped at any time.
-    pub async fn recv(&mut self, me: Fingerprint) -> Option<(Fingerprint, Message)> {
+    pub async fn recv(&mut self, me: Fingerprint) -> Option<(SocketAddr, Fingerprint, Message)> {
         loop {
-            let packet = self.received.recv().await?;
+            let (source, packet) = self.received.recv().await?;
             let Some(rest) = admitted(self.key.as_ref(), me, &packet) else {
                 continue;
             };
             if !self.second.takes(rest) {
                 continue;
             }
-            if let Some(read) = read(me, rest) {
-                return Some(read);
+            if let Some((from, message)) = read(me, rest) {
+                return Some((source, from, message));
             }
         }
     }
@@ -197,7 +203,7 @@ fn signed_bytes(to: Fingerprint, body: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 struct Divided {
     inner: Arc<dyn AsyncUdpSocket>,
-    found: mpsc::Sender<Vec<u8>>,
+    found: mpsc::Sender<(SocketAddr, Vec<u8>)>,
 }
 
 impl AsyncUdpSocket for Divided {
@@ -221,7 +227,7 @@ impl AsyncUdpSocket for Divided {
             for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
                 if packet.len() <= MAX_PACKET && packet.first() == Some(&MARK) {
                     // A full queue loses it, as the network might.
-                    let _ = self.found.try_send(packet.to_vec());
+                    let _ = self.found.try_send((meta.addr, packet.to_vec()));
                 }
             }
         }
