@@ -194,7 +194,7 @@ impl Machine {
         }
         for (who, accusation) in &mut self.accused {
             accusation.confirmed = false;
-            accusation.until = accusation.until.max(now + LATE + SECOND_ROUND);
+            accusation.until = accusation.until.max(now + SUSPICION);
             self.timers.arm(Timer::Suspicion(*who), now + LATE);
         }
         // Who was to be tried for others was not.
