@@ -61,7 +61,8 @@ impl Machine {
 
     /// A server seems to be there: whoever has nearly lost the others clings to it.
     pub(super) fn cling(&mut self, to: Fingerprint) {
-        if self.lifelines() > self.asked.len() && self.is_candidate(to) {
+        if self.lifelines() > self.asked.len() && self.seeking() < CLINGING && self.is_candidate(to)
+        {
             self.seek(to, Wish::Plain);
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::sim::Simulation;
 
+mod echo;
 mod invariants;
 mod machine;
 mod random;

@@ -1,0 +1,279 @@
+//! What counts as a sign of life, and what somebody else may only have repeated.
+
+use std::time::Duration;
+
+use super::machine::{connect, entry, machine, say};
+use super::random::{fingerprint, record};
+use crate::Fingerprint;
+use crate::membership::tuning::{CLINGING, MAX_INCARNATION, REUNIONS};
+use crate::membership::{Held, Input, Machine, Message, Output, Phase, TetherState, Wish};
+
+const NOW: Duration = Duration::from_secs(1);
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A machine with links to servers 1 to `n`.
+fn linked(n: u8) -> Machine {
+    let mut machine = machine();
+    for peer in 1..=n {
+        connect(&mut machine, peer, NOW);
+        let wish = Wish::Plain;
+        say(&mut machine, peer, Message::Link { degree: 0, wish }, NOW);
+    }
+    while machine.poll_output().is_some() {}
+    machine
+}
+
+fn packet(machine: &mut Machine, message: Message, now: Duration) {
+    let from = fingerprint(1);
+    machine.handle(Input::Datagram { from, message }, now);
+}
+
+/// The numbers of the pings that server 1 is sent outside of connections.
+fn pings(machine: &mut Machine) -> Vec<u64> {
+    let outputs = std::iter::from_fn(|| machine.poll_output());
+    outputs
+        .filter_map(|output| match output {
+            Output::Datagram { to, message } if to.fingerprint == fingerprint(1) => match message {
+                Message::Ping { nonce, .. } => Some(nonce),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect()
+}
+
+/// Lets so many milliseconds pass; the numbers of the pings meanwhile.
+fn pass(machine: &mut Machine, from: u64, to: u64) -> Vec<u64> {
+    let mut sent = Vec::new();
+    for at in (from..to).step_by(10) {
+        machine.handle(Input::Tick, NOW + ms(at));
+        sent.extend(pings(machine));
+    }
+    sent
+}
+
+fn pong(nonce: u64) -> Message {
+    Message::Pong {
+        nonce,
+        started: 1,
+        incarnation: 0,
+    }
+}
+
+/// What server 1 may have said once that names nobody's ping.
+fn said_once() -> Vec<Message> {
+    let held = Held {
+        started: 1,
+        incarnation: 0,
+        phase: Phase::Alive,
+    };
+    let (nonce, subject, answered) = (7, fingerprint(2), Some(true));
+    let (url, started) = (record(1, 1).url, 1);
+    vec![
+        Message::Ping { nonce, held },
+        pong(nonce),
+        Message::Knock {
+            nonce,
+            started,
+            url,
+            held,
+        },
+        Message::Witness {
+            nonce,
+            subject,
+            held,
+        },
+        Message::Witnessed {
+            nonce,
+            subject,
+            answered,
+        },
+    ]
+}
+
+#[test]
+fn what_somebody_repeats_keeps_no_dead_server_alive() {
+    for message in said_once() {
+        let mut machine = linked(1);
+        for at in (0..9000).step_by(50) {
+            pass(&mut machine, at, at + 50);
+            packet(&mut machine, message.clone(), NOW + ms(at));
+        }
+        assert!(!machine.is_live(&fingerprint(1)), "{message:?}");
+    }
+    // The answer to a ping of ours is good for what was held against it before, and for once.
+    let mut machine = linked(1);
+    let asked = pass(&mut machine, 0, 1600);
+    let answer = pong(*asked.last().unwrap());
+    for at in (1600..11_000).step_by(50) {
+        packet(&mut machine, answer.clone(), NOW + ms(at));
+        pass(&mut machine, at, at + 50);
+    }
+    assert!(!machine.is_live(&fingerprint(1)));
+}
+
+#[test]
+fn the_answer_to_a_ping_is_a_sign_of_life() {
+    let mut machine = linked(1);
+    let mut at = 0;
+    // Nothing but answers outside of the connection, a round trip later each.
+    while at < 20_000 {
+        let asked = pass(&mut machine, at, at + 100);
+        at += 100;
+        for nonce in asked {
+            packet(&mut machine, pong(nonce), NOW + ms(at));
+        }
+        assert_eq!(machine.suspected().count(), 0, "after {at} ms");
+    }
+    assert!(machine.is_live(&fingerprint(1)));
+}
+
+#[test]
+fn a_suspect_that_is_heard_is_asked_whether_it_is_there_now() {
+    let mut machine = linked(1);
+    let mut at = 0;
+    while machine.suspected().next().is_none() {
+        pass(&mut machine, at, at + 10);
+        at += 10;
+    }
+    pass(&mut machine, at, at + 10);
+    let now = NOW + ms(at);
+    for message in said_once() {
+        packet(&mut machine, message.clone(), now);
+        // One each, so that whoever repeats it gains nothing.
+        let asked = pings(&mut machine);
+        assert_eq!(asked.len(), 1, "{message:?}");
+        assert!(machine.accused.contains_key(&fingerprint(1)));
+    }
+    machine.handle(Input::Tick, now + ms(1));
+    pings(&mut machine);
+    let (nonce, held) = (7, said_of_it(&machine));
+    packet(&mut machine, Message::Ping { nonce, held }, now + ms(2));
+    let asked = pings(&mut machine);
+    packet(&mut machine, pong(asked[0]), now + ms(3));
+    assert!(!machine.accused.contains_key(&fingerprint(1)));
+}
+
+/// What the machine holds of server 1.
+fn said_of_it(machine: &Machine) -> Held {
+    machine.view.get(&fingerprint(1)).unwrap().held()
+}
+
+#[test]
+fn what_was_asked_before_hard_evidence_came_says_nothing_against_it() {
+    for fresh in [false, true] {
+        let mut machine = linked(3);
+        // An audit, or a probe for another reason, is under way.
+        machine.audit(fingerprint(1));
+        let before = pings(&mut machine)[0];
+        let (peer, state) = (fingerprint(1), TetherState::Broken);
+        machine.handle(Input::Tether { peer, state }, NOW + ms(10));
+        let after = pings(&mut machine)[0];
+        let nonce = if fresh { after } else { before };
+        packet(&mut machine, pong(nonce), NOW + ms(20));
+        pass(&mut machine, 20, 800);
+        assert_eq!(machine.is_live(&fingerprint(1)), fresh);
+    }
+}
+
+#[test]
+fn a_witness_counts_only_answers_to_its_own_pings() {
+    for fresh in [false, true] {
+        let mut machine = linked(2);
+        // Nothing was heard of the subject for a while, but no probe has begun.
+        let held = said_of_it(&machine);
+        let asked_at = NOW + ms(1000);
+        machine.handle(Input::Tick, asked_at);
+        pings(&mut machine);
+        let (nonce, subject) = (99, fingerprint(1));
+        let message = Message::Witness {
+            nonce,
+            subject,
+            held,
+        };
+        say(&mut machine, 2, message, asked_at);
+        let asked = pings(&mut machine)[0];
+        let nonce = if fresh { asked } else { asked.wrapping_sub(1) };
+        packet(&mut machine, pong(nonce), asked_at + ms(20));
+        let answers: Vec<_> = std::iter::from_fn(|| machine.poll_output())
+            .filter(|output| {
+                matches!(
+                    output,
+                    Output::Send {
+                        message: Message::Witnessed {
+                            answered: Some(true),
+                            ..
+                        },
+                        ..
+                    }
+                )
+            })
+            .collect();
+        assert_eq!(answers.len(), usize::from(fresh));
+    }
+}
+
+#[test]
+fn the_highest_incarnation_is_answered_with_silence() {
+    let mut machine = linked(4);
+    let mut said = 0;
+    for turn in 0..100 {
+        let now = NOW + ms(10 * turn);
+        let entries = vec![entry(fingerprint(0), 0, MAX_INCARNATION, Phase::Suspect)];
+        say(&mut machine, 1, Message::Delta { entries }, now);
+        machine.handle(Input::Tick, now + ms(5));
+        said += std::iter::from_fn(|| machine.poll_output())
+            .filter(|output| {
+                matches!(
+                    output,
+                    Output::Send {
+                        message: Message::Delta { .. },
+                        ..
+                    }
+                )
+            })
+            .count();
+    }
+    // It objects once, as well as it can, to all four.
+    assert!(said <= 4, "{said}");
+}
+
+#[test]
+fn another_life_is_met_by_a_few_connections_at_a_time() {
+    let mut machine = linked(1);
+    let name = |i: u32| {
+        let mut who = [9; 32];
+        who[..4].copy_from_slice(&i.to_be_bytes());
+        Fingerprint(who)
+    };
+    for first in (0..1000).step_by(250) {
+        let entries = (first..first + 250)
+            .map(|i| entry(name(i), 3, 0, Phase::Alive))
+            .collect();
+        say(&mut machine, 1, Message::Delta { entries }, NOW);
+    }
+    while machine.poll_output().is_some() {}
+    let mut dialled = Vec::new();
+    for i in 0..1000 {
+        let (from, nonce) = (name(i), machine.nonce());
+        let message = Message::Pong {
+            nonce,
+            started: 2,
+            incarnation: 0,
+        };
+        machine.handle(Input::Datagram { from, message }, NOW);
+        while let Some(output) = machine.poll_output() {
+            if let Output::Connect { to } = output {
+                dialled.push(to);
+            }
+        }
+    }
+    assert!(
+        (1..=REUNIONS + CLINGING).contains(&dialled.len()),
+        "{} dialled",
+        dialled.len()
+    );
+}
