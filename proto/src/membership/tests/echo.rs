@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::machine::{connect, entry, machine, say};
 use super::random::{fingerprint, record};
 use crate::Fingerprint;
-use crate::membership::tuning::{CLINGING, MAX_INCARNATION, REUNIONS};
+use crate::membership::tuning::{CLINGING, MAX_INCARNATION, REUNIONS, SUSPICION};
 use crate::membership::{Held, Input, Machine, Message, Output, Phase, TetherState, Wish};
 
 const NOW: Duration = Duration::from_secs(1);
@@ -155,6 +155,22 @@ fn a_suspect_that_is_heard_is_asked_whether_it_is_there_now() {
     let asked = pings(&mut machine);
     packet(&mut machine, pong(asked[0]), now + ms(3));
     assert!(!machine.accused.contains_key(&fingerprint(1)));
+}
+
+#[test]
+fn whoever_was_stopped_waits_for_a_whole_suspicion_before_it_judges() {
+    let mut machine = linked(1);
+    let mut at = 0;
+    while machine.suspected().next().is_none() {
+        pass(&mut machine, at, at + 10);
+        at += 10;
+    }
+    let woken = at + 10_000;
+    let whole = SUSPICION.as_millis() as u64;
+    pass(&mut machine, woken, woken + whole);
+    assert!(machine.is_live(&fingerprint(1)));
+    pass(&mut machine, woken + whole, woken + whole + 100);
+    assert!(!machine.is_live(&fingerprint(1)));
 }
 
 /// What the machine holds of server 1.
