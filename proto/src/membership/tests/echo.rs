@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::machine::{connect, entry, machine, say};
 use super::random::{fingerprint, record};
 use crate::Fingerprint;
-use crate::membership::tuning::{CLINGING, MAX_INCARNATION, REUNIONS, SUSPICION};
+use crate::membership::tuning::{MAX_INCARNATION, REUNIONS, SEEKING, SUSPICION};
 use crate::membership::{Held, Input, Machine, Message, Output, Phase, TetherState, Wish};
 
 const NOW: Duration = Duration::from_secs(1);
@@ -288,7 +288,7 @@ fn another_life_is_met_by_a_few_connections_at_a_time() {
         }
     }
     assert!(
-        (1..=REUNIONS + CLINGING).contains(&dialled.len()),
+        (1..=REUNIONS + 2 * SEEKING).contains(&dialled.len()),
         "{} dialled",
         dialled.len()
     );
