@@ -63,7 +63,7 @@ impl Machine {
     /// others already, who may have failed too.
     pub(super) fn cling(&mut self, to: Fingerprint) {
         if self.lifelines() > self.asked.len()
-            && self.seeking() < 2 * SEEKING
+            && self.seeking() < 4 * SEEKING
             && self.is_candidate(to)
         {
             self.seek(to, Wish::Plain);

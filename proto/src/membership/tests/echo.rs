@@ -288,7 +288,7 @@ fn another_life_is_met_by_a_few_connections_at_a_time() {
         }
     }
     assert!(
-        (1..=REUNIONS + 2 * SEEKING).contains(&dialled.len()),
+        (1..=REUNIONS + 4 * SEEKING).contains(&dialled.len()),
         "{} dialled",
         dialled.len()
     );
