@@ -36,10 +36,10 @@ fn pings(machine: &mut Machine) -> Vec<u64> {
     let outputs = std::iter::from_fn(|| machine.poll_output());
     outputs
         .filter_map(|output| match output {
-            Output::Datagram { to, message } if to.fingerprint == fingerprint(1) => match message {
-                Message::Ping { nonce, .. } => Some(nonce),
-                _ => None,
-            },
+            Output::Datagram {
+                to,
+                message: Message::Ping { nonce, .. },
+            } if to.fingerprint == fingerprint(1) => Some(nonce),
             _ => None,
         })
         .collect()
