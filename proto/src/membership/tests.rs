@@ -7,8 +7,11 @@ use super::sim::Simulation;
 mod echo;
 mod invariants;
 mod machine;
+mod peers;
 mod random;
 mod short;
+mod suspicion;
+mod tombstone;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -23,7 +23,7 @@ fn ms(n: u64) -> Duration {
 }
 
 /// A machine with links to servers 1 to `n`.
-fn linked(n: u8) -> Machine {
+pub(super) fn linked(n: u8) -> Machine {
     let mut machine = machine();
     for peer in 1..=n {
         connect(&mut machine, peer, NOW);

@@ -64,7 +64,7 @@ pub(super) fn say(machine: &mut Machine, from: u8, message: Message, now: Durati
 }
 
 /// What the machine sends to this peer on its connection.
-fn sent(machine: &mut Machine, peer: u8) -> Vec<Message> {
+pub(super) fn sent(machine: &mut Machine, peer: u8) -> Vec<Message> {
     let outputs = std::iter::from_fn(|| machine.poll_output());
     outputs
         .filter_map(|output| match output {
@@ -74,7 +74,7 @@ fn sent(machine: &mut Machine, peer: u8) -> Vec<Message> {
         .collect()
 }
 
-fn strangers(count: usize) -> impl Iterator<Item = Fingerprint> {
+pub(super) fn strangers(count: usize) -> impl Iterator<Item = Fingerprint> {
     (0..count).map(|i| {
         let mut who = [9; 32];
         who[..8].copy_from_slice(&(i as u64 + 1).to_be_bytes());
