@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::sim::Simulation;
 
+mod audit;
+mod digest;
 mod echo;
 mod invariants;
 mod machine;
