@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::sim::Simulation;
 
 mod audit;
+mod bounds;
 mod digest;
 mod echo;
 mod invariants;
 mod machine;
+mod overlay;
 mod peers;
 mod random;
 mod short;
