@@ -8,6 +8,7 @@ mod audit;
 mod bounds;
 mod digest;
 mod echo;
+mod introduction;
 mod invariants;
 mod machine;
 mod overlay;
