@@ -159,3 +159,69 @@ fn tombstones_are_bounded() {
     assert_eq!(view.forgotten.len(), MAX_FORGOTTEN);
     assert_eq!(view.forgotten_order.len(), MAX_FORGOTTEN);
 }
+
+/// Different servers, as many as are wanted.
+fn names() -> impl Iterator<Item = Fingerprint> {
+    (0u64..).map(|i| {
+        let mut key = [200; 32];
+        key[..8].copy_from_slice(&i.to_be_bytes());
+        Fingerprint(key)
+    })
+}
+
+/// A record of this server, in its first life.
+fn record_of(who: Fingerprint) -> Option<Arc<Record>> {
+    Some(Arc::new(Record {
+        fingerprint: who,
+        ..Record::clone(&record(0, 1))
+    }))
+}
+
+fn first(incarnation: u64, phase: Phase) -> Held {
+    Held {
+        started: 1,
+        incarnation,
+        phase,
+    }
+}
+
+#[test]
+fn members_are_bounded() {
+    let mut view = View::new();
+    let mut names = names();
+    for who in names.by_ref().take(MAX_MEMBERS) {
+        view.raise(who, first(0, Phase::Alive), record_of(who), NOW);
+    }
+    assert_eq!(view.live().len(), MAX_MEMBERS);
+    // One more is not taken in, and those that are known still change.
+    let (digest, who) = (view.digest(), names.next().unwrap());
+    let notices = view.raise(who, first(0, Phase::Alive), record_of(who), NOW);
+    assert!(notices.is_empty());
+    assert_eq!((view.live().len(), view.digest()), (MAX_MEMBERS, digest));
+    let known = view.live()[0].fingerprint;
+    let notices = view.raise(known, first(0, Phase::Down), None, NOW);
+    assert_eq!(notices.len(), 1);
+    assert_eq!(view.live().len(), MAX_MEMBERS - 1);
+}
+
+#[test]
+fn whoever_came_back_and_went_again_is_not_forgotten_before_its_time() {
+    let mut view = View::new();
+    let mut names = names();
+    let who = names.next().unwrap();
+    let go = |view: &mut View, who, incarnation| {
+        view.raise(who, first(incarnation, Phase::Down), record_of(who), NOW);
+        view.expire(NOW + TOMBSTONE);
+    };
+    go(&mut view, who, 0);
+    view.raise(who, first(1, Phase::Alive), record_of(who), NOW);
+    go(&mut view, who, 1);
+    // It is the oldest of those that are remembered, until there is one more.
+    for other in names.by_ref().take(MAX_FORGOTTEN - 1) {
+        go(&mut view, other, 0);
+    }
+    let again = first(1, Phase::Alive);
+    assert_eq!(view.compare(&who, &again), Standing::Older);
+    go(&mut view, names.next().unwrap(), 0);
+    assert_eq!(view.compare(&who, &again), Standing::Unknown);
+}
