@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Machine;
 use super::message::Message;
+use super::tuning::PING_EVERY;
 use crate::Fingerprint;
 
 impl Machine {
@@ -39,13 +40,15 @@ impl Machine {
         }
     }
 
-    /// Something came outside of connections: this server seems to be there. If it is still in doubt,
-    /// it is asked.
+    /// Something came outside of connections: this server seems to be there. If it is still accused,
+    /// it is asked, but not so often that two who accuse each other never come to rest.
     pub(super) fn on_rumour(&mut self, who: Fingerprint) {
-        if self.probes.contains_key(&who)
-            || self.accused.contains_key(&who)
-            || self.errands.contains_key(&who)
+        // Probes and errands ping often enough by themselves.
+        let now = self.now;
+        if let Some(accusation) = self.accused.get_mut(&who)
+            && accusation.challenged + PING_EVERY <= now
         {
+            accusation.challenged = now;
             self.challenge(who);
         }
         self.cling(who);

@@ -18,6 +18,8 @@ use crate::Fingerprint;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Accusation {
     since: Duration,
+    /// When the member was last asked because something had come from it.
+    pub(super) challenged: Duration,
     /// When the member is to be given up.
     until: Duration,
     /// Whether it did not answer in the second round either.
@@ -83,6 +85,7 @@ impl Machine {
             who,
             Accusation {
                 since,
+                challenged: since,
                 until,
                 confirmed: false,
             },
@@ -138,7 +141,9 @@ impl Machine {
             None => {
                 // Members are fewer than MAX_MEMBERS: the product is a few minutes at most.
                 let spread = BACKUP_PER_MEMBER * self.view.live().len() as u32;
-                since + self.suspicion(who, phase) + BACKUP + self.random.time(spread)
+                let end = since + self.suspicion(who, phase) + BACKUP + self.random.time(spread);
+                // Whoever has just been heard is given the time to object.
+                end.max(self.now + PING_SUSPECT)
             }
         };
         self.timers.arm(Timer::Suspicion(who), at.max(self.now));
@@ -173,6 +178,7 @@ impl Machine {
         // Whoever comes here without an accusation is late: the accusers have failed.
         self.accused.entry(who).or_insert(Accusation {
             since: now,
+            challenged: now,
             until: now,
             confirmed: false,
         });
@@ -259,6 +265,7 @@ impl Machine {
         let (since, until) = (self.now, self.now + HEARSAY_SUSPICION);
         let accusation = Accusation {
             since,
+            challenged: since,
             until,
             confirmed: false,
         };
