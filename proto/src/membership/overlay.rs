@@ -62,9 +62,7 @@ impl Machine {
     /// A server seems to be there: whoever has nearly lost the others clings to it, though it seeks
     /// others already, who may have failed too.
     pub(super) fn cling(&mut self, to: Fingerprint) {
-        if self.lifelines() > self.asked.len()
-            && self.seeking() < 4 * SEEKING
-            && self.is_candidate(to)
+        if self.lifelines() > self.asked.len() && self.seeking() < CLINGING && self.is_candidate(to)
         {
             self.seek(to, Wish::Plain);
         }

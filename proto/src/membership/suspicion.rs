@@ -17,6 +17,7 @@ use crate::Fingerprint;
 /// One's own accusation of a suspected member.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Accusation {
+    /// When it was made: only what was asked after this can settle it.
     since: Duration,
     /// When the member was last asked because something had come from it.
     pub(super) challenged: Duration,

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::invariants::linked;
 use super::machine::strangers;
-use super::peers::{NOW, ms, pass, tell_of};
+use super::peers::{NOW, linked, ms, pass, tell_of};
 use super::random::fingerprint;
 use crate::Fingerprint;
 use crate::membership::tuning::*;

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::invariants::linked;
 use super::machine::{say, sent, strangers};
-use super::peers::{NOW, drain, ms, tell_of};
+use super::peers::{NOW, drain, linked, ms, tell_of};
 use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Held, Input, MAX_ENTRIES, Machine, Message, Output, Phase};
@@ -42,6 +41,19 @@ fn few_are_dialled_at_a_time_of_those_that_came_back() {
         drain(&mut machine);
         assert_eq!(dials(&mut machine, later), REUNIONS, "{phase:?}");
     }
+}
+
+#[test]
+fn whoever_clings_to_others_dials_few_at_a_time() {
+    let mut machine = linked(1);
+    tell_of(&mut machine, 1, strangers(MANY), Phase::Alive, NOW);
+    drain(&mut machine);
+    let held = machine.my_held();
+    for from in strangers(MANY) {
+        let message = Message::Ping { nonce: 1, held };
+        machine.handle(Input::Datagram { from, message }, NOW);
+    }
+    assert_eq!(machine.seeking(), CLINGING);
 }
 
 #[test]

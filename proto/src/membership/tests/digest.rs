@@ -1,8 +1,7 @@
 //! What digests that differ lead to.
 
-use super::invariants::linked;
 use super::machine::{entry, say, sent};
-use super::peers::{NOW, ms, tell};
+use super::peers::{NOW, linked, ms, tell};
 use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Message, Phase};

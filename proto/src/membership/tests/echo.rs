@@ -2,29 +2,11 @@
 
 use std::time::Duration;
 
-use super::machine::{connect, entry, machine, say};
+use super::machine::{entry, say};
+use super::peers::{NOW, linked, ms};
 use super::random::{fingerprint, record};
-use crate::Fingerprint;
-use crate::membership::tuning::{MAX_INCARNATION, PING_EVERY, REUNIONS, SEEKING, SUSPICION};
-use crate::membership::{Held, Input, Machine, Message, Output, Phase, TetherState, Wish};
-
-const NOW: Duration = Duration::from_secs(1);
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-/// A machine with links to servers 1 to `n`.
-fn linked(n: u8) -> Machine {
-    let mut machine = machine();
-    for peer in 1..=n {
-        connect(&mut machine, peer, NOW);
-        let wish = Wish::Plain;
-        say(&mut machine, peer, Message::Link { degree: 0, wish }, NOW);
-    }
-    while machine.poll_output().is_some() {}
-    machine
-}
+use crate::membership::tuning::{MAX_INCARNATION, PING_EVERY, SUSPICION};
+use crate::membership::{Held, Input, Machine, Message, Output, Phase, TetherState};
 
 fn packet(machine: &mut Machine, message: Message, now: Duration) {
     let from = fingerprint(1);
@@ -259,41 +241,4 @@ fn the_highest_incarnation_is_answered_with_silence() {
     }
     // It objects once, as well as it can, to all four.
     assert!(said <= 4, "{said}");
-}
-
-#[test]
-fn another_life_is_met_by_a_few_connections_at_a_time() {
-    let mut machine = linked(1);
-    let name = |i: u32| {
-        let mut who = [9; 32];
-        who[..4].copy_from_slice(&i.to_be_bytes());
-        Fingerprint(who)
-    };
-    for first in (0..1000).step_by(250) {
-        let entries = (first..first + 250)
-            .map(|i| entry(name(i), 3, 0, Phase::Alive))
-            .collect();
-        say(&mut machine, 1, Message::Delta { entries }, NOW);
-    }
-    while machine.poll_output().is_some() {}
-    let mut dialled = Vec::new();
-    for i in 0..1000 {
-        let (from, nonce) = (name(i), machine.nonce());
-        let message = Message::Pong {
-            nonce,
-            started: 2,
-            incarnation: 0,
-        };
-        machine.handle(Input::Datagram { from, message }, NOW);
-        while let Some(output) = machine.poll_output() {
-            if let Output::Connect { to } = output {
-                dialled.push(to);
-            }
-        }
-    }
-    assert!(
-        (1..=REUNIONS + 4 * SEEKING).contains(&dialled.len()),
-        "{} dialled",
-        dialled.len()
-    );
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::invariants::linked;
 use super::machine::{connect, entry, machine, say};
-use super::peers::{NOW, drain, ms, tell};
+use super::peers::{NOW, drain, linked, ms, tell};
 use super::random::{fingerprint, record};
 use crate::membership::tuning::*;
 use crate::membership::{

@@ -6,74 +6,27 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::machine::{connect, entry, machine, say};
+use super::machine::{connect, entry, say};
+use super::peers::{NOW, linked, ms, pass, testify};
 use super::random::{fingerprint, record};
 use super::{SECOND, circuit};
 use crate::Fingerprint;
 use crate::membership::sim::Simulation;
 use crate::membership::tuning::*;
 use crate::membership::{
-    Entry, Gone, Held, Input, Machine, Message, Output, Phase, Record, TetherState, Wish,
+    Entry, Gone, Held, Input, Machine, Message, Output, Phase, Record, TetherState,
 };
-
-const NOW: Duration = Duration::from_secs(1);
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
-
-/// A machine with links to servers 1 to `n`.
-pub(super) fn linked(n: u8) -> Machine {
-    let mut machine = machine();
-    for peer in 1..=n {
-        connect(&mut machine, peer, NOW);
-        let wish = Wish::Plain;
-        say(&mut machine, peer, Message::Link { degree: 0, wish }, NOW);
-    }
-    while machine.poll_output().is_some() {}
-    machine
-}
-
-/// Runs for so long in small steps; all but server 1 go on being heard, and those that are asked
-/// for their testimony of it give it.
-fn go_on(machine: &mut Machine, n: u8, from: u64, to: u64, testimony: impl Fn(u8) -> Option<bool>) {
-    for at in (from..to).step_by(10) {
-        let now = NOW + ms(at);
-        machine.handle(Input::Tick, now);
-        if at % 500 == 0 {
-            for peer in 2..=n {
-                let digest = machine.digest();
-                say(machine, peer, Message::Heartbeat { degree: 1, digest }, now);
-            }
-        }
-        let mut asked = Vec::new();
-        while let Some(output) = machine.poll_output() {
-            if let Output::Send { to, message } = output
-                && let Message::Witness { nonce, subject, .. } = message
-            {
-                asked.push((to.0[0], nonce, subject));
-            }
-        }
-        for (peer, nonce, subject) in asked {
-            let answered = testimony(peer);
-            say(
-                machine,
-                peer,
-                Message::Witnessed {
-                    nonce,
-                    subject,
-                    answered,
-                },
-                now,
-            );
-        }
-    }
-}
 
 #[test]
 fn nobody_is_suspected_whom_a_witness_reaches_or_only_one_does_not() {
     let mut machine = linked(4);
-    go_on(&mut machine, 4, 0, 8000, |peer| Some(peer == 3));
+    pass(
+        &mut machine,
+        0,
+        8000,
+        &[2, 3, 4],
+        testify(|peer| Some(peer == 3)),
+    );
     assert_eq!(machine.suspected().count(), 0);
     assert_eq!(machine.len(), 5);
 }
@@ -81,13 +34,25 @@ fn nobody_is_suspected_whom_a_witness_reaches_or_only_one_does_not() {
 #[test]
 fn whom_two_witnesses_do_not_reach_is_suspected_and_given_up_after_another_round() {
     let mut machine = linked(4);
-    go_on(&mut machine, 4, 0, 2500, |_| Some(false));
+    pass(&mut machine, 0, 2500, &[2, 3, 4], testify(|_| Some(false)));
     let who: Vec<_> = machine.suspected().cloned().collect();
     assert_eq!(who, [record(1, 1)]);
     // Not before its time.
-    go_on(&mut machine, 4, 2500, 4300, |_| Some(false));
+    pass(
+        &mut machine,
+        2500,
+        4300,
+        &[2, 3, 4],
+        testify(|_| Some(false)),
+    );
     assert!(machine.is_live(&fingerprint(1)));
-    go_on(&mut machine, 4, 4300, 8000, |_| Some(false));
+    pass(
+        &mut machine,
+        4300,
+        8000,
+        &[2, 3, 4],
+        testify(|_| Some(false)),
+    );
     assert!(!machine.is_live(&fingerprint(1)));
     assert_eq!(machine.len(), 4);
 }

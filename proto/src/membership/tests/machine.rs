@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::peers::NOW;
 use super::random::{fingerprint, record};
 use crate::Fingerprint;
 use crate::membership::tuning::{MAX_CHANGES, OUTBID};
 use crate::membership::{
     Config, Entry, Gone, Held, Input, Machine, Message, Output, Phase, TetherState, Wish,
 };
-
-const NOW: Duration = Duration::from_secs(1);
 
 pub(super) fn machine() -> Machine {
     Machine::new(record(0, 1), Config::default(), 1, NOW)

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::invariants::linked;
 use super::machine::{connect, machine, say, sent};
-use super::peers::{NOW, ms, pass, testify};
+use super::peers::{NOW, linked, ms, pass, testify};
 use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Gone, Input, Machine, Message, Output, Wish};
@@ -107,7 +106,7 @@ fn who_was_to_be_avoided_is_forgotten_afterwards() {
 #[test]
 fn a_neighbour_that_only_others_reach_is_replaced_and_avoided_for_long() {
     let mut machine = linked(4);
-    let wanted = pass(&mut machine, 0, 70_000, &[2, 3, 4], testify(Some(true)));
+    let wanted = pass(&mut machine, 0, 70_000, &[2, 3, 4], testify(|_| Some(true)));
     let first = |fits: fn(&Output) -> bool| {
         let found = wanted.iter().find(|(_, output)| fits(output));
         found.map(|(at, _)| ms(*at)).unwrap()

@@ -2,15 +2,27 @@
 
 use std::time::Duration;
 
-use super::machine::{entry, say};
+use super::machine::{connect, entry, machine, say};
 use crate::Fingerprint;
-use crate::membership::{Entry, Input, MAX_ENTRIES, Machine, Message, Output, Phase};
+use crate::membership::{Entry, Input, MAX_ENTRIES, Machine, Message, Output, Phase, Wish};
 
 /// When the machines of these tests begin; milliseconds count from here.
 pub(super) const NOW: Duration = Duration::from_secs(1);
 
 pub(super) const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
+}
+
+/// A machine with links to servers 1 to `n`.
+pub(super) fn linked(n: u8) -> Machine {
+    let mut machine = machine();
+    for peer in 1..=n {
+        connect(&mut machine, peer, NOW);
+        let wish = Wish::Plain;
+        say(&mut machine, peer, Message::Link { degree: 0, wish }, NOW);
+    }
+    drain(&mut machine);
+    machine
 }
 
 /// More than any machine of these tests wants at one moment, unless it and its peers go in circles.
@@ -55,17 +67,20 @@ pub(super) fn pass(
 pub(super) fn silent(_: &mut Machine, _: &Output, _: Duration) {}
 
 /// Whoever is asked on its connection whether it reaches somebody says this.
-pub(super) fn testify(answered: Option<bool>) -> impl Fn(&mut Machine, &Output, Duration) {
+pub(super) fn testify(
+    says: impl Fn(u8) -> Option<bool>,
+) -> impl Fn(&mut Machine, &Output, Duration) {
     move |machine, output, now| {
         if let Output::Send { to, message } = output
             && let Message::Witness { nonce, subject, .. } = *message
         {
+            let peer = to.0[0];
             let answer = Message::Witnessed {
                 nonce,
                 subject,
-                answered,
+                answered: says(peer),
             };
-            say(machine, to.0[0], answer, now);
+            say(machine, peer, answer, now);
         }
     }
 }

@@ -1,8 +1,7 @@
 //! How long suspicions last, who ends them, and what witnesses are believed.
 
-use super::invariants::linked;
 use super::machine::{entry, say, strangers};
-use super::peers::{NOW, ms, pass, pinged, silent, tell, tell_of, testify, told};
+use super::peers::{NOW, linked, ms, pass, pinged, silent, tell, tell_of, testify, told};
 use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Machine, Message, Output, Phase};
@@ -33,7 +32,13 @@ fn whoever_was_wrongly_suspected_is_waited_for_longer_for_a_while() {
         pass(&mut machine, 0, pause, &[1, 2, 3, 4], silent);
         // Server 1 falls silent, and nobody reaches it.
         let end = pause + 25_000;
-        let wanted = pass(&mut machine, pause, end, &[2, 3, 4], testify(Some(false)));
+        let wanted = pass(
+            &mut machine,
+            pause,
+            end,
+            &[2, 3, 4],
+            testify(|_| Some(false)),
+        );
         let began = told(&wanted, fingerprint(1), Phase::Suspect).unwrap();
         let ended = told(&wanted, fingerprint(1), Phase::Down).unwrap();
         let lasted = ms(ended - began);
@@ -87,7 +92,13 @@ fn whom_its_accusers_do_not_give_up_another_does() {
     let mut machine = linked(4);
     let suspect = fingerprint(9);
     tell_of(&mut machine, 2, [suspect], Phase::Suspect, NOW);
-    let wanted = pass(&mut machine, 0, 8000, &[1, 2, 3, 4], testify(Some(false)));
+    let wanted = pass(
+        &mut machine,
+        0,
+        8000,
+        &[1, 2, 3, 4],
+        testify(|_| Some(false)),
+    );
     // Not before its accusers have had their time; then it is tried, and given up.
     let begin = (SUSPICION + BACKUP).as_millis() as u64;
     let (tried, _) = pinged(&wanted)
@@ -119,7 +130,7 @@ fn of_many_that_could_act_in_an_accusers_place_few_do_at_the_same_time() {
     let spread = (BACKUP_PER_MEMBER * machine.len() as u32).as_millis() as u64;
     let end = begin + spread + 100;
     let heard = [1, 2, 3, 4, 5, 6, 7, 8];
-    let wanted = pass(&mut machine, 0, end, &heard, testify(Some(false)));
+    let wanted = pass(&mut machine, 0, end, &heard, testify(|_| Some(false)));
     let pings = pinged(&wanted);
     let tried: Vec<_> = (20..30)
         .map(|who| {

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::invariants::linked;
 use super::machine::{connect, entry, machine, say, sent, strangers};
-use super::peers::{NOW, drain, ms, pass, pinged, silent, tell, tell_of};
+use super::peers::{NOW, drain, linked, ms, pass, pinged, silent, tell, tell_of};
 use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Entry, Gone, Input, Message, Phase};
