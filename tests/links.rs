@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::dial::Dialler;
 use circuit_client::transport::endpoint::{dialling, transport_config};
 use circuit_client::transport::tls::{Certificate, Pin};
@@ -297,7 +298,7 @@ async fn a_link_carries_no_requests() {
         endpoint: &endpoint,
         certificate: &certificate,
         key: Some(&home.key()),
-        transport: &std::sync::Arc::new(transport_config()),
+        transport: &std::sync::Arc::new(transport_config(&Windows::default())),
     };
     let url = format!(
         "circuit://127.0.0.1:9/1/{}",

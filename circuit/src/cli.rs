@@ -147,9 +147,8 @@ fn block_on(
     let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
     let result = runtime.block_on(async {
         let result = command.await;
-        // A command that was cut short has let go of its connection: one turn of the connection's
-        // task sends the farewell, so that what it held is free at once.
-        tokio::task::yield_now().await;
+        // However the command ended, what it held is to be free at once.
+        dial::farewell().await;
         result
     });
     // A thread that reads a terminal or pipe is not waited for.

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use circuit_client::runtime_dir::{Registration, RuntimeDir, RuntimeDirError};
+use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::{endpoint, tls};
 use circuit_proto::element::Status;
 use circuit_proto::handshake::{Close, Identity};
@@ -149,6 +150,7 @@ pub struct Server {
     outbound: Arc<Outbound>,
     transfers: forward::Transfers,
     endpoint: quinn::Endpoint,
+    windows: Windows,
     clients: AtomicUsize,
     leaving: watch::Sender<bool>,
     /// What tells the user's commands on this machine that it is there.
@@ -205,7 +207,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         name: options.name.clone(),
     };
     let started = SystemTime::now();
-    let (endpoint, datagrams) = bind(socket, &kept, key.as_ref(), bound)?;
+    let windows = Windows::default();
+    let (endpoint, datagrams) = bind(socket, &windows, &kept, key.as_ref(), bound)?;
     let since_1970 = started
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -215,7 +218,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         name: me.name.clone(),
         started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
     };
-    let outbound = Outbound::new(&endpoint, &kept.certificate, key.as_ref(), &me);
+    let outbound = Outbound::new(&endpoint, &windows, &kept.certificate, key.as_ref(), &me);
     let tethers = Tethers::new(bound.ip());
     let (peer, driver) = Peer::new(
         record,
@@ -240,6 +243,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         outbound,
         transfers: forward::Transfers::default(),
         endpoint,
+        windows,
         clients: AtomicUsize::new(0),
         leaving: watch::Sender::new(false),
         registration: Mutex::new(registration),
@@ -321,9 +325,7 @@ impl Running {
         self.server.end_dns().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(FAREWELL, self.server.peer.leave()).await;
-        self.server
-            .endpoint
-            .close(VarInt::from_u32(Close::Leaving as u32), b"");
+        endpoint::close_all(&self.server.endpoint, &self.server.windows, Close::Leaving);
         // The farewells are on their way once the connections' tasks have had their turn.
         let _ = tokio::time::timeout(FAREWELL, self.server.endpoint.wait_idle()).await;
         self.tasks.shutdown().await;
@@ -527,6 +529,7 @@ fn open_groups(groups: &[SocketAddr], bound: SocketAddr) -> Result<Vec<Multicast
 /// The QUIC endpoint on the socket, and the packets on it that are not QUIC's.
 fn bind(
     socket: std::net::UdpSocket,
+    windows: &Windows,
     kept: &Kept,
     key: Option<&Key>,
     address: SocketAddr,
@@ -536,7 +539,7 @@ fn bind(
     let crypto = tls::acceptor(&kept.certificate).map_err(|error| tls(&error))?;
     let crypto = QuicServerConfig::try_from(crypto).map_err(|error| tls(&error))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = endpoint::transport_config();
+    let mut transport = endpoint::transport_config(windows);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .receive_window(VarInt::from_u32(accept::STRANGER_WINDOW));

@@ -14,8 +14,9 @@ use crate::anchor::Anchor;
 use crate::discover::{self, DiscoverError};
 use crate::error::{DialError, Error};
 use crate::runtime_dir::RuntimeDir;
+use crate::transport::congestion::Windows;
 use crate::transport::dial::{Accepted, DIAL_TIMEOUT, Dialler, resolve};
-use crate::transport::endpoint::{self, close};
+use crate::transport::endpoint::{self, close, farewell};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 
@@ -115,7 +116,7 @@ impl Client {
             endpoint: &endpoint,
             certificate: &certificate,
             key,
-            transport: &Arc::new(endpoint::transport_config()),
+            transport: &Arc::new(endpoint::transport_config(&Windows::default())),
         };
         let accepted = dialler
             .dial_any(&addresses, pin, &Role::Client, timeout)
@@ -283,10 +284,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn close(self) {
-        close(&self.shared.accepted.connection, Close::Done);
-        // One turn of the connection's task sends the farewell. Waiting for the endpoint to become
-        // idle would cost 80 ms.
-        tokio::task::yield_now().await;
+        farewell(&self.shared.accepted.connection, Close::Done).await;
     }
 
     /// A request that is answered by one value, within the deadline.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::endpoint::{dialling, transport_config};
 use circuit_client::transport::tls::{self, Certificate, Pin, Verifier};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -45,7 +46,7 @@ impl Stranger {
         crypto.alpn_protocols = vec![protocol.to_vec()];
         let crypto = QuicClientConfig::try_from(crypto).unwrap();
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport_config()));
+        config.transport_config(Arc::new(transport_config(&Windows::default())));
         let connecting = endpoint.connect_with(config, address, "circuit").unwrap();
         Ok(Stranger {
             connection: connecting.await?,

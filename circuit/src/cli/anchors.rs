@@ -36,7 +36,6 @@ pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
             reason(failure, server)
         ));
     }
-    client.close().await;
     Ok(u8::from(!silent.is_empty()))
 }
 
@@ -139,7 +138,6 @@ pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
         }
         None => print_json(&())?,
     }
-    client.close().await;
     Ok(0)
 }
 
@@ -147,7 +145,6 @@ pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
 pub(super) async fn scrub(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).scrub().await?;
-    client.close().await;
     Ok(0)
 }
 

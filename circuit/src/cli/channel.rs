@@ -14,7 +14,6 @@ use super::output::{Pipe, Target};
 pub(super) async fn mkchan(path: Path, capacity: u64, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).make_chan(capacity).await?;
-    client.close().await;
     Ok(0)
 }
 
@@ -33,7 +32,6 @@ pub(super) async fn subscribe(path: Path, events: Events, options: Dial) -> Resu
         Events::Joins => anchor.make_on_join().await?,
         Events::Leaves => anchor.make_on_leave().await?,
     };
-    client.close().await;
     Ok(0)
 }
 
@@ -41,7 +39,6 @@ pub(super) async fn subscribe(path: Path, events: Events, options: Dial) -> Resu
 pub(super) async fn close(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).chan().close().await?;
-    client.close().await;
     Ok(0)
 }
 
@@ -53,7 +50,6 @@ pub(super) async fn send(path: Path, lines: bool, options: Dial) -> Result<u8, F
         true => send_lines(&chan).await?,
         false => send_one(&chan).await?,
     }
-    client.close().await;
     Ok(0)
 }
 
@@ -172,7 +168,6 @@ pub(super) async fn recv(options: Recv) -> Result<u8, Failure> {
         false => recv_one(chan, asked).await,
     };
     let status = interrupts.in_order(options.dial.timeout, receive).await?;
-    client.close().await;
     Ok(status)
 }
 

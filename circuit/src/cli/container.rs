@@ -37,7 +37,6 @@ pub(super) async fn mkdkr(path: Path, scrub: bool, options: Dial) -> Result<u8, 
     let client = dial(&options).await?;
     let show = |line: &str| say(line.trim_end());
     client.anchor(path).make_docker_showing(run, show).await?;
-    client.close().await;
     Ok(0)
 }
 

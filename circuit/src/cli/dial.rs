@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
@@ -12,6 +13,9 @@ use circuit_client::{Client, Key, ServerId, Url, key_file};
 
 use super::command::{self, Dial};
 use super::error::{Failure, say};
+
+/// What the process's one command has dialled: some end without having closed it.
+static DIALLED: OnceLock<Client> = OnceLock::new();
 
 /// Dials the circuit that the flags, the environment or this machine name, the first match.
 pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
@@ -38,7 +42,16 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
             let seconds = dial.timeout.as_secs_f32();
             Err(Failure::no_circuit(format!("{tried} within {seconds} s")))
         })?;
-    Ok(client.with_timeout(dial.timeout))
+    let client = client.with_timeout(dial.timeout);
+    DIALLED.get_or_init(|| client.clone());
+    Ok(client)
+}
+
+/// Tells the circuit, if one was dialled, that this process has no more use for it.
+pub(super) async fn farewell() {
+    if let Some(client) = DIALLED.get() {
+        client.clone().close().await;
+    }
 }
 
 enum Choice {

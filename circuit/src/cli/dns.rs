@@ -23,7 +23,6 @@ pub(super) async fn mkdns(
         }
         None => anchor.make_dns(address.as_deref()).await?,
     };
-    client.close().await;
     Ok(0)
 }
 
@@ -40,7 +39,6 @@ pub(super) async fn set(
     }
     let client = dial(&options).await?;
     client.anchor(path).dns().set(&record).await?;
-    client.close().await;
     Ok(0)
 }
 
@@ -57,6 +55,5 @@ pub(super) async fn unset(
         .dns()
         .unset(&name, kind.as_deref())
         .await?;
-    client.close().await;
     Ok(0)
 }

@@ -21,7 +21,6 @@ pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8,
     cmd.scrub |= scrub;
     let client = dial(&options).await?;
     client.anchor(path).make_proc(cmd).await?;
-    client.close().await;
     Ok(0)
 }
 
@@ -61,7 +60,6 @@ pub(super) async fn stdin(path: Path, options: Dial) -> Result<u8, Failure> {
     let mut writer = client.anchor(path).proc().stdin().await?;
     copy(tokio::io::stdin(), &mut writer).await?;
     writer.finish().await?;
-    client.close().await;
     Ok(0)
 }
 
@@ -117,7 +115,6 @@ pub(super) async fn output(path: Path, which: Which, options: Dial) -> Result<u8
     let process = client.anchor(path).proc();
     let print = |asked| print_output(process, which, asked);
     let status = interrupts.in_order(options.timeout, print).await?;
-    client.close().await;
     Ok(status)
 }
 
@@ -151,7 +148,6 @@ pub(super) async fn wait(path: Path, options: Dial) -> Result<u8, Failure> {
         Ended::Process(status) => print_json(&status)?,
         Ended::Container(status) => print_json(&status)?,
     }
-    client.close().await;
     Ok(0)
 }
 
@@ -206,7 +202,6 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
             Err(error) => return Err(Failure::operation("waitall", &error)),
         }
     }
-    client.close().await;
     Ok(result)
 }
 
@@ -223,7 +218,6 @@ pub(super) async fn signal(
         true => process.signal_group(&signal).await?,
         false => process.signal(&signal).await?,
     }
-    client.close().await;
     Ok(0)
 }
 

@@ -57,7 +57,6 @@ pub(super) async fn run(options: Run) -> Result<u8, Failure> {
         Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => (),
         other => other?,
     }
-    client.close().await;
     Ok(exit_status(&status))
 }
 

@@ -36,7 +36,6 @@ pub(super) async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Fail
             say(&format!("circuit: warning: {place}: {warning}"));
         }
     }
-    client.close().await;
     Ok(0)
 }
 
@@ -60,7 +59,6 @@ async fn found_at(client: &Client, url: &Url) -> Result<ServerId, Error> {
 pub(super) async fn suicide(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).as_server().suicide().await?;
-    client.close().await;
     Ok(0)
 }
 
@@ -74,6 +72,5 @@ pub(super) async fn stk(path: Path, options: Dial) -> Result<u8, Failure> {
     }
     out.finish().await?;
     drop(text);
-    client.close().await;
     Ok(0)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::dial::{Accepted, DialError, Dialler, resolve};
 use circuit_client::transport::endpoint;
 use circuit_client::transport::tls::{Certificate, Pin};
@@ -26,11 +27,12 @@ impl Outbound {
     /// What is needed to dial as this server.
     pub fn new(
         endpoint: &quinn::Endpoint,
+        windows: &Windows,
         certificate: &Certificate,
         key: Option<&Key>,
         me: &Identity,
     ) -> Arc<Outbound> {
-        let mut link = endpoint::transport_config();
+        let mut link = endpoint::transport_config(windows);
         // One stream of messages from the other side.
         link.max_concurrent_uni_streams(VarInt::from_u32(1));
         Arc::new(Outbound {
@@ -39,7 +41,7 @@ impl Outbound {
             key: key.cloned(),
             me: me.clone(),
             link: Arc::new(link),
-            transfer: Arc::new(endpoint::transport_config()),
+            transfer: Arc::new(endpoint::transport_config(windows)),
         })
     }
 

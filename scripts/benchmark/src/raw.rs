@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::endpoint::{dialling, socket, transport_config};
 use circuit_client::transport::tls::{self, Certificate, Pin, Verifier};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -26,7 +27,7 @@ pub(crate) async fn serve() -> Result<()> {
     let (certificate, _) = Certificate::generate()?;
     let crypto = QuicServerConfig::try_from(tls::acceptor(&certificate)?)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = transport_config();
+    let mut transport = transport_config(&Windows::default());
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1024));
     config.transport_config(Arc::new(transport));
     let socket = socket(([127, 0, 0, 1], 0).into())?;
@@ -79,7 +80,7 @@ pub(crate) async fn dial(address: SocketAddr) -> Result<Connection> {
     let (certificate, _) = Certificate::generate()?;
     let crypto = tls::dialler(&certificate, Verifier::new(Pin::Anybody))?;
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto)?));
-    config.transport_config(Arc::new(transport_config()));
+    config.transport_config(Arc::new(transport_config(&Windows::default())));
     let (endpoint, _) = dialling(&[address])?;
     Ok(endpoint.connect_with(config, address, "circuit")?.await?)
 }
