@@ -72,6 +72,27 @@ fn one_link(home: &Home, servers: [&Server; 2]) {
 }
 
 #[test]
+fn packets_grow_with_the_path() {
+    let home = Home::new();
+    let relay = Relay::new();
+    let (address, behind) = (relay.address(), relay.behind());
+    let server = home
+        .circuit(format!("start -name one -a {behind} -advertise {address}"))
+        .serve();
+    server.make(
+        "/one/p",
+        r#"{"Path": "head", "Args": ["-c", "100000000", "/dev/zero"]}"#,
+    );
+    let url = server.url();
+    home.circuit(format!("stdout -d {url} /one/p"))
+        .any_stdout()
+        .run();
+    // Above what Ethernet carries, and within what docs/PROTOCOL.md says.
+    let largest = relay.largest();
+    assert!((6_000..=6_500).contains(&largest), "{largest}");
+}
+
+#[test]
 fn two_that_dial_each_other_at_the_same_time_keep_one_link() {
     let home = Home::new();
     let mut crossed = 0;

@@ -29,6 +29,7 @@ struct Port {
     over: AtomicBool,
     dials: AtomicUsize,
     datagrams: AtomicUsize,
+    largest: AtomicUsize,
     /// Both ends of each TCP connection.
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -47,6 +48,7 @@ impl Relay {
             over: AtomicBool::new(false),
             dials: AtomicUsize::new(0),
             datagrams: AtomicUsize::new(0),
+            largest: AtomicUsize::new(0),
             streams: Mutex::default(),
         });
         let (packets, connections) = (port.clone(), port.clone());
@@ -85,6 +87,11 @@ impl Relay {
     /// How many signed datagrams came (docs/PROTOCOL.md), those that were lost included.
     pub(crate) fn datagrams(&self) -> usize {
         self.port.datagrams.load(Ordering::SeqCst)
+    }
+
+    /// The length of the largest packet that came back from the server, in bytes.
+    pub(crate) fn largest(&self) -> usize {
+        self.port.largest.load(Ordering::SeqCst)
     }
 
     /// Ends all TCP connections: how many there were.
@@ -160,9 +167,11 @@ impl Port {
     fn relay_back(&self, way: &UdpSocket, to: SocketAddr) {
         let mut packet = vec![0; PACKET];
         while !self.is_over() {
-            if let Ok((length, _)) = way.recv_from(&mut packet)
-                && !self.is_cut()
-            {
+            let Ok((length, _)) = way.recv_from(&mut packet) else {
+                continue;
+            };
+            self.largest.fetch_max(length, Ordering::SeqCst);
+            if !self.is_cut() {
                 let _ = self.udp.send_to(&packet[..length], to);
             }
         }

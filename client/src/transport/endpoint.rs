@@ -21,9 +21,10 @@ pub const IDLE: Duration = Duration::from_secs(10);
 /// kernel grants less where `net.core.rmem_max` is lower.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// How far QUIC looks for larger packets, in bytes: what Ethernet carries, and what peers accept
-/// (quinn's own default).
-const MTU_BOUND: u16 = 1_472;
+/// How far QUIC looks for larger packets, and how large it takes them, in bytes: on loopback,
+/// measured, this doubles the throughput over Ethernet's 1,500; beyond it, larger initial packets
+/// fall into a black hole.
+const MTU_BOUND: u16 = 6_500;
 
 /// The round trip that is assumed before one is measured: the first packets are repeated after
 /// three times this (RFC 9002, section 6.2.2, which has 333 ms). Chosen: a dial has three seconds,
@@ -73,6 +74,13 @@ pub fn transport_config(windows: &Windows) -> TransportConfig {
     config
 }
 
+/// Tells peers that they may look for packets as large as we do.
+fn accept_large_packets(config: &mut EndpointConfig) {
+    config
+        .max_udp_payload_size(MTU_BOUND)
+        .expect("the bound is a size that QUIC has");
+}
+
 /// An endpoint that only dials, on a free port, and those of the addresses that it can reach.
 pub fn dialling(addresses: &[SocketAddr]) -> io::Result<(quinn::Endpoint, Vec<SocketAddr>)> {
     let v4: Vec<SocketAddr> = addresses
@@ -91,7 +99,9 @@ pub fn dialling(addresses: &[SocketAddr]) -> io::Result<(quinn::Endpoint, Vec<So
         },
     };
     let runtime = Arc::new(quinn::TokioRuntime);
-    let endpoint = quinn::Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
+    let mut config = EndpointConfig::default();
+    accept_large_packets(&mut config);
+    let endpoint = quinn::Endpoint::new(config, None, socket, runtime)?;
     Ok((endpoint, reached))
 }
 
@@ -106,6 +116,7 @@ pub fn persistent(secret: &[u8; 32]) -> EndpointConfig {
     cid_key.copy_from_slice(&ids.as_ref()[..8]);
     let cid_key = u64::from_be_bytes(cid_key);
     let mut config = EndpointConfig::new(Arc::new(reset_key));
+    accept_large_packets(&mut config);
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
     // Packets that are not QUIC's are told apart by this bit, so it is not to be greased
     // (RFC 9287).
