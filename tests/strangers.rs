@@ -42,13 +42,25 @@ async fn is_refused(server: &Server, said: &[u8], expected: Refused, logged: &st
 
 /// A connection that was let in as this.
 async fn admitted(home: &Home, server: &Server, role: Role) -> Result<Accepted, DialError> {
+    dialled(home, server, |_| role).await
+}
+
+/// A connection of a new identity, in a role that may name it.
+async fn dialled(
+    home: &Home,
+    server: &Server,
+    role: impl FnOnce(&Certificate) -> Role,
+) -> Result<Accepted, DialError> {
     let (endpoint, _) = dialling(&[server.address()]).unwrap();
     let (certificate, _) = Certificate::generate().unwrap();
+    let role = role(&certificate);
+    let mut transport = transport_config(&Windows::default());
+    transport.max_concurrent_uni_streams(1_u8.into());
     let dialler = Dialler {
         endpoint: &endpoint,
         certificate: &certificate,
         key: Some(&home.key()),
-        transport: &std::sync::Arc::new(transport_config(&Windows::default())),
+        transport: &std::sync::Arc::new(transport),
     };
     let timeout = Duration::from_secs(3);
     let accepted = dialler
@@ -219,6 +231,42 @@ async fn a_server_must_be_who_its_url_says() {
     }
     one.logs("refused a connection: its URL does not name its own key");
     assert_eq!(one.peek("/one")["Servers"], 1);
+}
+
+/// The role of a server of this identity, which the circuit takes for a member.
+fn member(certificate: &Certificate) -> Role {
+    let id = certificate.fingerprint().id().in_url();
+    let identity = Identity {
+        url: format!("circuit://127.0.0.1:9/1/{id}").parse().unwrap(),
+        name: "two".to_owned(),
+    };
+    Role::Link(identity, Vec::new())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_on_which_nothing_more_can_be_heard_is_closed() {
+    let home = Home::new();
+    let one = home.start("one");
+    for how in ["nonsense", "too long", "finished", "reset"] {
+        let peer = dialled(&home, &one, member).await.unwrap().connection;
+        let mut send = peer.open_uni().await.unwrap();
+        let nothing = framed(&[0xff; 9]);
+        match how {
+            "nonsense" => send.write_all(&nothing).await.unwrap(),
+            "too long" => send.write_all(&[0xff; 8]).await.unwrap(),
+            "finished" => send.finish().unwrap(),
+            _ => send.reset(0_u8.into()).unwrap(),
+        }
+        let closed = tokio::time::timeout(Duration::from_secs(5), peer.closed()).await;
+        match closed.unwrap_or_else(|_| panic!("{how}: the link is kept")) {
+            ConnectionError::ApplicationClosed(closed) => {
+                let code = closed.error_code.into_inner();
+                assert_eq!(code, Close::Malformed as u64, "{how}");
+            }
+            other => panic!("{how}: {other}"),
+        }
+    }
+    serves(&one);
 }
 
 #[tokio::test(flavor = "multi_thread")]

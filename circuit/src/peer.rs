@@ -189,7 +189,7 @@ impl Peer {
     pub fn view(&self) -> View {
         let machine = self.machine();
         View {
-            servers: machine.live().count(),
+            servers: machine.len(),
             links: machine
                 .neighbours()
                 .map(|record| record.fingerprint.id())

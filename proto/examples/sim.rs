@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         "network: latency 1 to 50 ms fixed per pair, packets lost independently (0 unless the scenario says otherwise);"
     );
     println!(
-        "counted: each message in packets of its own (+65 B), each packet acknowledged (60 B), datagrams +125 B,"
+        "counted: each message in packets of its own (+65 B), each packet acknowledged (60 B), datagrams +141 B,"
     );
     println!(
         "handshakes 7 packets and 2,620 B at each end, upkeep of a link as measured on quinn; {n} servers, seeds {seeds:?}"

@@ -6,7 +6,7 @@
 
 use circuit_client::transport::dial::Accepted;
 use circuit_client::transport::endpoint::close;
-use circuit_client::transport::stream::{RecvHalf, SendHalf};
+use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
 use circuit_proto::Fingerprint;
 use circuit_proto::codec::MAX_FRAME;
 use circuit_proto::handshake::Close;
@@ -107,6 +107,10 @@ impl Link {
 /// round trips of a continent.
 const DRAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// How long the close may take that is to follow the end of a peer's messages: what the peer waits
+/// for it, and a slow round trip.
+const HANG_UP: std::time::Duration = std::time::Duration::from_millis(500);
+
 async fn send(connection: quinn::Connection, mut messages: mpsc::Receiver<Message>) {
     let Ok(stream) = connection.open_uni().await else {
         return;
@@ -114,7 +118,7 @@ async fn send(connection: quinn::Connection, mut messages: mpsc::Receiver<Messag
     let mut stream = SendHalf::new(stream);
     while let Some(message) = messages.recv().await {
         if stream.frame(&message).await.is_err() {
-            return;
+            return hang_up(connection).await;
         }
     }
     stream.finish();
@@ -130,12 +134,14 @@ async fn receive(
         return;
     };
     let mut stream = RecvHalf::new(stream);
-    while let Ok(body) = stream.raw_frame(MAX_FRAME).await {
-        let message = match Message::decode(&body) {
+    loop {
+        let frame = stream.raw_frame(MAX_FRAME).await;
+        let message = match frame.and_then(|body| Ok(Message::decode(&body)?)) {
             Ok(Some(message)) => message,
             // Of a later version.
             Ok(None) => continue,
-            Err(_) => return close(&connection, Close::Malformed),
+            Err(StreamError::Protocol(_)) => return close(&connection, Close::Malformed),
+            Err(_) => return hang_up(connection).await,
         };
         let event = Event::Message {
             peer,
@@ -147,6 +153,13 @@ async fn receive(
             return;
         }
     }
+}
+
+/// Closes a connection on which nothing more can be said or heard, should the peer not do so: in
+/// order its close follows the end of its messages at once.
+async fn hang_up(connection: quinn::Connection) {
+    let _ = tokio::time::timeout(HANG_UP, connection.closed()).await;
+    close(&connection, Close::Malformed);
 }
 
 async fn watch(

@@ -255,8 +255,8 @@ enum Data {
     Ended,
 }
 
-/// How many packets' worth of data are taken from QUIC at once. Chosen: 32 packets of 1,500 bytes
-/// are about a chunk.
+/// How many packets' worth of data are taken from QUIC at once. Chosen: 32 of Ethernet's size are
+/// about a chunk.
 const PIECES: usize = 32;
 
 impl RecvHalf {

@@ -133,7 +133,6 @@ impl Machine {
             // Only who has the server's key can reset (RFC 9000, section 10.3): it is the same
             // process, whose word that it closed was lost, or its successor. Both answer.
             Gone::Silent | Gone::Reset => self.probe(peer, false),
-            Gone::Dead => self.accuse(peer, Phase::Condemned),
         }
     }
 

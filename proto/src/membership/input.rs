@@ -63,11 +63,9 @@ pub enum Gone {
     Leaving,
     /// Nothing was heard for the idle time-out.
     Silent,
-    /// A stateless reset (RFC 9000, section 10.3): the other host is there and does not know the
-    /// connection. Hard evidence, unless the server then answers a ping.
+    /// A stateless reset (RFC 9000, section 10.3): somebody with the server's key is there and does
+    /// not know the connection. The server is asked, as after silence.
     Reset,
-    /// The kernel's word that the process is gone: hard evidence.
-    Dead,
 }
 
 /// What a tether, the silent TCP connection beside a link, says of the process at its other end.

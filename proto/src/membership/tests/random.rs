@@ -204,13 +204,7 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn input() -> impl Strategy<Value = Vec<Input>> {
-    let gone = vec![
-        Gone::Closed,
-        Gone::Leaving,
-        Gone::Silent,
-        Gone::Reset,
-        Gone::Dead,
-    ];
+    let gone = vec![Gone::Closed, Gone::Leaving, Gone::Silent, Gone::Reset];
     let tether = vec![
         TetherState::Unknown,
         TetherState::Acknowledged,
