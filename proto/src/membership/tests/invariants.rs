@@ -267,73 +267,123 @@ fn phases() -> impl Strategy<Value = Phase> {
 }
 
 fn news() -> impl Strategy<Value = Input> {
-    let why = prop::sample::select(vec![Gone::Closed, Gone::Silent, Gone::Reset]);
-    let state = prop::sample::select(vec![TetherState::Unknown, TetherState::Acknowledged]);
+    let why = prop::sample::select(vec![Gone::Closed, Gone::Leaving, Gone::Silent, Gone::Reset]);
+    let state = prop::sample::select(vec![
+        TetherState::Unknown,
+        TetherState::Acknowledged,
+        TetherState::Broken,
+    ]);
     prop_oneof![
         6 => (1..4u8, 1..8u8, 0..3u64, phases()).prop_map(|(from, who, incarnation, phase)| {
             let entries = vec![entry(fingerprint(who), who, incarnation, phase)];
             Input::Message { from: fingerprint(from), message: Message::Delta { entries } }
         }),
         1 => (1..4u8, why).prop_map(|(who, why)| Input::Disconnected { peer: fingerprint(who), why }),
-        1 => (1..4u8, state).prop_map(|(who, state)| Input::Tether { peer: fingerprint(who), state }),
+        2 => (1..4u8, state).prop_map(|(who, state)| Input::Tether { peer: fingerprint(who), state }),
         4 => Just(Input::Tick),
     ]
 }
 
+/// What the others answer for a while: whether they answer pings, and what witnesses say.
+type Answers = (bool, Option<Option<bool>>);
+
+fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, now: Duration) {
+    let (to, message) = match output {
+        Output::Send { to, message } => (*to, message),
+        Output::Datagram { to, message } => (to.fingerprint, message),
+        _ => return,
+    };
+    let reply = match *message {
+        Message::Ping { nonce, .. } if pong => Message::Pong {
+            nonce,
+            started: 1,
+            incarnation: 0,
+        },
+        Message::Witness { nonce, subject, .. } => match testimony {
+            Some(answered) => Message::Witnessed {
+                nonce,
+                subject,
+                answered,
+            },
+            None => return,
+        },
+        _ => return,
+    };
+    let message = reply;
+    machine.handle(Input::Datagram { from: to, message }, now);
+}
+
 proptest! {
-    /// Nobody is down who has not left, and was not suspected before: for as long as a suspicion
-    /// takes, or upon hard evidence. And what is held never decreases.
+    /// Nobody is down who was not suspected before, for as long as a suspicion takes, or upon hard
+    /// evidence for as long as that leaves for objections. And what is held never decreases.
     #[test]
-    fn nobody_is_down_out_of_the_blue(steps in prop::collection::vec((news(), 0..400u64), 1..120)) {
+    fn nobody_is_down_out_of_the_blue(
+        steps in prop::collection::vec((news(), 0..400u64, any::<Answers>()), 1..120)
+    ) {
         let mut machine = linked(3);
         let mut now = NOW;
         let held = |machine: &Machine| -> BTreeMap<Fingerprint, (Held, Arc<Record>)> {
             let all = (1..8).filter_map(|who| machine.view.get(&fingerprint(who)));
             all.map(|m| (m.record.fingerprint, (m.held(), Arc::clone(&m.record)))).collect()
         };
-        let mut suspected: BTreeMap<Fingerprint, (u64, Duration)> = BTreeMap::new();
-        for (input, pause) in steps {
+        let mut since = Since::new();
+        for (input, pause, answers) in steps {
             // Never late: a machine that was stopped is another test.
-            for _ in 0..=pause / 20 {
+            let ticks = (0..=pause / 20).map(|_| (Input::Tick, ms(pause.min(20))));
+            for (input, pause) in ticks.chain([(input, Duration::ZERO)]) {
+                now += pause;
                 let before = held(&machine);
-                now += ms(pause.min(20));
-                machine.handle(Input::Tick, now);
-                judge(&before, &held(&machine), &mut suspected, now)?;
+                let told = matches!(input, Input::Message { .. });
+                machine.handle(input, now);
+                judge(&before, &held(&machine), &mut since, told, now)?;
+                while let Some(output) = machine.poll_output() {
+                    let before = held(&machine);
+                    answer(&mut machine, &output, answers, now);
+                    judge(&before, &held(&machine), &mut since, false, now)?;
+                }
             }
-            let before = held(&machine);
-            machine.handle(input, now);
-            judge(&before, &held(&machine), &mut suspected, now)?;
-            while machine.poll_output().is_some() {}
         }
     }
 }
 
 type Known = BTreeMap<Fingerprint, (Held, Arc<Record>)>;
 
+/// Since when members are suspected, or condemned, in which incarnation.
+type Since = BTreeMap<Fingerprint, (u64, bool, Duration)>;
+
 fn judge(
     before: &Known,
     after: &Known,
-    suspected: &mut BTreeMap<Fingerprint, (u64, Duration)>,
+    since: &mut Since,
+    told: bool,
     now: Duration,
 ) -> Result<(), TestCaseError> {
     for (who, (held, _)) in after {
         if let Some((old, _)) = before.get(who) {
             prop_assert!(held.rank() >= old.rank(), "{old:?} became {held:?}");
             if held.phase == Phase::Down && old.phase.is_live() {
-                let (incarnation, since) = suspected.get(who).copied().unwrap_or((u64::MAX, now));
-                let hard = old.phase == Phase::Condemned;
+                let known = since.get(who).copied();
+                let (incarnation, hard, since) = known.unwrap_or((u64::MAX, false, now));
                 prop_assert!(
                     old.phase.is_suspected() && incarnation == held.incarnation,
                     "{old:?} became {held:?}"
                 );
-                prop_assert!(hard || now - since >= HEARSAY, "after {:?}", now - since);
+                let least = match (hard, told) {
+                    (false, _) => HEARSAY,
+                    (true, false) => CONDEMNED,
+                    // Whoever tells of it has waited.
+                    (true, true) => Duration::ZERO,
+                };
+                prop_assert!(now - since >= least, "{old:?} after {:?}", now - since);
             }
         }
-        match (held.phase.is_suspected(), suspected.get(who)) {
-            (false, _) => drop(suspected.remove(who)),
-            (true, Some((incarnation, _))) if *incarnation == held.incarnation => {}
+        let hard = held.phase == Phase::Condemned;
+        match (held.phase.is_suspected(), since.get(who)) {
+            (false, _) => drop(since.remove(who)),
+            (true, Some((incarnation, was_hard, _)))
+                if *incarnation == held.incarnation && *was_hard == hard => {}
             // Also of those who are suspected when they are first heard of.
-            (true, _) => drop(suspected.insert(*who, (held.incarnation, now))),
+            (true, _) => drop(since.insert(*who, (held.incarnation, hard, now))),
         }
     }
     Ok(())
