@@ -90,7 +90,8 @@ impl Simulation {
         self.seed
     }
 
-    /// A hash of all that has happened: the same for the same seed and scenario.
+    /// A hash of when each server heard something: the same for the same seed and scenario, and
+    /// another once anything that was said has changed what is said next, or when.
     pub fn trace(&self) -> u64 {
         self.trace
     }
