@@ -213,10 +213,8 @@ fn what_twelve_send_at_rest() {
             rates[11].0,
             links as f64 / 12.0
         );
-        assert!(
-            packets < 30.0 && bytes < 2700.0,
-            "half as much again as the target"
-        );
+        // What the simulator is held to.
+        assert!(packets <= 22.0 && bytes <= 1800.0, "the target");
         work_together(&all);
     });
 }

@@ -331,15 +331,23 @@ fn degrees_are_within_bounds_at_rest() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_trace() {
-    let trace = |seed| {
+fn the_same_seed_gives_the_same_trace_and_the_same_circuit() {
+    let run = |seed| {
         let mut sim = circuit(12, seed);
+        sim.network.loss = 0.05;
         sim.kill(3);
         sim.run(SECOND * 10);
-        sim.trace()
+        let machines: Vec<_> = sim
+            .up()
+            .map(|(_, machine)| format!("{machine:?}"))
+            .collect();
+        (sim.trace(), machines)
     };
-    assert_eq!(trace(7), trace(7));
-    assert_ne!(trace(7), trace(8));
+    for seed in 7..12 {
+        let first = run(seed);
+        assert_eq!(first, run(seed));
+        assert_ne!(first.0, run(seed + 1).0);
+    }
 }
 
 #[test]
