@@ -48,6 +48,12 @@ pub(super) struct Timers {
 }
 
 impl Timers {
+    /// How many run.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.due.len()
+    }
+
     /// Lets the timer run until then; if it runs already, until then instead.
     pub(super) fn arm(&mut self, timer: Timer, at: Duration) {
         if let Some(before) = self.due.insert(timer, at) {

@@ -136,6 +136,9 @@ fn every_table_is_bounded() {
             assert!(machine.accused.len() <= machine.len());
             assert!(machine.patience.len() <= machine.len());
             assert!(machine.connections.len() <= 3);
+            assert!(machine.asked.len() <= MAX_DEGREE);
+            let timed = machine.len() + machine.probes.len() + machine.errands.len();
+            assert!(machine.timers.len() <= timed + 3 * MAX_DEGREE + 8);
         }
     }
     assert!(machine.len() < 10, "{}", machine.len());
