@@ -15,8 +15,8 @@ use circuit_proto::{ElementKind, Error, Path};
 use super::channel::Channel;
 use crate::peer::Watch;
 
-/// How many events wait for a receiver at most. Chosen: more than a circuit may have servers, at a few
-/// hundred bytes each.
+/// How many events wait for a receiver at most. Chosen: more than a circuit may have servers, at a
+/// few hundred bytes each.
 const HELD: u64 = 1 << 17;
 
 /// Which events.

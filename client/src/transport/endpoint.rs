@@ -214,7 +214,7 @@ mod tests {
             config.transport_config(Arc::new(transport_config(&windows)));
             let address = acceptor.local_addr().unwrap();
             let (endpoint, connecting) = dialling.block_on(async {
-                let (endpoint, _) = dialling_endpoint(address);
+                let (endpoint, _) = super::dialling(&[address]).unwrap();
                 let connecting = endpoint.connect_with(config, address, "circuit").unwrap();
                 (endpoint, tokio::spawn(connecting))
             });
@@ -247,39 +247,35 @@ mod tests {
             assert!(sent < 100_000, "{sent}");
         }
 
-        /// What the acceptor hears after the dialler's process has ended.
-        fn heard(self) -> ConnectionError {
-            self.dialling.shutdown_background();
-            self.accepting.block_on(self.accepted.closed())
+        fn says_farewell(&self) {
+            self.dialling.block_on(farewell(&self.dialled, Close::Slow));
         }
-    }
 
-    fn dialling_endpoint(address: SocketAddr) -> (Endpoint, Vec<SocketAddr>) {
-        dialling(&[address]).unwrap()
-    }
-
-    fn says(error: &ConnectionError, why: Close) -> bool {
-        matches!(error, ConnectionError::ApplicationClosed(close)
-            if close.error_code == VarInt::from_u32(why as u32))
+        /// The dialler's process ends, and the acceptor has heard why.
+        fn hears(self, why: Close) {
+            self.dialling.shutdown_background();
+            let heard = self.accepting.block_on(self.accepted.closed());
+            let why = VarInt::from_u32(why as u32);
+            assert!(
+                matches!(&heard, ConnectionError::ApplicationClosed(close) if close.error_code == why),
+                "{heard}"
+            );
+        }
     }
 
     #[test]
     fn a_farewell_is_sent_at_once() {
         let connected = Connected::new();
-        let dialled = connected.dialled.clone();
-        connected.dialling.block_on(farewell(&dialled, Close::Slow));
-        let heard = connected.heard();
-        assert!(says(&heard, Close::Slow), "{heard}");
+        connected.says_farewell();
+        connected.hears(Close::Slow);
     }
 
     #[test]
     fn a_full_window_does_not_hold_a_farewell_back() {
         let connected = Connected::new();
         connected.fill_the_window();
-        let dialled = connected.dialled.clone();
-        connected.dialling.block_on(farewell(&dialled, Close::Slow));
-        let heard = connected.heard();
-        assert!(says(&heard, Close::Slow), "{heard}");
+        connected.says_farewell();
+        connected.hears(Close::Slow);
     }
 
     #[test]
@@ -288,7 +284,6 @@ mod tests {
         connected.fill_the_window();
         close_all(&connected.endpoint, &connected.windows, Close::Leaving);
         connected.dialling.block_on(connected.endpoint.wait_idle());
-        let heard = connected.heard();
-        assert!(says(&heard, Close::Leaving), "{heard}");
+        connected.hears(Close::Leaving);
     }
 }

@@ -296,7 +296,7 @@ fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, no
         Output::Datagram { to, message } => (to.fingerprint, message),
         _ => return,
     };
-    let reply = match *message {
+    let message = match *message {
         Message::Ping { nonce, .. } if pong => Message::Pong {
             nonce,
             started: 1,
@@ -312,7 +312,6 @@ fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, no
         },
         _ => return,
     };
-    let message = reply;
     machine.handle(Input::Datagram { from: to, message }, now);
 }
 
