@@ -133,6 +133,21 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn what_ends_a_command_at_a_terminal_ends_what_a_shell_runs() {
+    let home = Home::new();
+    let one = home.start("one");
+    // The shell itself waits for its child before it heeds an interrupt.
+    for (signal, status) in [(Signal::INT, 128 + 2), (Signal::TERM, 128 + 15)] {
+        let script = "echo ready; sleep 100; true";
+        let run = one.circuit("run /one/x -- sh -c").arg(script).spawn();
+        run.shows("ready\n");
+        run.signal(signal);
+        assert_eq!(run.finish().status.code(), Some(status));
+        one.circuit("peek /one/x").stdout("null\n").run();
+    }
+}
+
+#[test]
 fn a_signal_ends_it_while_nobody_answers() {
     let home = Home::new();
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap();

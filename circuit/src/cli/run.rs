@@ -138,7 +138,7 @@ async fn attached(
     let pass_on = async {
         loop {
             match signals.next(terminal.is_some()).await {
-                Passed::Signal(name, _) => match process.signal(name).await {
+                Passed::Signal(name, _) => match pass(process, name).await {
                     // It has exited. What is waited for is the output of a child of it, and the
                     // signal is for this command.
                     Err(Error::Refused { error, .. }) if error.code == Code::Closed => {
@@ -203,6 +203,15 @@ fn exit_status(status: &process::Status) -> u8 {
 /// Exit statuses have eight bits (wait(2)).
 fn low_byte(number: i32) -> u8 {
     number.to_le_bytes()[0]
+}
+
+/// Passes a signal on as a terminal would: what ends a command goes to all of its group, as a
+/// shell does not heed it while it waits for a child.
+async fn pass(process: &Proc, signal: &str) -> Result<(), Error> {
+    match signal {
+        "USR1" | "USR2" => process.signal(signal).await,
+        _ => process.signal_group(signal).await,
+    }
 }
 
 /// The signals that are passed on.
