@@ -403,10 +403,6 @@ fn statuses_and_signals(engine: &Engine) {
     };
     refused("TERM /one/trap", "the container has exited");
     refused(
-        "FOO /one/trap",
-        "no such signal: \"FOO\" (a name such as TERM, or its number)",
-    );
-    refused(
         "-group TERM /one/trap",
         "an Engine signals a container's first process only: leave out -group (KILL ends the others too)",
     );

@@ -192,7 +192,8 @@ fn a_server_that_dies_in_the_middle_is_unreachable() {
     one.circuit("peek /two/p")
         .status(1)
         .stderr(
-            "circuit: peek /two/p: no server is named two\n\
+            "circuit: peek /two/p: no server is named two: one has lost all its links, and cannot \
+             know who is alive\n\
              hint: `circuit ls -l /` lists the servers\n",
         )
         .run();
@@ -256,11 +257,20 @@ fn a_server_that_comes_back_as_itself_says_that_the_old_streams_are_gone() {
     });
 }
 
+/// Waits until a server suspects another.
+fn suspects(server: &Server, other: &Server) {
+    let line = |line: &String| line.contains(&other.id()) && line.ends_with("  suspected");
+    eventually("it is suspected", || {
+        server.ls_long("/").iter().any(line).then_some(())
+    });
+}
+
 #[test]
 fn all_who_ask_a_silent_server_at_once_learn_of_it_at_once() {
     let home = Home::new();
     let [one, two] = home.start_all(["one", "two"]);
     two.signal(Signal::STOP);
+    suspects(&one, &two);
     let asking: Vec<_> = (0..4).map(|_| one.circuit("peek /two").spawn()).collect();
     for asked in asking {
         let end = asked.finish();
@@ -269,7 +279,8 @@ fn all_who_ask_a_silent_server_at_once_learn_of_it_at_once() {
         assert_eq!(
             end.stderr(),
             format!(
-                "circuit: peek /two: no answer from {} within 3 s\n",
+                "circuit: peek /two: no answer from {} within 3 s\n\
+                 hint: the circuit suspects that this server has failed\n",
                 two.address()
             )
         );
@@ -283,6 +294,7 @@ fn a_listing_names_who_is_silent_and_prints_the_rest() {
     let [one, two] = home.start_all(["one", "two"]);
     one.make("/one/p", r#"{"Path": "cat"}"#);
     two.signal(Signal::STOP);
+    suspects(&one, &two);
     let mut expected = [
         format!("/{}\n", one.id()),
         format!("/{}/p\n", one.id()),
@@ -293,14 +305,17 @@ fn a_listing_names_who_is_silent_and_prints_the_rest() {
         .status(1)
         .stdout(expected.concat())
         .stderr(format!(
-            "circuit: ls /{} (two): no answer from {} within 3 s\n",
+            "circuit: ls /{} (two): no answer from {} within 3 s (suspected)\n",
             two.id(),
             two.address()
         ))
         .run();
     one.circuit("peek -timeout 0.5 /two")
         .status(1)
-        .stderr("circuit: peek /two: no answer within 0.5 s\n")
+        .stderr(
+            "circuit: peek /two: no answer within 0.5 s\n\
+             hint: the circuit suspects that this server has failed\n",
+        )
         .run();
     two.signal(Signal::CONT);
     Server::see_each_other(&[&one, &two]);

@@ -1,6 +1,6 @@
 //! `ls`: patterns, order, `-l`, `-depth`, paths by name.
 
-use crate::support::{Home, sh};
+use crate::support::{Home, Server, sh};
 
 #[test]
 fn an_anchor_is_there_while_it_holds_something_or_leads_to_it() {
@@ -104,6 +104,30 @@ fn a_server_that_is_not_there_is_an_error() {
             "circuit: ls /X0123456789abcdef: no server X0123456789abcdef in the circuit\n\
              hint: `circuit ls -l /` lists the servers\n",
         )
+        .run();
+}
+
+#[test]
+fn a_server_that_has_lost_all_its_links_says_so() {
+    let home = Home::new();
+    let [one, mut two] = home.start_all(["one", "two"]);
+    two.kill();
+    Server::see_each_other(&[&one]);
+    assert_eq!(one.peek("/one")["Isolated"], true);
+    for line in ["ls /", "ls /..."] {
+        one.circuit(line)
+            .stdout(format!("/{}\n", one.id()))
+            .stderr("circuit: warning: one has lost all its links, and cannot know who is alive\n")
+            .run();
+    }
+    let two = two.id();
+    one.circuit(format!("ls /{two}"))
+        .status(1)
+        .stderr(format!(
+            "circuit: ls /{two}: no server {two} in the circuit: one has lost all its links, and \
+             cannot know who is alive\n\
+             hint: `circuit ls -l /` lists the servers\n"
+        ))
         .run();
 }
 

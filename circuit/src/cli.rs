@@ -146,7 +146,10 @@ fn block_on(
         .build();
     let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
     let result = runtime.block_on(async {
-        let result = command.await;
+        let result = match command.await {
+            Err(failure) => Err(explained(failure).await),
+            done => done,
+        };
         // However the command ended, what it held is to be free at once.
         dial::farewell().await;
         result
@@ -154,6 +157,16 @@ fn block_on(
     // A thread that reads a terminal or pipe is not waited for.
     runtime.shutdown_background();
     result.map_err(|failure| failure.of_command(name))
+}
+
+/// What the circuit knows of a server that did not answer.
+async fn explained(failure: Failure) -> Failure {
+    match failure.silent() {
+        Some(path) if dial::is_suspected(path).await => {
+            failure.with_hint("the circuit suspects that this server has failed")
+        }
+        _ => failure,
+    }
 }
 
 /// The arguments of this process as the tests of parsing want them.

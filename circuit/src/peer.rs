@@ -185,6 +185,11 @@ impl Peer {
         machine.live().map(entry).collect()
     }
 
+    /// Whether this server has lost all its links, so that its view is what it last knew.
+    pub fn is_isolated(&self) -> bool {
+        self.machine().is_isolated()
+    }
+
     /// What `peek` tells.
     pub fn view(&self) -> View {
         let machine = self.machine();

@@ -29,14 +29,34 @@ pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
             .collect(),
     })?;
     for (server, failure) in &silent {
+        let reason = reason(failure, server);
+        let suspected = if server.suspected { " (suspected)" } else { "" };
         say(&format!(
-            "circuit: ls /{} ({}): {}",
-            server.id,
-            server.name,
-            reason(failure, server)
+            "circuit: ls /{} ({}): {reason}{suspected}",
+            server.id, server.name
+        ));
+    }
+    if options.pattern.base.is_root()
+        && let Some(alone) = cut_off(&client, &entries).await
+    {
+        say(&format!(
+            "circuit: warning: {} has lost all its links, and cannot know who is alive",
+            alone.name
         ));
     }
     Ok(u8::from(!silent.is_empty()))
+}
+
+/// The server that told of the others, if it is cut off from them. Only then can it be the one
+/// that it does not suspect.
+async fn cut_off<'a>(client: &Client, entries: &'a [Entry]) -> Option<&'a ServerEntry> {
+    let servers = entries.iter().filter_map(|entry| entry.server.as_ref());
+    let mut unsuspected = servers.filter(|server| !server.suspected);
+    let (only, None) = (unsuspected.next()?, unsuspected.next()) else {
+        return None;
+    };
+    let status = client.server(only.id).as_server().peek().await.ok()?;
+    status.isolated.then_some(only)
 }
 
 /// The message without the path that it begins with.

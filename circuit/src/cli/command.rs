@@ -8,6 +8,8 @@ use circuit_client::{Path, Pattern, Url};
 use circuit_proto::element::channel::MAX_CAPACITY;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::element::signals;
+
 /// Make the hosts of a network behave as one Unix machine.
 #[derive(Debug, Parser)]
 #[command(name = "circuit", version, max_term_width = 100)]
@@ -406,10 +408,11 @@ pub(super) fn group(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Any number of messages: whether a channel holds so many, its server says.
 fn capacity(text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| format!("not a number of messages from 0 to {MAX_CAPACITY}"))
+    let capacity = text.parse().ok();
+    capacity
+        .filter(|capacity| *capacity <= MAX_CAPACITY)
+        .ok_or_else(|| format!("not a number of messages from 0 to {MAX_CAPACITY}"))
 }
 
 fn messages(text: &str) -> Result<u64, String> {
@@ -428,7 +431,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// The signal's name or number; a number also as `kill` takes it, `-9`.
 fn signal(text: &str) -> Result<String, String> {
     let number = text.strip_prefix('-').filter(|rest| is_number(rest));
-    Ok(number.unwrap_or(text).to_owned())
+    let text = number.unwrap_or(text);
+    match signals::parse(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("not a signal: a name such as TERM, or its number".to_owned()),
+    }
 }
 
 /// Whether the text is a whole number without a sign.

@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
-use circuit_client::{Client, Key, ServerId, Url, key_file};
+use circuit_client::{Client, Key, ServerEntry, ServerId, Url, key_file};
+use circuit_proto::path::ServerPart;
 
 use super::command::{self, Dial};
 use super::error::{Failure, say};
@@ -45,6 +46,23 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     let client = client.with_timeout(dial.timeout);
     DIALLED.get_or_init(|| client.clone());
     Ok(client)
+}
+
+/// How long the circuit may take to say whom it suspects. Chosen: a command that fails is not to be
+/// held up.
+const OPINION: Duration = Duration::from_secs(1);
+
+/// Whether the circuit suspects the server of this anchor, as the one that was dialled knows.
+pub(super) async fn is_suspected(path: &circuit_client::Path) -> bool {
+    let (Some(client), Some(meant)) = (DIALLED.get(), path.server()) else {
+        return false;
+    };
+    let servers = tokio::time::timeout(OPINION, client.servers()).await;
+    let is_meant = |server: &ServerEntry| match meant {
+        ServerPart::Id(id) => server.id == id,
+        ServerPart::Name(name) => server.name == name,
+    };
+    matches!(servers, Ok(Ok(servers)) if servers.iter().any(|s| is_meant(s) && s.suspected))
 }
 
 /// Tells the circuit, if one was dialled, that this process has no more use for it.

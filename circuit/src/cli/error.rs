@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use circuit_client::discover::DiscoverError;
 use circuit_client::runtime_dir::RuntimeDir;
-use circuit_client::{Code, DialError, DiscoverDialError, Error};
+use circuit_client::{Code, DialError, DiscoverDialError, Error, Path};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
@@ -31,6 +31,8 @@ pub(super) struct Failure {
     hint: Option<String>,
     /// The text begins with an anchor's path.
     of_anchor: bool,
+    /// The anchor whose server did not answer.
+    silent: Option<Path>,
     /// The reader of stdout has gone, which is no failure.
     pipe_closed: bool,
 }
@@ -43,6 +45,7 @@ impl Failure {
             text: text.into(),
             hint: None,
             of_anchor: false,
+            silent: None,
             pipe_closed: false,
         }
     }
@@ -91,6 +94,11 @@ impl Failure {
         Failure { status, ..self }
     }
 
+    /// The anchor whose server did not answer, if that is what happened.
+    pub(super) fn silent(&self) -> Option<&Path> {
+        self.silent.as_ref()
+    }
+
     /// Whether all that happened is that the reader of stdout has gone.
     pub(super) fn is_pipe_closed(&self) -> bool {
         self.pipe_closed
@@ -106,6 +114,13 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let mut failure = Failure::new(FAILED, chain(&error));
         failure.of_anchor = failure.text.starts_with('/');
+        failure.silent = match &error {
+            Error::TimedOut { path, .. } => Some(path.clone()),
+            Error::ServerGone { path, error } if error.code == Code::Unreachable => {
+                Some(path.clone())
+            }
+            _ => None,
+        };
         failure.hint = match error.code() {
             Some(Code::NoSuchServer) => Some("`circuit ls -l /` lists the servers".to_owned()),
             Some(Code::Occupied) => Some(match &error {

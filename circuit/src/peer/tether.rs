@@ -17,18 +17,18 @@
 //! **Invariants:** a connection without a valid token costs one of [`MAX_STRANGERS`] places, for at
 //! most [`PATIENCE`]. A token opens one tether at a time. A tether at rest has no timer.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use circuit_client::transport::dial::DIAL_TIMEOUT;
 use circuit_client::transport::endpoint::plain;
-use circuit_proto::Fingerprint;
 use circuit_proto::membership::{Input, TetherState};
+use circuit_proto::{Fingerprint, ServerId};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -107,7 +107,9 @@ pub struct Tethers {
     /// By the diallers' tokens. The map's hashes are of its own secret, so that how long a token
     /// takes to be found tells nothing of the others.
     expected: Mutex<HashMap<Token, Expected>>,
-    held: AtomicUsize,
+    /// To whom there are tethers, and how many: of two connections while one replaces the other,
+    /// each has its own.
+    held: Mutex<BTreeMap<ServerId, usize>>,
 }
 
 /// A tether that the other end is to open.
@@ -154,13 +156,14 @@ impl Tethers {
         Arc::new(Tethers {
             address,
             expected: Mutex::default(),
-            held: AtomicUsize::new(0),
+            held: Mutex::default(),
         })
     }
 
-    /// How many there are.
-    pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+    /// Beside how many connections to these there is one.
+    pub fn beside(&self, servers: &[ServerId]) -> usize {
+        let held = self.held();
+        servers.iter().filter(|id| held.contains_key(id)).count()
     }
 
     /// Accepts connections for as long as the server lives.
@@ -261,9 +264,12 @@ impl Tethers {
 
     /// Holds a tether until it ends.
     async fn hold(self: &Arc<Self>, stream: &TcpStream, asked: &Notify, subject: &Subject) {
-        self.held.fetch_add(1, Ordering::Relaxed);
-        let _held = Held(self.clone());
+        let _held = Held::begin(self.clone(), subject.peer.id());
         hold(stream, asked, subject).await;
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ServerId, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn expected(&self) -> MutexGuard<'_, HashMap<Token, Expected>> {
@@ -284,11 +290,26 @@ impl Drop for Expectation {
 }
 
 /// Counts a tether.
-struct Held(Arc<Tethers>);
+struct Held {
+    tethers: Arc<Tethers>,
+    to: ServerId,
+}
+
+impl Held {
+    fn begin(tethers: Arc<Tethers>, to: ServerId) -> Held {
+        *tethers.held().entry(to).or_default() += 1;
+        Held { tethers, to }
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        if let Entry::Occupied(mut held) = self.tethers.held().entry(self.to) {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
     }
 }
 
@@ -505,7 +526,7 @@ mod tests {
         let mut liar = TcpStream::connect(address).await.unwrap();
         liar.write_all(&Token::default()).await.unwrap();
         assert!(!matches!(liar.read(&mut [0]).await, Ok(1)));
-        assert_eq!(tethers.held(), 0);
+        assert!(tethers.held().is_empty());
         accepting.abort();
     }
 }

@@ -123,9 +123,10 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
     let found = match path.server() {
         None => return Ok(Target::Root),
         Some(ServerPart::Id(id)) if id == server.fingerprint.id() => return Ok(Target::Here),
-        Some(ServerPart::Id(id)) => server.peer.member(id).ok_or_else(|| {
-            Error::new(Code::NoSuchServer, format!("no server {id} in the circuit"))
-        })?,
+        Some(ServerPart::Id(id)) => {
+            let found = server.peer.member(id);
+            found.ok_or_else(|| unknown(server, &format!("no server {id} in the circuit")))?
+        }
         Some(ServerPart::Name(name)) => {
             let mut named = server.peer.members_named(name);
             match (named.pop(), named.as_slice()) {
@@ -138,10 +139,7 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
                     let message = format!("several servers are named {name}: {}", ids.join(", "));
                     return Err(Error::new(Code::InvalidArgument, message));
                 }
-                (None, _) => {
-                    let message = format!("no server is named {name}");
-                    return Err(Error::new(Code::NoSuchServer, message));
-                }
+                (None, _) => return Err(unknown(server, &format!("no server is named {name}"))),
             }
         }
     };
@@ -149,6 +147,18 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
         true => Ok(Target::Here),
         false => Ok(Target::Other(found)),
     }
+}
+
+/// The error of who names a server that is not in the view, which may be all that is wrong.
+fn unknown(server: &Server, what: &str) -> Error {
+    let message = match server.peer.is_isolated() {
+        true => format!(
+            "{what}: {} has lost all its links, and cannot know who is alive",
+            server.me.name
+        ),
+        false => what.to_owned(),
+    };
+    Error::new(Code::NoSuchServer, message)
 }
 
 impl Caller {
