@@ -86,7 +86,8 @@ fn another_server_at_the_address_is_named() {
     ))
     .status(255)
     .stderr(format!(
-        "circuit: ls: {} is {found}, not Q0000000000000001: restarted? ask it for its new URL\n",
+        "circuit: ls: {} is {found}, not Q0000000000000001: was it restarted?\n\
+         hint: its new URL is the first line that its `circuit start` printed\n",
         one.address()
     ))
     .run();

@@ -120,6 +120,14 @@ fn a_server_that_has_lost_all_its_links_says_so() {
             .stderr("circuit: warning: one has lost all its links, and cannot know who is alive\n")
             .run();
     }
+    one.circuit("ls -l /")
+        .stdout(format!(
+            "server  /{}  one  {}  isolated\n",
+            one.id(),
+            one.address()
+        ))
+        .any_stderr()
+        .run();
     let two = two.id();
     one.circuit(format!("ls /{two}"))
         .status(1)
@@ -160,7 +168,7 @@ fn texts_that_are_no_paths_are_wrong_usage() {
             ))
             .run();
     };
-    check("ls", "[PATTERN]", "one", "a path begins with /: one");
+    check("ls", "[PATTERN]", "one", "a path begins with /: \"one\"");
     check(
         "ls",
         "[PATTERN]",

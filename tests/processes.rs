@@ -196,7 +196,7 @@ fn waitall_tells_of_each_as_it_exits() {
     one.circuit("waitall")
         .stdin("/one/ok\nok\n")
         .status(1)
-        .stderr("circuit: waitall: line 2 of stdin: a path begins with /: ok\n")
+        .stderr("circuit: waitall: line 2 of stdin: a path begins with /: \"ok\"\n")
         .run();
 }
 

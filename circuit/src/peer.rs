@@ -26,7 +26,7 @@ use circuit_proto::handshake::Close;
 use circuit_proto::membership::{
     Config, Input, Machine, Message, Notice, Output, Record, TetherState,
 };
-use circuit_proto::request::ServerEntry;
+use circuit_proto::request::{ServerEntry, ServerState};
 use circuit_proto::{Code, Error, Fingerprint, ServerId, Url};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -172,14 +172,19 @@ impl Peer {
     pub fn servers(&self) -> Vec<ServerEntry> {
         let machine = self.machine();
         let suspected: Vec<ServerId> = machine.suspected().map(|r| r.fingerprint.id()).collect();
+        let isolated = machine.is_isolated().then(|| machine.me().fingerprint.id());
         let entry = |record: &Arc<Record>| {
             let id = record.fingerprint.id();
-            let suspected = suspected.binary_search(&id).is_ok();
+            let state = match id {
+                id if isolated == Some(id) => ServerState::Isolated,
+                id if suspected.binary_search(&id).is_ok() => ServerState::Suspected,
+                _ => ServerState::Alive,
+            };
             ServerEntry {
                 id,
                 name: record.name.clone(),
                 url: record.url.clone(),
-                suspected,
+                state,
             }
         };
         machine.live().map(entry).collect()

@@ -49,7 +49,7 @@ pub use circuit_proto::element::{
     ElementKind, Ended, Status, channel, container, dns, process, server, subscription,
 };
 pub use circuit_proto::path::{Path, PathError, Pattern};
-pub use circuit_proto::request::ServerEntry;
+pub use circuit_proto::request::{ServerEntry, ServerState};
 pub use circuit_proto::{Code, Key, ServerId, Url};
 pub use client::{Client, DiscoverDialError};
 pub use element::Element;

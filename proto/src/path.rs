@@ -46,7 +46,7 @@ pub enum ServerPart<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// It does not begin with a slash.
-    #[error("a path begins with /: {0}")]
+    #[error("a path begins with /: {0:?}")]
     Relative(String),
     /// A name that is reserved.
     #[error("an anchor cannot be named {name}: {path}")]
@@ -276,8 +276,8 @@ mod tests {
         let check = |text: &str, expected: &str| {
             assert_eq!(text.parse::<Path>().unwrap_err().to_string(), expected)
         };
-        check("", "a path begins with /: ");
-        check("X1/a", "a path begins with /: X1/a");
+        check("", "a path begins with /: \"\"");
+        check("X1/a", "a path begins with /: \"X1/a\"");
         check("/a/../b", "an anchor cannot be named ..: /a/../b");
         check("/a/.../b", "an anchor cannot be named ...: /a/.../b");
         check(

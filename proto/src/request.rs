@@ -250,8 +250,19 @@ pub struct ServerEntry {
     pub name: String,
     /// Where it is.
     pub url: Url,
-    /// Whether its neighbours suspect that it has died.
-    pub suspected: bool,
+    /// What is thought of it.
+    pub state: ServerState,
+}
+
+/// What a server thinks of one that it lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerState {
+    /// It lives.
+    Alive,
+    /// Its neighbours suspect that it has died.
+    Suspected,
+    /// It is the server that was asked, and has lost all its links: it cannot know who is alive.
+    Isolated,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use circuit_client::{Client, ElementKind, Entry, Path, Pattern, ServerEntry};
+use circuit_client::{Client, ElementKind, Entry, Path, Pattern, ServerEntry, ServerState};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -30,15 +30,14 @@ pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
     })?;
     for (server, failure) in &silent {
         let reason = reason(failure, server);
-        let suspected = if server.suspected { " (suspected)" } else { "" };
+        let state = word(server.state).map_or(String::new(), |word| format!(" ({word})"));
         say(&format!(
-            "circuit: ls /{} ({}): {reason}{suspected}",
+            "circuit: ls /{} ({}): {reason}{state}",
             server.id, server.name
         ));
     }
-    if options.pattern.base.is_root()
-        && let Some(alone) = cut_off(&client, &entries).await
-    {
+    let mut servers = entries.iter().filter_map(|entry| entry.server.as_ref());
+    if let Some(alone) = servers.find(|server| server.state == ServerState::Isolated) {
         say(&format!(
             "circuit: warning: {} has lost all its links, and cannot know who is alive",
             alone.name
@@ -47,16 +46,13 @@ pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
     Ok(u8::from(!silent.is_empty()))
 }
 
-/// The server that told of the others, if it is cut off from them. Only then can it be the one
-/// that it does not suspect.
-async fn cut_off<'a>(client: &Client, entries: &'a [Entry]) -> Option<&'a ServerEntry> {
-    let servers = entries.iter().filter_map(|entry| entry.server.as_ref());
-    let mut unsuspected = servers.filter(|server| !server.suspected);
-    let (only, None) = (unsuspected.next()?, unsuspected.next()) else {
-        return None;
-    };
-    let status = client.server(only.id).as_server().peek().await.ok()?;
-    status.isolated.then_some(only)
+/// What is said of a server that is not as it should be.
+fn word(state: ServerState) -> Option<&'static str> {
+    match state {
+        ServerState::Alive => None,
+        ServerState::Suspected => Some("suspected"),
+        ServerState::Isolated => Some("isolated"),
+    }
 }
 
 /// The message without the path that it begins with.
@@ -125,13 +121,18 @@ fn long_lines(entries: &[Entry]) -> String {
     entries
         .iter()
         .map(|entry| {
-            let kind = entry.kind.map_or("·".to_owned(), |kind: ElementKind| kind.to_string());
+            let kind = entry
+                .kind
+                .map_or("·".to_owned(), |kind: ElementKind| kind.to_string());
             let path = entry.anchor.path().to_string();
             match &entry.server {
                 Some(server) => {
-                    let suspected = if server.suspected { "  suspected" } else { "" };
+                    let state =
+                        word(server.state).map_or(String::new(), |word| format!("  {word}"));
                     let (name, address) = (&server.name, server.url.authority());
-                    format!("{kind:<6}  {path:<path_width$}  {name:<name_width$}  {address}{suspected}\n")
+                    format!(
+                        "{kind:<6}  {path:<path_width$}  {name:<name_width$}  {address}{state}\n"
+                    )
                 }
                 None => format!("{kind:<6}  {path}\n"),
             }

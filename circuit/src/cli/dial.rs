@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
-use circuit_client::{Client, Key, ServerEntry, ServerId, Url, key_file};
+use circuit_client::{Client, Key, ServerEntry, ServerId, ServerState, Url, key_file};
 use circuit_proto::path::ServerPart;
 
 use super::command::{self, Dial};
@@ -62,7 +62,8 @@ pub(super) async fn is_suspected(path: &circuit_client::Path) -> bool {
         ServerPart::Id(id) => server.id == id,
         ServerPart::Name(name) => server.name == name,
     };
-    matches!(servers, Ok(Ok(servers)) if servers.iter().any(|s| is_meant(s) && s.suspected))
+    let is_suspected = |server: &ServerEntry| server.state == ServerState::Suspected;
+    matches!(servers, Ok(Ok(servers)) if servers.iter().any(|s| is_meant(s) && is_suspected(s)))
 }
 
 /// Tells the circuit, if one was dialled, that this process has no more use for it.

@@ -149,6 +149,9 @@ impl From<DialError> for Failure {
                 }
                 _ => key_hint(mismatch).to_owned(),
             }),
+            DialError::WrongServer { .. } => {
+                failure.with_hint("its new URL is the first line that its `circuit start` printed")
+            }
             _ => failure,
         }
     }
@@ -203,6 +206,8 @@ fn words(error: &(dyn StdError + 'static)) -> String {
         return words;
     }
     let words = words.split(" (os error").next().unwrap_or(&words);
+    // The standard library's own, before those of the C library's resolver.
+    let words = words.trim_start_matches("failed to lookup address information: ");
     let mut chars = words.chars();
     match chars.next() {
         Some(first) => first.to_lowercase().chain(chars).collect(),
@@ -318,6 +323,14 @@ pub(super) fn say(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_an_address_is_said_in_few_words() {
+        let unknown = crate::server::address::resolve("nowhere.invalid").unwrap_err();
+        let text = chain(&unknown);
+        let words = text.strip_prefix("cannot find the address of nowhere.invalid: ");
+        assert!(words.is_some_and(|words| !words.contains(':')), "{text}");
+    }
 
     #[test]
     fn causes_are_said_once() {

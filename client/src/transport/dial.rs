@@ -92,7 +92,7 @@ pub enum DialError {
         reason: io::ErrorKind,
     },
     /// Another server is there.
-    #[error("{address} is {}, not {expected}: restarted? ask it for its new URL", .found.id().in_url())]
+    #[error("{address} is {}, not {expected}: was it restarted?", .found.id().in_url())]
     WrongServer {
         /// The address in question.
         address: SocketAddr,
