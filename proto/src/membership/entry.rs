@@ -73,7 +73,7 @@ pub struct Entry {
     pub fingerprint: Fingerprint,
     /// What is held of it.
     pub held: Held,
-    /// For how many seconds it has been down; 0 for the live.
+    /// For how many seconds it has been down, or stalled; 0 otherwise.
     pub age: u32,
     /// Its record; left out where the receiver is thought to know.
     pub record: Option<Arc<Record>>,

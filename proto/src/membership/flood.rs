@@ -5,8 +5,9 @@
 //! flooded; if one becomes a link, what has changed since it opened is said then.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
-use super::entry::Entry;
+use super::entry::{Entry, Phase};
 use super::message::{MAX_ENTRIES, Message};
 use super::timer::Timer;
 use super::tuning::*;
@@ -113,7 +114,7 @@ impl Machine {
 
     /// Keeps the tombstone of a server that was never known; it is no news.
     fn bury(&mut self, entry: Entry) {
-        let age = std::time::Duration::from_secs(entry.age.into());
+        let age = Duration::from_secs(entry.age.into());
         if age < TOMBSTONE {
             let since = self.now.saturating_sub(age);
             // It was not live here and is not now: there is nothing for subscribers to hear.
@@ -128,10 +129,18 @@ impl Machine {
             fingerprint: who,
             held,
             record,
-            ..
+            age,
         } = entry;
         let before = self.view.get(&who).map(|member| member.held());
-        let notices = self.view.raise(who, held, record, self.now);
+        // Whoever hears late that a process stands still does not wait for it for longer.
+        let since = match held.phase {
+            Phase::Stalled => {
+                let age = Duration::from_secs(age.into()).min(STALL);
+                self.now.saturating_sub(age)
+            }
+            _ => self.now,
+        };
+        let notices = self.view.raise(who, held, record, since);
         if self.view.get(&who).map(|member| member.held()) == before {
             return;
         }

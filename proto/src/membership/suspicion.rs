@@ -246,7 +246,8 @@ impl Machine {
     }
 
     /// Whether an entry is another's word that a member is down, of whom nothing was known to be
-    /// wrong here: as when two circuits merge that had given each other up.
+    /// wrong here, or whose time has not come: as when two circuits merge that had given each other
+    /// up.
     pub(super) fn is_hearsay(&self, entry: &Entry) -> bool {
         let Some(member) = self.view.live_member(&entry.fingerprint) else {
             return false;
@@ -254,10 +255,15 @@ impl Machine {
         if entry.held.phase != Phase::Down || entry.held.started != member.record.started {
             return false;
         }
-        let suspected = entry.held.incarnation == member.incarnation && member.phase.is_suspected();
-        let long =
-            self.now.saturating_sub(member.since) >= HEARSAY || member.phase == Phase::Condemned;
-        !(suspected && long)
+        let for_long = self.now.saturating_sub(member.since);
+        let due = match member.phase {
+            Phase::Alive => return true,
+            Phase::Suspect => HEARSAY,
+            // Its kernel answered: whoever gives it up before its time was cut off.
+            Phase::Stalled => STALL.saturating_sub(HEARSAY),
+            _ => Duration::ZERO,
+        };
+        entry.held.incarnation != member.incarnation || for_long < due
     }
 
     /// Suspects a member upon another's word that it is down.
@@ -270,10 +276,15 @@ impl Machine {
             until,
             confirmed: false,
         };
-        let known = self.view.get(&who).is_some_and(|member| {
-            member.incarnation == entry.held.incarnation && member.phase.is_suspected()
-        });
-        if !known {
+        let member = self.view.get(&who);
+        let known = member
+            .filter(|member| member.incarnation == entry.held.incarnation)
+            .map(|member| member.phase);
+        if known == Some(Phase::Stalled) {
+            // It is waited for already.
+            return;
+        }
+        if !known.is_some_and(Phase::is_suspected) {
             let held = Held {
                 phase: Phase::Suspect,
                 ..entry.held

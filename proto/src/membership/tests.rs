@@ -289,6 +289,33 @@ fn a_stopped_process_is_waited_for_while_its_kernel_answers() {
 }
 
 #[test]
+fn a_stopped_process_is_waited_for_whatever_one_says_who_was_cut_off_meanwhile() {
+    for seed in 1..=5 {
+        for n in [3, 6, 16] {
+            for cut in [1000, 2500, 4000, 5500, 7500, 9000] {
+                let mut sim = circuit(n, seed);
+                sim.tethers = true;
+                sim.stall(0, SECOND * 14);
+                sim.partition(|i| u32::from(i == 1));
+                sim.run(Duration::from_millis(cut));
+                sim.heal();
+                sim.run(SECOND * 20);
+                let mut wronged = sim
+                    .removals
+                    .iter()
+                    .filter(|(_, by, who)| *by != 1 && *who == 0);
+                assert_eq!(
+                    wronged.next(),
+                    None,
+                    "{n}, cut off for {cut} ms, seed {seed}"
+                );
+                becomes_whole(&mut sim, 5);
+            }
+        }
+    }
+}
+
+#[test]
 fn blocked_pairs_are_no_failures() {
     for seed in 1..=3 {
         for n in [3, 12, 24] {

@@ -189,15 +189,16 @@ impl View {
                 record: None,
             });
         };
-        let down_for = if member.phase.is_live() {
-            0
-        } else {
-            now.saturating_sub(member.since).as_secs()
+        let age = match member.phase {
+            Phase::Alive | Phase::Suspect | Phase::Condemned => 0,
+            Phase::Stalled | Phase::Down | Phase::Left => {
+                now.saturating_sub(member.since).as_secs()
+            }
         };
         Some(Entry {
             fingerprint: *who,
             held: member.held(),
-            age: u32::try_from(down_for).unwrap_or(u32::MAX),
+            age: u32::try_from(age).unwrap_or(u32::MAX),
             record: (whole || member.phase == Phase::Alive).then(|| Arc::clone(&member.record)),
         })
     }

@@ -119,7 +119,7 @@ impl Simulation {
                 id,
                 state,
             } => {
-                if self.nodes[node].has(peer, id) {
+                if self.nodes[node].has(peer, id) && !self.network.is_blocked(peer, node) {
                     self.input_from(node, peer, |peer| Input::Tether { peer, state });
                 }
             }

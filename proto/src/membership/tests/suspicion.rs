@@ -1,10 +1,12 @@
 //! How long suspicions last, who ends them, and what witnesses are believed.
 
+use std::time::Duration;
+
 use super::machine::{entry, say, strangers};
 use super::peers::{NOW, linked, ms, pass, pinged, silent, tell, tell_of, testify, told};
 use super::random::fingerprint;
 use crate::membership::tuning::*;
-use crate::membership::{Machine, Message, Output, Phase};
+use crate::membership::{Entry, Machine, Message, Output, Phase};
 
 /// Somebody is suspected so many times, and objects each time.
 fn wrong(machine: &mut Machine, who: u8, times: u64, at: u64) {
@@ -141,4 +143,67 @@ fn of_many_that_could_act_in_an_accusers_place_few_do_at_the_same_time() {
     let (first, last) = (tried.iter().min().unwrap(), tried.iter().max().unwrap());
     assert!(*first >= begin, "{tried:?}");
     assert!(last - first > spread / 2, "{tried:?}");
+}
+
+#[test]
+fn who_stands_still_is_waited_for_though_another_gives_it_up_sooner() {
+    let stall = STALL.as_millis() as u64;
+    for (phase, at, expected) in [
+        (Phase::Stalled, 2000, Phase::Stalled),
+        (Phase::Stalled, stall - 1500, Phase::Stalled),
+        // Those who have heard of it heard it at different times.
+        (Phase::Stalled, stall - 500, Phase::Down),
+        (Phase::Suspect, 500, Phase::Suspect),
+        (Phase::Suspect, 1500, Phase::Down),
+    ] {
+        let mut machine = linked(4);
+        let who = fingerprint(1);
+        let held = |machine: &Machine| machine.view.get(&who).unwrap().phase;
+        tell_of(&mut machine, 2, [who], phase, NOW);
+        tell_of(&mut machine, 2, [who], Phase::Down, NOW + ms(at));
+        assert_eq!(held(&machine), expected, "{phase:?}, told after {at} ms");
+        // Whoever says so again changes nothing.
+        tell_of(&mut machine, 3, [who], Phase::Down, NOW + ms(at + 10));
+        assert_eq!(
+            held(&machine),
+            expected,
+            "{phase:?}, told twice after {at} ms"
+        );
+    }
+}
+
+#[test]
+fn whoever_hears_late_of_one_that_stands_still_waits_no_longer_than_others() {
+    for age in [0, 5, 14, u32::MAX] {
+        let mut machine = linked(4);
+        let begin = 20_000;
+        pass(&mut machine, 0, begin, &[1, 2, 3, 4], silent);
+        let who = fingerprint(1);
+        let stalled = entry(who, 1, 0, Phase::Stalled);
+        tell(
+            &mut machine,
+            2,
+            &[Entry { age, ..stalled }],
+            NOW + ms(begin),
+        );
+        let waited = Duration::from_secs(age.into()).min(STALL);
+        let told_on = machine.view.entry(&who, false, machine.now).unwrap().age;
+        assert_eq!(u64::from(told_on), waited.as_secs());
+        let end = begin + 20_000;
+        let wanted = pass(
+            &mut machine,
+            begin,
+            end,
+            &[2, 3, 4],
+            testify(|_| Some(false)),
+        );
+        let ended = ms(told(&wanted, who, Phase::Down).unwrap() - begin);
+        // It is tried twice in any case.
+        let least = STALL - waited;
+        let most = least.max(SILENCE + SECOND_ROUND * 2);
+        assert!(
+            least <= ended && ended <= most,
+            "{age}: {ended:?}, {least:?} to {most:?}"
+        );
+    }
 }
