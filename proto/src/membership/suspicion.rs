@@ -204,6 +204,12 @@ impl Machine {
             accusation.until = accusation.until.max(now + SUSPICION);
             self.timers.arm(Timer::Suspicion(*who), now + LATE);
         }
+        // Of those whom only others accuse, news is still to come.
+        let suspected = self.suspected().map(|record| record.fingerprint);
+        let by_others = suspected.filter(|who| !self.accused.contains_key(who));
+        for who in by_others.collect::<Vec<_>>() {
+            self.timers.delay(Timer::Suspicion(who), now + SUSPICION);
+        }
         // Who was to be tried for others was not.
         for who in self.errands.keys().copied().collect::<Vec<_>>() {
             self.answer_errand(who, None);

@@ -69,6 +69,13 @@ impl Timers {
         }
     }
 
+    /// The same, if it runs already and ends earlier.
+    pub(super) fn delay(&mut self, timer: Timer, at: Duration) {
+        if self.due.get(&timer).is_some_and(|due| *due < at) {
+            self.arm(timer, at);
+        }
+    }
+
     /// Stops the timer.
     pub(super) fn disarm(&mut self, timer: Timer) {
         if let Some(before) = self.due.remove(&timer) {

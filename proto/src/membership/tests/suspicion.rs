@@ -117,6 +117,29 @@ fn whom_its_accusers_do_not_give_up_another_does() {
 }
 
 #[test]
+fn who_was_stopped_itself_hears_what_others_say_before_it_acts_in_an_accusers_place() {
+    let mut machine = linked(4);
+    let suspect = fingerprint(9);
+    tell_of(&mut machine, 2, [suspect], Phase::Suspect, NOW);
+    // It would have been its turn long ago.
+    let woke = 20_000;
+    let all = [1, 2, 3, 4];
+    let wanted = pass(
+        &mut machine,
+        woke,
+        woke + 8000,
+        &all,
+        testify(|_| Some(false)),
+    );
+    let ended = ms(told(&wanted, suspect, Phase::Down).unwrap() - woke);
+    let tried = PING_EVERY * u32::from(PINGS) + ms(20);
+    assert!(
+        (SUSPICION..SUSPICION + tried).contains(&ended),
+        "given up after {ended:?}"
+    );
+}
+
+#[test]
 fn of_many_that_could_act_in_an_accusers_place_few_do_at_the_same_time() {
     let mut machine = linked(8);
     tell_of(&mut machine, 2, strangers(400), Phase::Alive, NOW);
