@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::work_together;
@@ -173,6 +174,50 @@ fn two_halves_are_one_again_after_the_heal() {
             "… and are one circuit after the heal after",
             begin.elapsed(),
         );
+        work_together(&all);
+    });
+}
+
+#[test]
+fn a_stopped_server_is_waited_for_though_one_that_was_cut_off_gave_it_up() {
+    on_hosts(|| {
+        let [a, b, c, d] = hosts();
+        let servers = circuit_on(&[&a, &b, &c, &d], DISCOVER);
+        let [one, two, still, away] = &servers[..] else {
+            unreachable!("there are four");
+        };
+        let near = [one, two];
+        let before = logged(&near);
+        let left = format!("left: {}", still.id());
+        let logged_away = away.logged();
+        still.signal(Signal::STOP);
+        let begin = Instant::now();
+        d.mute();
+        assert!(away.logs_after(logged_away, &left, Duration::from_secs(11)));
+        d.unmute();
+        measured(
+            "cut off, it gives the stopped one up after",
+            begin.elapsed(),
+        );
+        // It is back, and has told what it thinks.
+        eventually_within(Duration::from_secs(3), "it is back", || {
+            near.iter()
+                .all(|server| server.ls("/").contains(&format!("/{}", away.id())))
+                .then_some(())
+        });
+        while begin.elapsed() < Duration::from_secs(14) {
+            for (server, logged) in near.iter().zip(&before) {
+                let gone = server.logs_after(*logged, &left, Duration::ZERO);
+                assert!(!gone, "after {:?}: {}", begin.elapsed(), server.log());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        still.signal(Signal::CONT);
+        let all = [one, two, still, away];
+        eventually_within(Duration::from_secs(10), "all views are whole", || {
+            let whole = |server: &&Server| server.ls("/").len() == 4;
+            all.iter().all(whole).then_some(())
+        });
         work_together(&all);
     });
 }
