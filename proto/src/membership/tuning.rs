@@ -92,6 +92,8 @@ pub(super) const BACKUP_PER_MEMBER: Duration = ms(5);
 
 /// For how long somebody must have been suspected here for another's word that it is down to be
 /// final. The word comes at once where circuits merge; there the subject gets this long to object.
+/// And by how much sooner than here others may end the suspicion of one that stands still: they heard
+/// of it at different times, and its age is told in whole seconds.
 pub(super) const HEARSAY: Duration = ms(1000);
 
 /// How long a suspicion upon another's word lasts: a flood there and back, many times.
