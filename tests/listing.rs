@@ -148,7 +148,7 @@ fn a_name_that_two_servers_have_means_neither() {
     one.circuit("ls /twin")
         .status(1)
         .stderr(format!(
-            "circuit: ls /twin: several servers are named twin: {}, {}\n",
+            "circuit: ls /twin: several servers are named twin, use an id: {}, {}\n",
             ids[0], ids[1]
         ))
         .run();

@@ -161,11 +161,13 @@ fn block_on(
 
 /// What the circuit knows of a server that did not answer.
 async fn explained(failure: Failure) -> Failure {
-    match failure.silent() {
-        Some(path) if dial::is_suspected(path).await => {
-            failure.with_hint("the circuit suspects that this server has failed")
-        }
-        _ => failure,
+    let suspicion = match failure.silent() {
+        Some(path) => dial::suspicion(path).await,
+        None => None,
+    };
+    match suspicion {
+        Some(suspicion) => failure.with_hint(suspicion),
+        None => failure,
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
         Ok::<_, Failure>(match choice {
             Choice::Url(url) => Client::dial(&url, key.as_ref()).await?,
             Choice::Group(group) => Client::discover(group, key.as_ref()).await?,
-            Choice::Local => local(key.as_ref()).await?,
+            Choice::Local => local(key.as_ref(), dial.timeout).await?,
         })
     };
     // What a dial says of its own time-out names the address, so it goes first if it can.
@@ -52,18 +52,22 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
 /// held up.
 const OPINION: Duration = Duration::from_secs(1);
 
-/// Whether the circuit suspects the server of this anchor, as the one that was dialled knows.
-pub(super) async fn is_suspected(path: &circuit_client::Path) -> bool {
-    let (Some(client), Some(meant)) = (DIALLED.get(), path.server()) else {
-        return false;
-    };
+/// What the server that was dialled says of the one of this anchor, if it thinks that it has failed.
+pub(super) async fn suspicion(path: &circuit_client::Path) -> Option<&'static str> {
+    let (client, meant) = (DIALLED.get()?, path.server()?);
     let servers = tokio::time::timeout(OPINION, client.servers()).await;
+    let servers = servers.ok()?.ok()?;
     let is_meant = |server: &ServerEntry| match meant {
         ServerPart::Id(id) => server.id == id,
         ServerPart::Name(name) => server.name == name,
     };
     let is_suspected = |server: &ServerEntry| server.state == ServerState::Suspected;
-    matches!(servers, Ok(Ok(servers)) if servers.iter().any(|s| is_meant(s) && is_suspected(s)))
+    servers.iter().find(|s| is_meant(s) && is_suspected(s))?;
+    let trusted = servers.iter().filter(|server| !is_suspected(server));
+    Some(match (servers.len(), trusted.count()) {
+        (3.., 1) => "the server that was dialled reaches none of the others: it may be cut off",
+        _ => "the circuit suspects that this server has failed",
+    })
 }
 
 /// Tells the circuit, if one was dialled, that this process has no more use for it.
@@ -163,12 +167,13 @@ fn home(path: OsString) -> PathBuf {
     }
 }
 
-/// How long a server of this machine may take to answer where there are others to try. Chosen: one
-/// that works answers in milliseconds.
+/// How long a server of this machine may take to answer where there are others to try, and a quarter
+/// of the deadline at most. Chosen: one that works answers in milliseconds.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The newest server of this user on this machine that answers, if all of them are in one circuit.
-async fn local(key: Option<&Key>) -> Result<Client, Failure> {
+async fn local(key: Option<&Key>, timeout: Duration) -> Result<Client, Failure> {
+    let patience = LOCAL_PATIENCE.min(timeout / 4);
     let none_given =
         "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER is given, and";
     let dir = RuntimeDir::existing().map_err(|error| {
@@ -189,13 +194,13 @@ async fn local(key: Option<&Key>) -> Result<Client, Failure> {
             }
             // The last one has all the time that there is, and says what is wrong.
             [only] => break Client::dial(&only.url, key).await?,
-            [newest, others @ ..] => match dial_patiently(&newest.url, key).await? {
+            [newest, others @ ..] => match dial_patiently(&newest.url, key, patience).await? {
                 Some(client) => break client,
                 None => others,
             },
         };
     };
-    if left.len() > 1 && in_several_circuits(&client, left, key).await? {
+    if left.len() > 1 && in_several_circuits(&client, left, key, patience).await? {
         let urls: Vec<String> = left.iter().map(|server| server.url.to_string()).collect();
         let urls = urls.join(", ");
         return Err(
@@ -207,8 +212,12 @@ async fn local(key: Option<&Key>) -> Result<Client, Failure> {
 }
 
 /// Dials a server of this machine; `None`, and a warning, if it does not answer.
-async fn dial_patiently(url: &Url, key: Option<&Key>) -> Result<Option<Client>, Failure> {
-    match tokio::time::timeout(LOCAL_PATIENCE, Client::dial(url, key)).await {
+async fn dial_patiently(
+    url: &Url,
+    key: Option<&Key>,
+    patience: Duration,
+) -> Result<Option<Client>, Failure> {
+    match tokio::time::timeout(patience, Client::dial(url, key)).await {
         Ok(dialled) => Ok(Some(dialled?)),
         Err(_) => {
             say(&format!(
@@ -224,6 +233,7 @@ async fn in_several_circuits(
     client: &Client,
     servers: &[LocalServer],
     key: Option<&Key>,
+    patience: Duration,
 ) -> Result<bool, Failure> {
     let seen = client.servers().await?;
     let seen: BTreeSet<ServerId> = seen.into_iter().map(|server| server.id).collect();
@@ -233,7 +243,7 @@ async fn in_several_circuits(
     });
     for server in apart {
         // One that hangs is nobody's circuit; one that refuses us is another.
-        if !matches!(dial_patiently(&server.url, key).await, Ok(None)) {
+        if !matches!(dial_patiently(&server.url, key, patience).await, Ok(None)) {
             return Ok(true);
         }
     }

@@ -136,7 +136,10 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
                     let ids: Vec<String> = all
                         .map(|record| record.fingerprint.id().to_string())
                         .collect();
-                    let message = format!("several servers are named {name}: {}", ids.join(", "));
+                    let message = format!(
+                        "several servers are named {name}, use an id: {}",
+                        ids.join(", ")
+                    );
                     return Err(Error::new(Code::InvalidArgument, message));
                 }
                 (None, _) => return Err(unknown(server, &format!("no server is named {name}"))),

@@ -316,6 +316,9 @@ impl Machine {
         let soon = self.random.time(SEEK_AGAIN / 10);
         self.timers.arm_by(Timer::Seek, self.now + soon);
         if self.links.is_empty() {
+            // Whoever could not be reached for a while may be the only one that can be now.
+            let soon = self.now + AVOID;
+            self.avoided.retain(|_, until| *until <= soon);
             self.timers.arm_by(Timer::Grave, self.now + GRAVE_ISOLATED);
         }
     }

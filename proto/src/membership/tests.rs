@@ -337,6 +337,27 @@ fn blocked_pairs_are_no_failures() {
 }
 
 #[test]
+fn two_who_could_not_reach_each_other_link_once_they_are_cut_off_together() {
+    for seed in 1..=5 {
+        for n in [5, 16] {
+            let mut sim = circuit(n, seed);
+            sim.block(0, 1);
+            sim.run(SECOND * 8);
+            sim.unblock(0, 1);
+            sim.run(SECOND * 2);
+            sim.partition(|i| u32::from(i < 2));
+            let linked = |sim: &Simulation| {
+                let two = sim.nodes[..2].iter().flat_map(|node| node.machine());
+                two.map(|machine| (machine.len(), machine.neighbours().count()))
+                    .all(|(servers, links)| (servers, links) == (2, 1))
+            };
+            let took = sim.run_until(SECOND * 15, linked);
+            assert!(took.is_some(), "{n} servers, seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn degrees_are_within_bounds_at_rest() {
     for seed in 1..=3 {
         for n in [9, 10, 11, 16, 32, 64] {
