@@ -26,4 +26,4 @@ pub(crate) use home::{Home, sh};
 pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 pub(crate) use terminal::Terminal;
-pub(crate) use wait::{DEADLINE, eventually, eventually_within};
+pub(crate) use wait::{DEADLINE, eventually, eventually_within, within};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::capture::Capture;
-use super::{DEADLINE, Server, Terminal, eventually};
+use super::{DEADLINE, Server, Terminal, within};
 
 /// A command that is about to run. Unless told, it must print nothing and succeed.
 pub(crate) struct Circuit {
@@ -275,13 +275,14 @@ impl Running {
 
     /// Waits until it exits.
     pub(crate) fn exit_status(&mut self) -> ExitStatus {
-        let what = format!(
-            "{} exits\nstdout: {}\nstderr: {}",
-            self.line,
-            short(&self.stdout.bytes()),
-            self.stderr.text()
-        );
-        eventually(&what, || self.child.try_wait().unwrap())
+        within(DEADLINE, || self.child.try_wait().unwrap()).unwrap_or_else(|| {
+            panic!(
+                "{}: still there after {DEADLINE:?}\nstdout: {}\nstderr: {}",
+                self.line,
+                short(&self.stdout.bytes()),
+                self.stderr.text()
+            )
+        })
     }
 
     /// Waits until it exits by itself, and takes what it printed.

@@ -15,17 +15,21 @@ pub(crate) fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
 pub(crate) fn eventually_within<T>(
     deadline: Duration,
     what: &str,
-    mut ask: impl FnMut() -> Option<T>,
+    ask: impl FnMut() -> Option<T>,
 ) -> T {
+    within(deadline, ask).unwrap_or_else(|| panic!("not within {deadline:?}: {what}"))
+}
+
+/// Asks until there is an answer, or time is up.
+pub(crate) fn within<T>(deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let begin = Instant::now();
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(
-            begin.elapsed() < deadline,
-            "not within {deadline:?}: {what}"
-        );
+        if begin.elapsed() >= deadline {
+            return None;
+        }
         thread::sleep(Duration::from_millis(10));
     }
 }
