@@ -172,7 +172,7 @@ impl Peer {
     pub fn servers(&self) -> Vec<ServerEntry> {
         let machine = self.machine();
         let suspected: Vec<ServerId> = machine.suspected().map(|r| r.fingerprint.id()).collect();
-        let isolated = machine.is_isolated().then(|| machine.me().fingerprint.id());
+        let isolated = is_cut_off(&machine).then(|| machine.me().fingerprint.id());
         let entry = |record: &Arc<Record>| {
             let id = record.fingerprint.id();
             let state = match id {
@@ -190,9 +190,10 @@ impl Peer {
         machine.live().map(entry).collect()
     }
 
-    /// Whether this server has lost all its links, so that its view is what it last knew.
-    pub fn is_isolated(&self) -> bool {
-        self.machine().is_isolated()
+    /// Whether this server has lost all its links, and trusts nobody else to be alive: its view is
+    /// what it last knew.
+    pub fn is_cut_off(&self) -> bool {
+        is_cut_off(&self.machine())
     }
 
     /// What `peek` tells.
@@ -548,6 +549,11 @@ impl Driver {
         }
         closing.join_all().await;
     }
+}
+
+fn is_cut_off(machine: &Machine) -> bool {
+    // A server that is back is trusted a moment before there is a link to it.
+    machine.is_isolated() && machine.suspected().count() + 1 == machine.len()
 }
 
 /// Which life of a server introduces itself, if this is what the message does.

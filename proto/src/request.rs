@@ -261,7 +261,8 @@ pub enum ServerState {
     Alive,
     /// Its neighbours suspect that it has died.
     Suspected,
-    /// It is the server that was asked, and has lost all its links: it cannot know who is alive.
+    /// It is the server that was asked, which has lost all its links and trusts no other to be there:
+    /// it cannot know who is alive.
     Isolated,
 }
 

@@ -154,7 +154,7 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
 
 /// The error of who names a server that is not in the view, which may be all that is wrong.
 fn unknown(server: &Server, what: &str) -> Error {
-    let message = match server.peer.is_isolated() {
+    let message = match server.peer.is_cut_off() {
         true => format!(
             "{what}: {} has lost all its links, and cannot know who is alive",
             server.me.name
