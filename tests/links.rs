@@ -263,13 +263,8 @@ fn load_makes_no_heartbeat_late() {
     let servers = home.start_all(["one", "two", "three"]);
     let [_, two, three] = &servers;
     for server in &servers {
-        // Of two connections between the same two, one and its tether may still be closing.
-        has_connections(&home, server, 2..=2);
-        server.until(&format!("/{}", server.id()), |status| {
-            status["Degree"] == 2 && status["Tethers"] == 2
-        });
+        server.until(&format!("/{}", server.id()), |status| status["Degree"] == 2);
     }
-    let before = [&servers[0], two, three].map(Server::logged);
     // From a client of the second through it to the third, and as much to the first.
     let script = format!("head -c {LOAD} /dev/zero");
     let begin = Instant::now();
@@ -302,12 +297,13 @@ fn load_makes_no_heartbeat_late() {
     eprintln!("measured: three times {LOAD} bytes through a forwarder in {took:?}");
     // A probe that has begun ends within a second.
     thread::sleep(Duration::from_secs(1));
-    for (server, logged) in servers.iter().zip(before) {
+    for server in &servers {
         assert_eq!(status(server)["Suspected"], json!([]));
-        for wrong in ["left: ", "tether broke"] {
-            let said = server.logs_after(logged, wrong, Duration::ZERO);
-            assert!(!said, "{wrong}: {}", server.log());
-        }
+        let log = server.log();
+        assert!(
+            !log.contains("left: ") && !log.contains("tether broke"),
+            "{log}"
+        );
         // To each of the others a link and at least one connection for what was forwarded.
         has_connections(&home, server, 3..=6);
     }

@@ -75,10 +75,7 @@ impl Link {
     /// Closes once what is queued has been sent, or a moment has passed.
     pub(super) async fn drain_and_close(self, why: Close) {
         let Link {
-            accepted,
-            queue,
-            tether: _tether,
-            ..
+            accepted, queue, ..
         } = self;
         drop(queue);
         let sent = accepted.connection.closed();

@@ -33,7 +33,6 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Event;
@@ -56,6 +55,10 @@ const REST: Duration = Duration::from_millis(100);
 /// a firewall that eats tethers sees a few packets in five minutes.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How long a tether outlives its connection, whose close the other end is to hear of first: else it
+/// takes the tether's end for the process's. Chosen: far longer than the close takes to be sent.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// What the tokens are derived with (RFC 9266 has the idea, RFC 8446, section 7.5, the exporter).
 const LABEL: &[u8] = b"EXPORTER-circuit/1 tether";
@@ -127,11 +130,10 @@ pub(super) struct Subject {
     pub(super) events: mpsc::Sender<Event>,
 }
 
-/// One tether, there or to come. Dropped, it is closed.
+/// One tether, there or to come.
 #[derive(Debug)]
 pub(super) struct Tether {
     asked: Arc<Notify>,
-    task: AbortHandle,
 }
 
 /// The listener for tethers on this address, which says its port.
@@ -218,7 +220,7 @@ impl Tethers {
             tethers: self.clone(),
             token: tokens.dialler,
         };
-        Some(Tether::spawn(|asked| async move {
+        Some(Tether::spawn(connection.clone(), |asked| async move {
             let mut next = opened.recv().await;
             while let Some(stream) = next {
                 let held = expectation.tethers.hold(&stream, &asked, &subject);
@@ -241,7 +243,7 @@ impl Tethers {
         let tokens = Tokens::of(connection)?;
         let tethers = self.clone();
         let (from, to) = (self.address, plain(connection.remote_address()));
-        Some(Tether::spawn(|asked| async move {
+        Some(Tether::spawn(connection.clone(), |asked| async move {
             let mut pause = FIRST_PAUSE;
             loop {
                 let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(from, to, &tokens)).await;
@@ -333,27 +335,29 @@ async fn dial(from: IpAddr, to: SocketAddr, tokens: &Tokens) -> io::Result<TcpSt
 }
 
 impl Tether {
-    fn spawn<T>(held: impl FnOnce(Arc<Notify>) -> T) -> Tether
+    /// Holds what is to be held beside a connection until a moment after that is closed.
+    fn spawn<T>(connection: quinn::Connection, held: impl FnOnce(Arc<Notify>) -> T) -> Tether
     where
         T: Future<Output = ()> + Send + 'static,
     {
         let asked = Arc::new(Notify::new());
-        let task = tokio::spawn(held(asked.clone()));
-        Tether {
-            asked,
-            task: task.abort_handle(),
-        }
+        let held = held(asked.clone());
+        tokio::spawn(async move {
+            let closed = async {
+                connection.closed().await;
+                tokio::time::sleep(LINGER).await;
+            };
+            tokio::select! {
+                () = held => (),
+                () = closed => (),
+            }
+        });
+        Tether { asked }
     }
 
     /// Finds out whether the other kernel still acknowledges; the answer comes as an event.
     pub(super) fn ask(&self) {
         self.asked.notify_one();
-    }
-}
-
-impl Drop for Tether {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
