@@ -184,8 +184,6 @@ fn a_network_that_loses_a_fifth_of_all_packets_loses_no_server() {
         }
         let (_, silent) = super::said(&all, &before, "left: ", Duration::from_secs(10));
         assert_eq!(silent.len(), 4, "somebody was removed");
-        // Of what passes a network that loses so many, QUIC gives up one in a hundred.
-        assert!(hosts.iter().all(|host| host.lose_one_in(10)));
         let text = "0123456789abcde\n".repeat(10_000);
         for (at, server) in all.iter().enumerate() {
             let next = all[(at + 1) % all.len()];

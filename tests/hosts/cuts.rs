@@ -214,10 +214,7 @@ fn a_stopped_server_is_waited_for_though_one_that_was_cut_off_gave_it_up() {
         }
         still.signal(Signal::CONT);
         let all = [one, two, still, away];
-        eventually_within(Duration::from_secs(10), "all views are whole", || {
-            let whole = |server: &&Server| server.ls("/").len() == 4;
-            all.iter().all(whole).then_some(())
-        });
+        whole(&all);
         work_together(&all);
     });
 }

@@ -201,9 +201,8 @@ impl Host {
 
     /// Has `eth0` lose one in so many of the packets that arrive. False, and said, if it cannot.
     pub(super) fn lose_one_in(&self, count: u32) -> bool {
-        // What was lost before counts no longer.
         self.filter(&format!(
-            "table inet loss; delete table inet loss; table inet loss {{ chain in {{ type filter hook input priority 0; \
+            "table inet loss {{ chain in {{ type filter hook input priority 0; \
              iifname \"eth0\" numgen random mod {count} == 0 drop; }}; }}"
         ))
     }
