@@ -302,7 +302,8 @@ fn a_late_reader_misses_nothing_however_much_there_is() {
         let script = format!("echo err >&2; head -c {length} /dev/zero");
         make(&one, &format!("/one/{length}"), &engine.sh(&script));
     }
-    // Those that fit what is held have ended; the others wait for a reader.
+    // Those that fit what is held have ended; the others wait for a reader. The Engine's two seconds
+    // pass: nothing tells of their end, as nothing is to come of it.
     assert_eq!(wait(&one, "/one/20000")["Stdout"]["Held"], 20_000);
     std::thread::sleep(std::time::Duration::from_secs(3));
     for length in lengths() {
@@ -402,6 +403,16 @@ fn statuses_and_signals(engine: &Engine) {
             .run();
     };
     refused("TERM /one/trap", "the container has exited");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let error = runtime.block_on(async {
+        let client = one.client(&home).await;
+        let container = client.walk("/one/trap").unwrap().container();
+        container.signal("FOO").await.unwrap_err()
+    });
+    assert_eq!(
+        error.to_string(),
+        "/one/trap: no such signal: \"FOO\" (a name such as TERM, or its number)"
+    );
     refused(
         "-group TERM /one/trap",
         "an Engine signals a container's first process only: leave out -group (KILL ends the others too)",

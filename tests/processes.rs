@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use circuit_client::Code;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
@@ -233,6 +234,25 @@ fn signals_have_names_and_numbers() {
         .status(1)
         .stderr("circuit: signal /one/p: the process has exited\n")
         .run();
+}
+
+/// The tool refuses it by itself; a program's own word comes to the server.
+#[tokio::test]
+async fn a_server_refuses_what_is_no_signal() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    let client = one.client(&home).await;
+    let process = client.walk("/one/p").unwrap().proc();
+    let long = "X".repeat(100_000);
+    for signal in ["FOO", "0", "-9", "1000", long.as_str()] {
+        let error = process.signal(signal).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::InvalidArgument), "{error}");
+        let said = error.to_string();
+        assert!(said.starts_with("/one/p: no such signal: \""), "{said}");
+        assert!(one.log().len() < 10_000, "what is logged of it is bounded");
+    }
+    client.close().await;
 }
 
 #[test]
