@@ -11,6 +11,7 @@
 //! **Cancellation:** dropping a [`Sending`] or [`Receiving`] is disappearing; dropping a future of
 //! theirs is not, and changes nothing.
 
+mod body;
 mod queue;
 #[cfg(test)]
 mod tests;

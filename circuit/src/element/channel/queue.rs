@@ -5,24 +5,17 @@
 //!
 //! **Invariants:** while receivers wait, no message does. Messages are matched in the order of
 //! their numbers, receivers in the order in which they came. At most `capacity` messages have a
-//! slot, and of each at most [`HELD`] bytes are here until it is being received. A message is in
-//! one of two maps, or settled for good.
+//! slot. A message is in one of two maps, or settled for good.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use circuit_proto::element::channel::{HELD, Status};
+use circuit_proto::element::channel::Status;
 use tokio::sync::Notify;
 
-/// How much of a message longer than a slot may be under way between its sender and its receiver.
-/// Measured with `scripts/bench channels`: 64 KiB give half of the throughput, 1 MiB no more.
-const WINDOW: usize = 256 << 10;
-
-/// Up to which length pieces under way are copied together, so that many small ones do not keep as
-/// many packets in memory. Chosen: a copy of it costs less than the packet did.
-const SMALL: usize = 4 << 10;
+use super::body::Body;
 
 /// How a message is doing, for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,80 +143,19 @@ struct Message {
     attended: bool,
     slot: bool,
     placed: bool,
-    /// All of it so far, until it outgrows a slot: what another receiver could have.
-    kept: Vec<u8>,
-    /// How much of that the receiver has.
-    handed: usize,
-    /// Whether it outgrew a slot. Then its beginning is gone, and no other receiver can have it.
-    outgrown: bool,
-    /// What of a message that outgrew a slot is under way to its receiver.
-    rest: VecDeque<Bytes>,
-    /// How many bytes that is.
-    rest_length: usize,
+    body: Body,
     /// Whether all of it has come.
     whole: bool,
     claim: Option<Arc<Claim>>,
 }
 
 impl Message {
-    /// How many more bytes it takes now.
+    /// How many more bytes it takes now: none while its place is not decided.
     fn room(&self) -> usize {
-        match (&self.claim, self.outgrown) {
-            // Its place is not decided.
-            (None, _) if !self.placed => 0,
-            (_, true) => WINDOW.saturating_sub(self.rest_length),
-            // It outgrows what is kept for another receiver once this one has all there is.
-            (Some(_), false) if self.kept.len() >= HELD && self.handed == self.kept.len() => WINDOW,
-            _ => HELD.saturating_sub(self.kept.len()),
+        match self.placed {
+            true => self.body.room(self.claim.is_some()),
+            false => 0,
         }
-    }
-
-    /// Adds a piece, for which there is room. What is kept is a copy: a piece of a packet would
-    /// keep the whole packet in memory.
-    fn add(&mut self, piece: Bytes) {
-        if !self.outgrown && self.kept.len() + piece.len() <= HELD {
-            let (length, capacity) = (self.kept.len() + piece.len(), self.kept.capacity());
-            if length > capacity {
-                let wanted = length.max(2 * capacity).min(HELD);
-                self.kept.reserve_exact(wanted - self.kept.len());
-            }
-            return self.kept.extend_from_slice(&piece);
-        }
-        if !self.outgrown {
-            self.outgrown = true;
-            (self.kept, self.handed) = (Vec::new(), 0);
-        }
-        self.rest_length += piece.len();
-        match self.rest.back_mut() {
-            Some(last) if last.len() + piece.len() <= SMALL => {
-                *last = [&last[..], &piece].concat().into();
-            }
-            _ if piece.len() <= SMALL => self.rest.push_back(Bytes::copy_from_slice(&piece)),
-            _ => self.rest.push_back(piece),
-        }
-    }
-
-    /// Hands on the next bytes, at most `most` of them unless one piece is longer.
-    fn hand(&mut self, most: usize) -> Vec<Bytes> {
-        if !self.outgrown {
-            let from = self.handed;
-            self.handed = self.kept.len().min(from.saturating_add(most));
-            let bytes = &self.kept[from..self.handed];
-            return match bytes.is_empty() {
-                true => Vec::new(),
-                false => vec![Bytes::copy_from_slice(bytes)],
-            };
-        }
-        let mut pieces = Vec::new();
-        let mut length = 0;
-        while let Some(piece) = self.rest.front()
-            && (pieces.is_empty() || length + piece.len() <= most)
-        {
-            length += piece.len();
-            pieces.extend(self.rest.pop_front());
-        }
-        self.rest_length -= length;
-        pieces
     }
 
     fn wake_receiver(&self) {
@@ -234,7 +166,7 @@ impl Message {
 
     /// Whether the receiver has all of it.
     fn is_received(&self) -> bool {
-        self.whole && self.handed == self.kept.len() && self.rest.is_empty()
+        self.whole && self.body.is_handed()
     }
 }
 
@@ -321,11 +253,7 @@ impl Queue {
             slot: false,
             placed: false,
             whole: whole.is_some(),
-            kept: whole.map_or(Vec::new(), |bytes| bytes.to_vec()),
-            handed: 0,
-            outgrown: false,
-            rest: VecDeque::new(),
-            rest_length: 0,
+            body: Body::new(whole.map_or(Vec::new(), |bytes| bytes.to_vec())),
             claim: None,
         };
         self.unmatched.insert(number, message);
@@ -344,9 +272,9 @@ impl Queue {
         if room == 0 || bytes.is_empty() {
             return true;
         }
-        let fitted = !message.outgrown;
-        message.add(bytes.split_to(bytes.len().min(room)));
-        let outgrew = fitted && message.outgrown;
+        let fitted = !message.body.has_outgrown();
+        message.body.add(bytes.split_to(bytes.len().min(room)));
+        let outgrew = fitted && message.body.has_outgrown();
         message.wake_receiver();
         if outgrew && self.closed {
             // It does not come back: receivers that wait for that need wait no longer.
@@ -361,7 +289,7 @@ impl Queue {
             return;
         };
         message.whole = true;
-        if message.slot && !message.outgrown {
+        if message.slot && !message.body.has_outgrown() {
             message.ticket.becomes(Fate::Stored);
         }
         message.wake_receiver();
@@ -371,7 +299,7 @@ impl Queue {
     pub(super) fn unattend(&mut self, number: u64) {
         if let Some(message) = self.matched.get_mut(&number) {
             message.attended = false;
-            match (message.whole, message.handed > 0 || message.outgrown) {
+            match (message.whole, message.body.is_begun()) {
                 (true, _) => (),
                 (false, true) => message.wake_receiver(),
                 // Its receiver has seen nothing of it, and waits on.
@@ -422,7 +350,7 @@ impl Queue {
     /// The next message, if it is there as a whole and no longer than `limit`; nobody waits.
     pub(super) fn receive_ready(&mut self, limit: usize) -> Option<Arc<Claim>> {
         let (&number, message) = self.unmatched.first_key_value()?;
-        if !message.whole || message.kept.len() > limit {
+        if !message.whole || message.body.len() > limit {
             return None;
         }
         let claim = self.claim();
@@ -435,7 +363,7 @@ impl Queue {
         let Some(message) = self.matched.get_mut(&number) else {
             return Pulled::Aborted;
         };
-        let pieces = message.hand(most);
+        let pieces = message.body.hand(most);
         if !pieces.is_empty() {
             if !message.whole {
                 // There may be room for more.
@@ -481,13 +409,13 @@ impl Queue {
                     return;
                 };
                 let has_sender = message.attended || message.slot && message.whole;
-                if message.outgrown || !has_sender {
+                if message.body.has_outgrown() || !has_sender {
                     // It had its place, and so it counts, but nobody can have it any more.
                     self.slots -= u64::from(message.slot);
                     message.ticket.becomes(Fate::Lost);
                 } else {
                     message.claim = None;
-                    message.handed = 0;
+                    message.body.rewind();
                     if !message.slot {
                         self.waiting.insert(number);
                     }
@@ -569,7 +497,7 @@ impl Queue {
             self.slots += 1;
             self.num_send += u64::from(!message.placed);
             message.placed = true;
-            let fate = match message.whole && !message.outgrown {
+            let fate = match message.whole && !message.body.has_outgrown() {
                 true => Fate::Stored,
                 false => Fate::Placed,
             };
@@ -583,7 +511,10 @@ impl Queue {
         // A message that may come back is not gone.
         if self.closed
             && !self.receivers.is_empty()
-            && !self.matched.values().any(|message| !message.outgrown)
+            && !self
+                .matched
+                .values()
+                .any(|message| !message.body.has_outgrown())
         {
             for claim in std::mem::take(&mut self.receivers).into_values() {
                 claim.becomes(CLOSED);
