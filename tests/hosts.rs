@@ -54,7 +54,7 @@ const DISCOVER: &str = "-if eth0 -discover 228.8.8.8:7711";
 const REMOVAL: Duration = Duration::from_secs(6);
 
 /// How long a server whose process was killed may be in the others' views, where its kernel tells
-/// them: far below what silence takes, and above what was measured (0.8 s) by what a busy machine
+/// them: far below what silence takes, and above what was measured (.6 s) by what a busy machine
 /// adds.
 const KILLED: Duration = Duration::from_secs(2);
 

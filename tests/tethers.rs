@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::support::{Home, Server, eventually_within};
 
 /// How long news of a killed server may take: below what silence alone takes by seconds, above
-/// what was measured (0.8 s) by what a busy machine adds.
+/// what was measured (.6 s) by what a busy machine adds.
 const KILLED: Duration = Duration::from_secs(2);
 
 /// Waits until each server has a tether beside each of its links.

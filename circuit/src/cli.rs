@@ -4,7 +4,7 @@
 //! are parsed and validated first; then a circuit is dialled; then the command runs. The exit
 //! status is decided in [`error`] only, and stdout is written in [`output`] only.
 //!
-//! All but `start` is built on the client crate alone.
+//! What a command asks of a circuit, it asks through the client crate.
 
 mod anchors;
 mod arguments;

@@ -1,6 +1,6 @@
 //! The server of a circuit, and the command-line tool.
 //!
-//! [`cli`] uses only the client crate; [`server`] accepts, authenticates and dispatches; [`peer`]
+//! [`cli`] reaches circuits through the client crate; [`server`] accepts, authenticates and dispatches; [`peer`]
 //! drives membership and discovery; [`anchor`] is the tree; [`element`] has one file per kind.
 
 pub mod anchor;

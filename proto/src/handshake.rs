@@ -149,7 +149,7 @@ pub enum Close {
     Malformed = 8,
     /// The server leaves the circuit.
     Leaving = 9,
-    /// No `Hello` or `Welcome` in time.
+    /// No `Hello` or `Welcome` in time, or too much waits to be read.
     Slow = 10,
     /// Another connection between the same two serves the purpose.
     Redundant = 11,

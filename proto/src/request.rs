@@ -12,7 +12,7 @@
 //! | [`List`](Op::List) | | chunks, each an encoded `Vec<`[`Listed`]`>` |
 //! | [`Peek`](Op::Peek) | | value: `Option<`[`Status`](crate::element::Status)`>` |
 //! | [`Stdin`](Op::Stdin) | the data | `End` once the process's stdin has all of it |
-//! | [`Stdout`](Op::Stdout), [`Stderr`](Op::Stderr) | an `End` closes for good: the rest is discarded | the data |
+//! | [`Stdout`](Op::Stdout), [`Stderr`](Op::Stderr) | an `End` without an error closes for good: the rest is discarded; with one, the next reader goes on | the data |
 //! | [`Wait`](Op::Wait) | | value: [`Ended`](crate::element::Ended) |
 //! | [`MakeContainer`](Op::MakeContainer) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
 //! | [`Stacks`](Op::Stacks) | | text |

@@ -1,8 +1,7 @@
 //! Twelve servers, more than are linked each with each: how they find together, and what every
 //! subscriber hears of stops, restarts and moves.
 //!
-//! With `CIRCUIT_TEST_LONG=1` what is at rest is watched for a minute, and cuts last as long as
-//! they do where cables are repaired.
+//! With `CIRCUIT_TEST_LONG=1` what is at rest is watched for a minute.
 
 use std::thread;
 use std::time::{Duration, Instant};

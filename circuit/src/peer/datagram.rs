@@ -1,7 +1,7 @@
 //! Small signed packets between servers that have no connection, on the server's one UDP socket.
 //!
 //! Membership pings servers that it has no link to. A QUIC connection for that costs about 5 kB,
-//! a signed packet under 200 bytes. They share the socket with QUIC, and are told apart by the
+//! a signed packet at most 341, headers included. They share the socket with QUIC, and are told apart by the
 //! first two bits, which in QUIC are never both zero while greasing is off (RFC 9000, sections
 //! 17.2 and 17.3; RFC 9443).
 //!

@@ -1,6 +1,7 @@
 //! From a request to the element that it concerns, and back.
 //!
-//! The one place where what went wrong inside becomes an error on the wire.
+//! What goes wrong before an element is reached becomes an error on the wire here; elements say
+//! themselves what went wrong in them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long anything may take before a test fails. A killed server is given up after 10 s.
+/// How long anything may take before a test fails. A killed server is given up within 6 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A circuit of its own, whose servers end with it.
