@@ -21,23 +21,6 @@ fn make(server: &Server, path: &str, container: &Value) {
         .run();
 }
 
-/// Waits until a server has operations of these names in flight.
-fn is_executing(server: &Server, names: &[&str]) {
-    crate::support::eventually(&format!("it executes {names:?}"), || {
-        let stacks = server.circuit("stk /one").any_stdout().run();
-        // A line begins with what is executed; a thread's may tell what the kernel waits in.
-        let lines = stacks.stdout();
-        let executed: Vec<_> = lines
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
-        names
-            .iter()
-            .all(|name| executed.contains(name))
-            .then_some(())
-    });
-}
-
 /// The status that `wait` prints.
 fn wait(server: &Server, path: &str) -> Value {
     let waited = server.circuit(format!("wait {path}")).any_stdout().run();
@@ -526,7 +509,7 @@ fn scrub(engine: &Engine) {
     let idle = engine.sh("sleep 1000");
     make(&one, "/one/c", &idle);
     let waiting = one.circuit("wait /one/c").status(1).spawn();
-    is_executing(&one, &["wait"]);
+    one.is_executing(&["wait"]);
     one.circuit("scrub /one/c").run();
     assert_eq!(
         waiting.finish().stderr(),
@@ -564,7 +547,7 @@ fn scrubs_itself(engine: &Engine) {
         } else {
             let reader = one.circuit("stdout /one/c").spawn();
             let waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-            is_executing(&one, &["wait", "stdout"]);
+            one.is_executing(&["wait", "stdout"]);
             one.circuit("stdin /one/c").stdin("it\n").run();
             assert_eq!(reader.finish().stdout(), "got it\n");
             assert_eq!(waiting.finish().stdout(), "/one/c\tok\n");

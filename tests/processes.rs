@@ -7,7 +7,7 @@ use circuit_client::Code;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
-use crate::support::{Home, Server, eventually, sh};
+use crate::support::{Home, Server, eventually, lives, sh};
 
 fn wait(server: &Server, path: &str) -> Value {
     server
@@ -17,12 +17,8 @@ fn wait(server: &Server, path: &str) -> Value {
         .json()
 }
 
-fn pid(status: &Value) -> u64 {
-    status["Pid"].as_u64().unwrap()
-}
-
-fn runs(pid: u64) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+fn pid(status: &Value) -> i64 {
+    status["Pid"].as_i64().unwrap()
 }
 
 /// The text with what differs from run to run replaced.
@@ -113,7 +109,8 @@ fn how_it_ended_is_told_in_the_references_words() {
             status["SignalNumber"]
         ]);
         assert_eq!(told, expected, "{script}");
-        assert!(!runs(pid(&status)), "it is reaped");
+        let number = format!("/proc/{}", pid(&status));
+        assert!(!Path::new(&number).exists(), "it is reaped");
         one.circuit("scrub /one/p").run();
     };
     check("exit 0", json!([null, "exited", 0, null, null]));
@@ -272,8 +269,8 @@ fn a_signal_is_for_the_process_and_with_group_for_its_children_too() {
         wait(&one, &path);
         line.unwrap().parse().unwrap()
     });
-    eventually("the group is gone", || (!runs(children[1])).then_some(()));
-    assert!(runs(children[0]), "only the process was meant");
+    eventually("the group is gone", || (!lives(children[1])).then_some(()));
+    assert!(lives(children[0]), "only the process was meant");
 }
 
 #[test]
@@ -302,7 +299,7 @@ fn a_scrubbed_process_goes_on_and_its_output_never_blocks_it() {
     one.circuit("scrub /one/p").run();
     one.circuit("peek /one/p").stdout("null\n").run();
     eventually("it gets to its end", || fs::read(home.file("mark")).ok());
-    assert!(runs(pid(&status)));
+    assert!(lives(pid(&status)));
     // Its place is free for another.
     one.make("/one/p", sh("exit 0"));
 }
@@ -366,7 +363,7 @@ fn the_children_of_a_server_that_ends_go_on() {
     one.make("/one/p", sh("exec sleep 600"));
     let child = pid(&one.peek("/one/p"));
     one.stop();
-    assert!(runs(child));
+    assert!(lives(child));
 }
 
 #[test]
@@ -399,7 +396,7 @@ fn what_the_servers_launcher_ignored_or_left_open_is_not_the_childrens() {
     let home = Home::new();
     let one = home
         .circuit_under(
-            "trap '' HUP QUIT; exec 9</dev/null; exec \"$0\" \"$@\"",
+            "trap '' HUP QUIT USR1 CHLD TTOU; exec 9</dev/null; exec \"$0\" \"$@\"",
             "start -name one",
         )
         .serve();
@@ -411,6 +408,15 @@ fn what_the_servers_launcher_ignored_or_left_open_is_not_the_childrens() {
     one.circuit("run one -- sh -c")
         .arg("kill -QUIT $$; echo ignored")
         .status(128 + 3)
+        .run();
+    one.circuit("run one -- sh -c")
+        .arg("kill -USR1 $$; echo ignored")
+        .status(128 + 10)
+        .run();
+    // How children end is heard even by a server that was to ignore it.
+    one.circuit("run one -- sh -c")
+        .arg("exit 7")
+        .status(7)
         .run();
     // It goes on ignoring them itself.
     one.signal(Signal::HUP);
@@ -515,4 +521,61 @@ fn exited_processes_cost_no_descriptors_however_many_were_started_at_once() {
         client.close().await;
     });
     eventually("all are closed", || (open() <= before).then_some(()));
+}
+
+#[test]
+fn a_process_that_waits_for_its_reader_is_seen_whatever_the_size_of_its_writes() {
+    let home = Home::new();
+    let one = home.start("one");
+    let writes = |size: u32, count: u32| {
+        let script =
+            format!("dd if=/dev/zero status=none bs={size} count={count}; exec sleep 1000");
+        one.make("/one/p", sh(&script));
+    };
+    let blocked = |status: &Value| status["Blocked"] == "stdout";
+    // Of which a page holds one, so that half of the pipe stays empty.
+    for size in [1, 700, 2100, 4096, 100_000] {
+        writes(size, 40_000 / size.min(4000) + 1);
+        one.until("/one/p", blocked);
+        let held = one.circuit("stdout /one/p").spawn();
+        one.until("/one/p", |status| !blocked(status));
+        drop(held);
+        one.circuit("signal -group KILL /one/p").run();
+        one.circuit("scrub /one/p").run();
+    }
+    writes(20_000, 1);
+    one.until("/one/p", |status| status["Stdout"]["Held"] == 20_000);
+    assert_eq!(one.peek("/one/p")["Blocked"], Value::Null);
+    one.circuit("signal -group KILL /one/p").run();
+}
+
+#[test]
+fn many_make_one_new_file_for_their_outputs() {
+    let home = Home::new();
+    let one = home.start("one");
+    for round in 0..20 {
+        let log = home.file(&format!("{round}.log"));
+        let command = |program: &str| {
+            json!({"Path": program, "Args": ["-c", "echo said"], "Stdout": log}).to_string()
+        };
+        let makers: Vec<_> = (0..6)
+            .map(|i| {
+                // Two of them come to nothing, and take no file along.
+                let program = ["sh", "/no/such"][usize::from(i % 3 == 2)];
+                let path = format!("/one/{round}/{i}");
+                let maker = one
+                    .circuit(format!("mkproc {path}"))
+                    .stdin(command(program));
+                (program, path, maker.spawn())
+            })
+            .collect();
+        for (program, path, maker) in makers {
+            let made = maker.finish();
+            assert_eq!(made.status.success(), program == "sh", "{made}");
+            if made.status.success() {
+                wait(&one, &path);
+            }
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "said\n".repeat(4));
+    }
 }

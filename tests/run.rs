@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use rustix::process::Signal;
 
-use crate::support::{Home, Terminal, eventually, eventually_within};
+use crate::support::{Home, Terminal, eventually, eventually_within, lives};
 
 #[test]
 fn it_exits_as_the_process_did_and_leaves_nothing() {
@@ -405,12 +405,31 @@ fn killed_it_leaves_nothing_behind_whatever_the_process_did_with_its_streams() {
     });
 }
 
-/// Whether there is a process of this number that has not exited.
-fn lives(pid: i64) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // proc(5): the state follows the name, which is in parentheses.
-    let state = stat.rsplit(')').next().unwrap_or_default().trim();
-    !state.is_empty() && !state.starts_with('Z')
+#[test]
+fn an_onlooker_that_leaves_ends_nothing() {
+    let home = Home::new();
+    let one = home.start("one");
+    let mut run = one
+        .circuit("run /one/p -- sh -c")
+        .arg("echo $$; read x; exit 5")
+        .stdin_open()
+        .spawn();
+    run.shows("\n");
+    let pid = run.stdout().text().trim().parse().unwrap();
+    let waits = |count| {
+        eventually(&format!("{count} wait"), || {
+            let waits = one.executed().into_iter().filter(|name| name == "wait");
+            (waits.count() == count).then_some(())
+        });
+    };
+    let onlooker = one.circuit("wait /one/p").spawn();
+    waits(2);
+    onlooker.signal(Signal::INT);
+    onlooker.finish();
+    waits(1);
+    assert!(lives(pid));
+    run.write("\n");
+    assert_eq!(run.finish().status.code(), Some(5));
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn it_listens_where_it_is_told() {
 }
 
 #[test]
-fn what_it_announces_can_be_dialled() {
+fn what_it_announces_is_an_address_or_what_it_was_told() {
     let check = |flags: &str, expected: &str| {
         let home = Home::new();
         let key = home.write("key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");

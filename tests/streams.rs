@@ -326,7 +326,8 @@ fn scrub_ends_readers_and_writers_with_an_error() {
             "circuit: stdout /one/p: the element was scrubbed\n"
         )
     );
-    writer.write("anything");
+    // It has nothing to write, and hears of it all the same.
+    writer.exit_status();
     let writer = writer.finish();
     assert_eq!(
         (writer.status.code(), writer.stderr()),
@@ -366,4 +367,19 @@ fn a_writer_is_not_held_up_by_what_outlives_the_process() {
         .status(1)
         .stderr("circuit: stdin /one/p: the process does not read its stdin any more\n")
         .run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_has_ended_may_be_closed() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", sh("echo all"));
+    let client = one.client(&home).await;
+    let process = client.walk("/one/p").unwrap().proc();
+    let mut reader = process.stdout().await.unwrap();
+    while reader.chunk().await.unwrap().is_some() {}
+    // The server has let go of the stream, as another request has been answered since.
+    has_no_reader(&one).await;
+    process.peek().await.unwrap();
+    reader.close().await.unwrap();
 }

@@ -37,6 +37,7 @@ fn joins_begin_with_those_that_are_there() {
     );
     assert_eq!(one.peek("/one/joins")["Pending"], 0);
     let mut waiting = one.circuit("recv /one/joins").any_stdout().spawn();
+    one.is_executing(&["recv"]);
     assert!(waiting.is_running());
     let three = home
         .circuit(format!("start -name three -j {}", two.url()))
@@ -173,6 +174,6 @@ fn what_a_subscription_does_not_take() {
     }
     fails("recv /one", "a server does not take recv");
     fails("recv /one/nothing", "nothing there");
-    // One that leaves in order still has told nobody of itself.
+    // Nothing of that was an event.
     assert_eq!(one.peek("/one/l")["Pending"], 0);
 }

@@ -27,3 +27,11 @@ pub(crate) use relay::Relay;
 pub(crate) use server::Server;
 pub(crate) use terminal::Terminal;
 pub(crate) use wait::{DEADLINE, eventually, eventually_within, within};
+
+/// Whether there is a process of this number that has not exited.
+pub(crate) fn lives(pid: i64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state follows the name, which is in parentheses.
+    let state = stat.rsplit(')').next().unwrap_or_default().trim();
+    !state.is_empty() && !state.starts_with('Z')
+}

@@ -4,19 +4,29 @@ use std::fs;
 
 use crate::support::Home;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 28] = [
     "start",
     "keygen",
     "ls",
     "peek",
     "scrub",
     "mkproc",
+    "mkdkr",
     "stdin",
     "stdout",
     "stderr",
     "wait",
     "waitall",
     "signal",
+    "mkchan",
+    "send",
+    "recv",
+    "close",
+    "mk@join",
+    "mk@leave",
+    "mkdns",
+    "set",
+    "unset",
     "run",
     "join",
     "suicide",

@@ -50,6 +50,19 @@ impl Element {
         }
     }
 
+    /// Whether it is this very element, and not another that took its place.
+    pub fn is(&self, other: &Element) -> bool {
+        let address = |element: &Element| match element {
+            Element::Server => std::ptr::null(),
+            Element::Process(process) => Arc::as_ptr(process).cast(),
+            Element::Channel(channel) => Arc::as_ptr(channel).cast(),
+            Element::Subscription(subscription) => Arc::as_ptr(subscription).cast(),
+            Element::Dns(dns) => Arc::as_ptr(dns).cast(),
+            Element::Container(container) => Arc::as_ptr(container).cast::<()>(),
+        };
+        address(self) == address(other)
+    }
+
     /// The element as one that has the three streams, if it does.
     pub fn attachable(&self) -> Option<Arc<dyn Attachable>> {
         match self {

@@ -96,9 +96,11 @@ impl Reader {
             mut recv,
             ..
         } = self;
-        send.end(Ok(()))
-            .await
-            .map_err(|error| client.failed(&path, error))?;
+        match send.end(Ok(())).await {
+            // What comes says how it ended.
+            Ok(()) | Err(StreamError::Abandoned) => (),
+            Err(error) => return Err(client.failed(&path, error)),
+        }
         loop {
             match recv.data().await {
                 Ok(Some(_)) => (),
@@ -180,8 +182,15 @@ impl Writer {
         std::future::poll_fn(|cx| self.poll_finish(cx)).await
     }
 
-    /// Resolves when the element takes no more.
-    pub(crate) async fn failed(&mut self) -> Error {
+    /// Resolves when the element takes no more, and says why: it was scrubbed, or its server is lost.
+    /// For those who have nothing to send for long.
+    ///
+    /// ```no_run
+    /// # async fn example(mut writer: circuit_client::Writer) {
+    /// eprintln!("{}", writer.failed().await);
+    /// # }
+    /// ```
+    pub async fn failed(&mut self) -> Error {
         loop {
             match self.recv.data().await {
                 Ok(Some(_)) => (),

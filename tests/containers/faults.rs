@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::engine::{Daemon, Engine};
-use super::{is_executing, make, wait};
+use super::{make, wait};
 use crate::support::{Home, eventually};
 
 #[test]
@@ -77,7 +77,7 @@ fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
     let reader = one.circuit("stdout /one/c").spawn();
     reader.prints("said\n");
     let mut waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-    is_executing(&one, &["wait"]);
+    one.is_executing(&["wait"]);
     daemon.kill();
     let lost = format!("the Docker Engine at {} does not answer: ", daemon.socket());
     let cut = reader.finish();
@@ -138,7 +138,7 @@ fn a_container_that_outlives_its_engine_goes_on() {
     let reader = one.circuit("stdout /one/c").spawn();
     reader.prints("begun\n");
     let mut waiting = one.circuit("waitall").stdin("/one/c\n").spawn();
-    is_executing(&one, &["wait"]);
+    one.is_executing(&["wait"]);
     daemon.kill();
     let cut = reader.finish();
     assert_eq!(cut.stdout(), "begun\n");
@@ -159,7 +159,7 @@ fn a_container_that_outlives_its_engine_goes_on() {
     let told = one.circuit("stderr /one/c").status(1).any_stderr().run();
     assert!(told.stderr().contains("may be missing\n"), "{told}");
     let stderr = one.circuit("stderr /one/c").spawn();
-    is_executing(&one, &["stdout", "stderr"]);
+    one.is_executing(&["stdout", "stderr"]);
     one.circuit("stdin /one/c").stdin("it\n").run();
     assert_eq!(reader.finish().stdout(), "got it\n");
     assert_eq!(stderr.finish().stdout(), "err\n");

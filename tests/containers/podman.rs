@@ -68,7 +68,13 @@ impl Podman {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        let service = podman.spawn().ok()?;
+        let service = match podman.spawn() {
+            Ok(service) => service,
+            Err(error) => {
+                eprintln!("skipped: needs unshare, for Podman in a network of its own: {error}");
+                return None;
+            }
+        };
         let mut podman = Podman { dir, service };
         if answers(&podman.host(), &mut podman.service) {
             return Some(podman);

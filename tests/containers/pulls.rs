@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::engine::{Daemon, Engine};
 use super::registry::{Manner, Registry};
-use super::{is_executing, make, wait};
+use super::{make, wait};
 use crate::support::{Home, Server};
 
 /// A container of the registry's image, with what is said of fetching it.
@@ -161,7 +161,7 @@ fn who_is_tired_of_waiting_for_an_image_leaves_nothing() {
         crate::support::eventually("the registry is asked", || {
             (registry.asked(what) > 0).then_some(())
         });
-        is_executing(&one, &["mkdkr"]);
+        one.is_executing(&["mkdkr"]);
         making.signal(Signal::INT);
         assert!(!making.finish().status.success());
         crate::support::eventually("nobody makes it any more", || {

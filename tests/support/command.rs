@@ -21,7 +21,8 @@ pub(crate) struct Circuit {
     stdin: Input,
     stdout: Option<String>,
     stderr: Option<String>,
-    status: i32,
+    /// If it was told.
+    status: Option<i32>,
 }
 
 enum Input {
@@ -42,7 +43,7 @@ impl Circuit {
             stdin: Input::Empty,
             stdout: Some(String::new()),
             stderr: Some(String::new()),
-            status: 0,
+            status: None,
         }
     }
 
@@ -97,14 +98,14 @@ impl Circuit {
 
     /// How it must exit.
     pub(crate) fn status(mut self, status: i32) -> Circuit {
-        self.status = status;
+        self.status = Some(status);
         self
     }
 
     /// Runs it, and checks everything that comes back.
     pub(crate) fn run(mut self) -> Output {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
-        let status = self.status;
+        let status = self.status.take().unwrap_or(0);
         let output = self.spawn().finish();
         let as_expected = output.status.code() == Some(status)
             && stdout.as_ref().is_none_or(|text| *text == output.stdout())
@@ -123,7 +124,7 @@ impl Circuit {
         self.spawn().finish()
     }
 
-    /// Starts it.
+    /// Starts it. If it was told with which status it ends, that is checked when it is waited for.
     pub(crate) fn spawn(mut self) -> Running {
         match &self.stdin {
             Input::Empty => self.command.stdin(Stdio::null()),
@@ -141,6 +142,7 @@ impl Circuit {
             stdout: Capture::of(child.stdout.take().unwrap()),
             stderr: Capture::of(child.stderr.take().unwrap()),
             line: self.line,
+            expected: self.status,
             child,
             stdin,
         }
@@ -156,6 +158,7 @@ impl Circuit {
             stdout: terminal.shown().clone(),
             stderr: Capture::of(std::io::empty()),
             line: self.line,
+            expected: self.status,
             child: self.command.spawn().unwrap(),
             stdin: None,
         }
@@ -172,6 +175,7 @@ impl Circuit {
             stdout: Capture::of(std::io::empty()),
             stderr: Capture::of(child.stderr.take().unwrap()),
             line: self.line,
+            expected: self.status,
             child,
             stdin: None,
         }
@@ -206,6 +210,7 @@ pub(crate) struct Running {
     stdin: Option<ChildStdin>,
     stdout: Capture,
     stderr: Capture,
+    expected: Option<i32>,
 }
 
 impl Running {
@@ -292,12 +297,16 @@ impl Running {
         // Somebody else may hold the other end of the pipes: then this is what there is.
         self.stdout.wait_for_end(Duration::from_secs(1));
         self.stderr.wait_for_end(Duration::from_secs(1));
-        Output {
+        let output = Output {
             line: self.line.clone(),
             status,
             stdout: self.stdout.bytes(),
             stderr: self.stderr.text(),
+        };
+        if let Some(expected) = self.expected {
+            assert_eq!(status.code(), Some(expected), "{output}");
         }
+        output
     }
 }
 

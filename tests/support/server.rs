@@ -79,6 +79,27 @@ impl Server {
         eventually(&what, || Some(self.peek(path)).filter(|now| holds(now)))
     }
 
+    /// What it executes, by the names of the commands: one for each.
+    pub(crate) fn executed(&self) -> Vec<String> {
+        let stacks = self
+            .circuit(format!("stk /{}", self.id()))
+            .any_stdout()
+            .run();
+        // A line begins with what is executed; a thread's may tell what the kernel waits in.
+        let lines = stacks.stdout().lines();
+        let names = lines.filter_map(|line| line.split_whitespace().next());
+        names.map(str::to_owned).collect()
+    }
+
+    /// Waits until it executes commands of these names.
+    pub(crate) fn is_executing(&self, names: &[&str]) {
+        eventually(&format!("it executes {names:?}"), || {
+            let executed = self.executed();
+            let all = names.iter().all(|name| executed.iter().any(|e| e == name));
+            all.then_some(())
+        });
+    }
+
     /// The paths that `ls` prints.
     pub(crate) fn ls(&self, pattern: &str) -> Vec<String> {
         let output = self

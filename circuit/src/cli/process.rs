@@ -13,7 +13,7 @@ use super::dial::dial;
 use super::error::{Failure, say};
 use super::interrupt::{Asked, Interrupts};
 use super::object::{Form, field, field_or_default};
-use super::output::{Pipe, Target, print, print_json};
+use super::output::{Pipe, Target, print_json};
 
 /// Makes a process from JSON on stdin.
 pub(super) async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
@@ -68,9 +68,12 @@ pub(super) async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Writer) -> R
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(64 << 10);
-        let count = from
-            .read_buf(&mut buffer)
-            .await
+        let count = tokio::select! {
+            count = from.read_buf(&mut buffer) => count,
+            // Who types nothing is to know as well.
+            failure = to.failed() => return Err(Copied::NotTaken(failure.into())),
+        };
+        let count = count
             .map_err(|error| Copied::NotRead(Failure::operation("cannot read stdin", &error)))?;
         if count == 0 {
             return Ok(());
@@ -184,10 +187,12 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
         });
     }
     let mut result = 0;
+    let mut out = Pipe::new(Target::Stdout);
     while let Some(done) = waiting.join_next().await {
         match done {
             Ok((path, Ok(ended))) => {
-                print(&format!("{path}\t{}\n", ended.exit().unwrap_or("ok")))?;
+                let line = format!("{path}\t{}\n", ended.exit().unwrap_or("ok"));
+                out.write(line.into()).await?;
             }
             Ok((_, Err(error))) => {
                 let failure = Failure::from(error);
@@ -202,6 +207,7 @@ pub(super) async fn waitall(options: Dial) -> Result<u8, Failure> {
             Err(error) => return Err(Failure::operation("waitall", &error)),
         }
     }
+    out.finish().await?;
     Ok(result)
 }
 

@@ -9,6 +9,7 @@
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
 mod inherited;
+mod output_file;
 mod spawn;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -134,6 +135,7 @@ impl Process {
 
     /// Waits until the process has exited. Fails with `Aborted` when the element is scrubbed before.
     pub async fn wait(&self) -> Result<Status, Error> {
+        let _waits = self.streams.attend();
         match self.streams.over().await {
             // One that forgets itself has exited first: that is what was waited for.
             Course::Scrubbed if !self.life().phase.is_final() => {
@@ -212,9 +214,11 @@ impl Process {
         }
     }
 
-    /// Whoever waited for the end is gone.
+    /// Whoever waited for the end is gone: an onlooker, if others are attached.
     pub fn waiter_gone(&self) {
-        self.hang_up();
+        if !self.streams.attached() {
+            self.hang_up();
+        }
     }
 
     /// As a terminal's end does it: the whole group hears it, children of a process that has exited
@@ -237,7 +241,7 @@ impl Process {
     /// Resolves once the process has exited and the readers that were attached then are gone, or
     /// the element is scrubbed.
     async fn done(&self) {
-        if self.wait().await.is_ok() {
+        if self.streams.over().await == Course::Ended {
             self.streams.unread().await;
         }
     }

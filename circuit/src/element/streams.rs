@@ -41,6 +41,8 @@ pub struct Streams {
     /// Its stderr.
     pub stderr: Arc<Output>,
     course: watch::Sender<Course>,
+    /// Those who wait for the end hold it too.
+    waiters: Arc<()>,
 }
 
 /// How far an element has come, for those who wait for more.
@@ -62,6 +64,7 @@ impl Streams {
             stdout,
             stderr,
             course: watch::Sender::new(Course::Running),
+            waiters: Arc::new(()),
         }
     }
 
@@ -123,7 +126,12 @@ impl Streams {
         self.stdin.status().writer
             || self.stdout.status().reader
             || self.stderr.status().reader
-            || self.course.receiver_count() > 0
+            || Arc::strong_count(&self.waiters) > 1
+    }
+
+    /// Counts as one who waits, for as long as what is returned is held.
+    pub fn attend(&self) -> Arc<()> {
+        self.waiters.clone()
     }
 
     /// Whether the element has ended, or was scrubbed.

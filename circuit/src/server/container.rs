@@ -94,8 +94,9 @@ impl Call {
     ) -> Result<(), Error> {
         let container = Container::start(engine, run, path).await?;
         let element = Element::Container(container.clone());
+        let committed = element.clone();
         let commit = || {
-            place.commit(element);
+            place.commit(committed);
             Ok(())
         };
         self.operation.in_order(commit, |_| true)?;
@@ -103,14 +104,7 @@ impl Call {
             let (server, names) = (self.server.clone(), path.below_server().to_vec());
             tokio::spawn(async move {
                 container.done().await;
-                let same = |element: &Element| match element {
-                    Element::Container(other) => Arc::ptr_eq(other, &container),
-                    Element::Server
-                    | Element::Process(_)
-                    | Element::Channel(_)
-                    | Element::Subscription(_)
-                    | Element::Dns(_) => false,
-                };
+                let same = |found: &Element| found.is(&element);
                 if server.tree.remove_if(&names, same).is_some() {
                     container.scrub();
                 }

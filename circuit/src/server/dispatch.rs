@@ -423,9 +423,10 @@ impl Call {
             .await
             .map_err(|error| exec_failed(&server, &error))?;
         let element = Element::Process(process.clone());
+        let committed = element.clone();
         self.operation.in_order(
             || {
-                reserved.commit(element);
+                reserved.commit(committed);
                 Ok(())
             },
             |_| true,
@@ -434,14 +435,7 @@ impl Call {
             let names = names.to_vec();
             tokio::spawn(async move {
                 process.forgettable().await;
-                let same = |element: &Element| match element {
-                    Element::Process(other) => Arc::ptr_eq(other, &process),
-                    Element::Server
-                    | Element::Channel(_)
-                    | Element::Subscription(_)
-                    | Element::Dns(_)
-                    | Element::Container(_) => false,
-                };
+                let same = |found: &Element| found.is(&element);
                 if server.tree.remove_if(&names, same).is_some() {
                     process.scrub();
                 }
@@ -452,26 +446,21 @@ impl Call {
 
     async fn scrub(&mut self, names: &[String], element: Option<Element>) -> Result<(), Error> {
         let server = self.server.clone();
-        if let Some(Element::Container(container)) = element {
-            container.remove().await?;
-        }
-        let remove = || match server.tree.get(names) {
-            None => Err(nothing_there()),
-            Some(Element::Server) => {
+        let element = element.ok_or_else(nothing_there)?;
+        match &element {
+            Element::Server => {
                 let message = "a server's own anchor holds the server for as long as it lives";
-                Err(Error::new(Code::Refused, message))
+                return Err(Error::new(Code::Refused, message));
             }
-            Some(
-                Element::Process(_)
-                | Element::Channel(_)
-                | Element::Subscription(_)
-                | Element::Dns(_)
-                | Element::Container(_),
-            ) => server
-                .tree
-                .remove_if(names, |_| true)
-                .ok_or_else(nothing_there),
-        };
+            Element::Container(container) => container.remove().await?,
+            Element::Process(_)
+            | Element::Channel(_)
+            | Element::Subscription(_)
+            | Element::Dns(_) => (),
+        }
+        // Who else removed it meanwhile made place for another's, which is left alone.
+        let same = |found: &Element| found.is(&element);
+        let remove = || server.tree.remove_if(names, same).ok_or_else(nothing_there);
         match self.operation.in_order(remove, |_| true)? {
             Element::Process(process) => process.scrub(),
             Element::Channel(channel) => channel.scrub(),

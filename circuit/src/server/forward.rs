@@ -307,17 +307,18 @@ async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes:
     };
     debug!("lost {} while forwarding: {lost}", to.fingerprint.id());
     let mut error = unreachable(to, &lost);
-    // The other server itself abandoned the stream, or all was said: then so do we.
-    if matches!(lost, StreamError::Abandoned) || stage == Stage::Behind {
+    // The other server itself abandoned the stream: then so do we.
+    if matches!(lost, StreamError::Abandoned) {
         return;
     }
-    if stage == Stage::Reply && changes {
+    // Behind the end an acknowledgement is answered, which may have been heard.
+    if stage == Stage::Behind || stage == Stage::Reply && changes {
         error.code = Code::Unknown;
     }
     let said = match stage {
         Stage::Reply => back.frame(&Reply::Err(error)).await,
-        Stage::End => back.frame(&End::Err(error)).await,
-        Stage::Data | Stage::Behind => back.send_end(&Err(error)).await,
+        Stage::End | Stage::Behind => back.frame(&End::Err(error)).await,
+        Stage::Data => back.send_end(&Err(error)).await,
     };
     if said.is_ok() {
         back.finish();

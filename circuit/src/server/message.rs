@@ -238,9 +238,10 @@ impl Call {
             let Some(whole) = next.take_whole() else {
                 break;
             };
+            // Held with the others, so that all go back in order if this one disappears.
+            given.push(next);
             self.pass(&mut chunk, &whole, false).await?;
             bytes += whole.len();
-            given.push(next);
         }
         self.send.data(chunk.take(Delivery::Last)).await?;
         Ok(Ok(()))

@@ -484,9 +484,10 @@ proptest! {
         prop_assert!(left.windows(2).all(|pair| pair[0] < pair[1] || lengths[pair[1]] == 0 || lengths[pair[0]] == 0), "out of order: {:?}", left);
         prop_assert_eq!(channel.status().held, 0);
         if !closed {
+            let next = "the next";
             let receiving = channel.receive();
-            drop(sent(&channel, "works"));
-            let _ = receiving;
+            drop(sent(&channel, next));
+            prop_assert_eq!(now(receiving.pull()).unwrap().map(joined), Some(Bytes::from(next)));
         }
     }
 }

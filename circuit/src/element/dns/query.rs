@@ -60,11 +60,11 @@ impl Query {
             class: DNSClass::IN,
             edns: None,
         };
-        if query.op_code != OpCode::Query {
-            return Err(Rejected::With(ResponseCode::NotImp, query));
-        }
         let counts = [number(4), number(6), number(8), number(10)];
-        match query.read_body(packet, counts) {
+        let read = query.read_body(packet, counts);
+        match read {
+            // Answered with what could be read of it, EDNS above all.
+            _ if query.op_code != OpCode::Query => Err(Rejected::With(ResponseCode::NotImp, query)),
             Ok(()) => Ok(query),
             Err(Malformed) => Err(Rejected::With(ResponseCode::FormErr, query)),
         }

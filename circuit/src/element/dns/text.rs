@@ -261,8 +261,8 @@ fn read_data(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> 
             let token = line.next("a tag (as in issue)")?;
             let tag = token.text.to_owned();
             // RFC 8659, section 4.1; as the library reads them.
-            if tag.len() > 15 || !tag.bytes().all(|b| b.is_ascii_alphanumeric()) {
-                return Err(token.wrong("no tag of at most 15 letters and digits"));
+            if tag.is_empty() || tag.len() > 15 || !tag.bytes().all(|b| b.is_ascii_alphanumeric()) {
+                return Err(token.wrong("no tag of 1 to 15 letters and digits"));
             }
             let mut caa = CAA::new_issue(flags & 0x80 != 0, None, Vec::new());
             caa.reserved_flags = flags & 0x7f;

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use rustix::io::FdFlags;
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Sees to it that children get neither ignored signals nor descriptors of whoever started this
@@ -78,25 +78,26 @@ fn close_descriptors_at_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// The signals that `nohup` and shells have their children ignore.
-const IGNORED_BY_LAUNCHERS: [SignalKind; 3] = [
-    SignalKind::hangup(),
-    SignalKind::interrupt(),
-    SignalKind::quit(),
-];
+/// What is ignored here for good: the standard library sees to it in children that broken pipes
+/// are not, and a terminal's refusal of what is in the background, once caught, would come again
+/// with each attempt (setpgid(2)).
+const LEFT_IGNORED: [Signal; 3] = [Signal::PIPE, Signal::TTIN, Signal::TTOU];
+
+/// The last of the signals that have names of their own (signal(7)).
+const LAST_NAMED: i32 = 31;
 
 /// A signal that is caught is at its default in a child, one that is ignored stays so
-/// (execve(2)). Caught and not looked at, it is ignored here all the same.
+/// (execve(2)). Caught and not looked at, it is ignored here all the same; but for SIGCHLD, which
+/// ignored would have the kernel forget how children ended.
 fn catch_ignored_signals() -> io::Result<()> {
     let status = fs::read_to_string("/proc/self/status")?;
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    for kind in IGNORED_BY_LAUNCHERS {
-        let bit = 1 << (kind.as_raw_value() - 1);
-        if mask.is_some_and(|mask| mask & bit != 0) {
-            // Registered once, it stays caught for good.
-            drop(signal(kind)?);
-        }
+    let is_ignored = |number: i32| mask.is_some_and(|mask| mask >> (number - 1) & 1 != 0);
+    let is_left = |number: i32| LEFT_IGNORED.iter().any(|left| left.as_raw() == number);
+    for number in (1..=LAST_NAMED).filter(|number| is_ignored(*number) && !is_left(*number)) {
+        // Registered once, it stays caught for good.
+        drop(signal(SignalKind::from_raw(number))?);
     }
     Ok(())
 }

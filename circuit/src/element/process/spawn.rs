@@ -23,6 +23,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use super::inherited;
+use super::output_file::OutputFile;
 use crate::element::streams::{self, Descriptor, held_pipe};
 
 /// The longest command, in bytes: its status, which repeats it, is to fit a frame.
@@ -89,9 +90,9 @@ pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
 }
 
 fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spawned, SpawnError> {
-    let mut made = Made::default();
-    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout", &mut made)?;
-    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr", &mut made)?;
+    let mut files = Vec::new();
+    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout", &mut files)?;
+    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr", &mut files)?;
     let outputs = [&from_stdout, &from_stderr];
     for fd in outputs.into_iter().flatten() {
         inherited::make_room(fd.as_fd());
@@ -102,7 +103,7 @@ fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spa
     let mut child = command
         .spawn()
         .map_err(|error| explain(cmd, program, &error))?;
-    made.keep();
+    files.iter().for_each(OutputFile::keep);
     // It holds the pipes' writing ends, which only the child is to hold.
     drop(command);
     let pid = pid_of(&child)?;
@@ -173,24 +174,6 @@ fn or_killed(
         let _ = child.wait();
         SpawnError::System(words(&error))
     })
-}
-
-/// Files that were made for a child, and go again if there is none.
-#[derive(Default)]
-struct Made(Vec<PathBuf>);
-
-impl Made {
-    fn keep(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 /// The descriptor that tells of the child's end: watched at once, as nobody could be told later
@@ -286,7 +269,7 @@ fn output(
     cmd: &Cmd,
     sink: &Sink,
     field: &'static str,
-    made: &mut Made,
+    files: &mut Vec<OutputFile>,
 ) -> Result<(Stdio, Option<OwnedFd>), SpawnError> {
     let path = match sink {
         Sink::Pipe => {
@@ -303,16 +286,9 @@ fn output(
         .append(true)
         .mode(0o666)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    let opened = match options.open(&place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let new = options.create_new(true).open(&place);
-            if new.is_ok() {
-                made.0.push(place);
-            }
-            new
-        }
-        other => other,
-    };
+    let file = OutputFile::new(place);
+    let opened = file.open(&options);
+    files.push(file);
     let opened = opened.and_then(|file| {
         rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
         Ok(file)

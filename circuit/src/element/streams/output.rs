@@ -8,6 +8,7 @@
 //!
 //! **Cancellation:** a dropped [`Reading`] gives its place and its unfinished chunk back.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -15,14 +16,16 @@ use circuit_proto::codec::MAX_CHUNK;
 use circuit_proto::element::process::Output as OutputStatus;
 use circuit_proto::{Code, Error};
 use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::watch;
 
 use super::HELD;
 use super::descriptor::Descriptor;
 
-/// What one write puts into a pipe in one piece (POSIX's `PIPE_BUF` on Linux): a pipe with less
-/// room than this makes its writer wait.
+/// What one write puts into a pipe in one piece (POSIX's `PIPE_BUF` on Linux): what has less room than
+/// this is taken for full where the kernel cannot be asked.
 const PIPE_BUF: u64 = 4096;
 
 /// One of a process's outputs.
@@ -40,6 +43,8 @@ struct State {
     /// A chunk that was read and not yet handed on.
     pending: Bytes,
     attached: bool,
+    /// The process has exited: when nobody reads, what is left is taken over.
+    settles: bool,
     /// Nobody will read any more.
     discarded: bool,
     /// Why what is behind the last byte may be missing, and whether a reader knows.
@@ -61,6 +66,7 @@ impl Output {
             source,
             pending: Bytes::new(),
             attached: false,
+            settles: false,
             discarded: false,
             failure: None,
             next: None,
@@ -84,7 +90,7 @@ impl Output {
     /// Whether a process that writes now has to wait, as nobody reads fast enough.
     pub fn blocks(&self) -> bool {
         let state = self.lock();
-        !state.discarded && state.in_pipe() + PIPE_BUF > state.capacity()
+        !state.discarded && state.is_full()
     }
 
     /// Becomes the reader. Fails with `Busy` while there is another.
@@ -146,36 +152,8 @@ impl Output {
     /// somebody reads it to its end.
     pub fn settle(&self) -> bool {
         let mut state = self.lock();
-        let Some(source) = state.source.clone() else {
-            return true;
-        };
-        if state.attached {
-            // Who reads it comes to its end.
-            return true;
-        }
-        let mut left = Vec::from(std::mem::take(&mut state.pending));
-        loop {
-            match read(&source) {
-                Ok(bytes) if bytes.is_empty() => {
-                    state.source = None;
-                    break;
-                }
-                Ok(bytes) => left.extend_from_slice(&bytes),
-                Err(Errno::INTR) => (),
-                // Somebody else holds the writing end, a child of the process: it stays open.
-                Err(Errno::AGAIN) => break,
-                // A terminal whose last user has gone gives EIO: nothing else is left to read.
-                Err(_) => {
-                    state.source = None;
-                    break;
-                }
-            }
-            if left.len() >= HELD {
-                break;
-            }
-        }
-        state.pending = left.into();
-        state.source.is_none()
+        state.settles = true;
+        state.settle()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -185,6 +163,40 @@ impl Output {
 }
 
 impl State {
+    /// See [`Output::settle`].
+    fn settle(&mut self) -> bool {
+        let Some(source) = self.source.clone() else {
+            return true;
+        };
+        if self.attached {
+            // Who reads it comes to its end, or leaves the rest.
+            return true;
+        }
+        let mut left = Vec::from(std::mem::take(&mut self.pending));
+        loop {
+            match read(&source) {
+                Ok(bytes) if bytes.is_empty() => {
+                    self.source = None;
+                    break;
+                }
+                Ok(bytes) => left.extend_from_slice(&bytes),
+                Err(Errno::INTR) => (),
+                // Somebody else holds the writing end, a child of the process: it stays open.
+                Err(Errno::AGAIN) => break,
+                // A terminal whose last user has gone gives EIO: nothing else is left to read.
+                Err(_) => {
+                    self.source = None;
+                    break;
+                }
+            }
+            if left.len() >= HELD {
+                break;
+            }
+        }
+        self.pending = left.into();
+        self.source.is_none()
+    }
+
     /// What a reader gets behind the last byte.
     fn at_end<T>(&mut self) -> Result<Option<T>, Error> {
         let Some((failure, told)) = &mut self.failure else {
@@ -198,12 +210,17 @@ impl State {
         Err(failure)
     }
 
-    /// How much the pipe holds before its writer has to wait, in bytes. The kernel gives less than
-    /// was asked for to a user who has very many pipes; a terminal does not say.
-    fn capacity(&self) -> u64 {
-        let source = self.source.as_ref();
-        let size = source.and_then(|source| rustix::pipe::fcntl_getpipe_size(source).ok());
-        size.unwrap_or(HELD) as u64
+    /// Whether whoever writes a page now has to wait. Bytes do not tell: a write of less than a page
+    /// begins a new one if the last has no room for all of it.
+    fn is_full(&self) -> bool {
+        let Some(source) = &self.source else {
+            return false;
+        };
+        match writable(source) {
+            Some(writable) => !writable,
+            // A terminal, or no /proc.
+            None => self.in_pipe() + PIPE_BUF > HELD as u64,
+        }
     }
 
     fn in_pipe(&self) -> u64 {
@@ -267,9 +284,27 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.output.lock().attached = false;
+        {
+            let mut state = self.output.lock();
+            state.attached = false;
+            if state.settles {
+                state.settle();
+            }
+        }
         self.output.attached.send_replace(false);
     }
+}
+
+/// Whether a pipe takes another page; `None` if that cannot be asked, or it is none.
+fn writable(source: &Descriptor) -> Option<bool> {
+    rustix::pipe::fcntl_getpipe_size(source).ok()?;
+    // Its other end, for a moment.
+    let path = format!("/proc/self/fd/{}", source.as_fd().as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let end = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let mut asked = [PollFd::new(&end, PollFlags::OUT)];
+    rustix::event::poll(&mut asked, Some(&Timespec::default())).ok()?;
+    Some(asked[0].revents().contains(PollFlags::OUT))
 }
 
 /// Reads what there is, once, at most a chunk; nothing at the end.
@@ -289,5 +324,28 @@ async fn drain(source: Arc<Descriptor>) {
             Err(Errno::AGAIN) => ready.clear_ready(),
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::streams::held_pipe;
+
+    #[tokio::test]
+    async fn an_exited_process_costs_no_descriptor_once_its_reader_is_gone() {
+        let (read, write) = held_pipe().unwrap();
+        let output = Output::new(Some(Descriptor::new(read).unwrap()));
+        let reading = output.attach().unwrap();
+        rustix::io::write(&write, b"the rest").unwrap();
+        drop(write);
+        assert!(output.settle());
+        assert!(output.lock().source.is_some());
+        drop(reading);
+        assert!(output.lock().source.is_none());
+        let mut next = output.attach().unwrap();
+        assert_eq!(next.next().await.unwrap().unwrap(), "the rest");
+        next.handed();
+        assert_eq!(next.next().await.unwrap(), None);
     }
 }

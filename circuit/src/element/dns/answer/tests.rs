@@ -468,6 +468,13 @@ fn other_operations_and_classes_are_refused() {
     message.queries.clear();
     let code = ask(&zone(), &message).metadata.response_code;
     assert_eq!(code, ResponseCode::NotImp);
+    // RFC 6891, section 6.1.1: whoever speaks EDNS is answered in it.
+    for code in [OpCode::Status, OpCode::Query] {
+        let mut message = question("www.example.", "A");
+        message.metadata.op_code = code;
+        message.set_edns(Edns::new());
+        assert!(ask(&zone(), &message).edns.is_some(), "{code:?}");
+    }
     let mut message = question("www.example.", "A");
     message.queries[0].set_query_class(DNSClass::CH);
     let code = ask(&zone(), &message).metadata.response_code;

@@ -173,7 +173,11 @@ fn what_is_wrong_is_named_with_its_column() {
         ),
         (
             "a. CAA 0 is-sue x",
-            "column 10: no tag of at most 15 letters and digits: is-sue",
+            "column 10: no tag of 1 to 15 letters and digits: is-sue",
+        ),
+        (
+            "a. CAA 0 \"\" x",
+            "column 10: no tag of 1 to 15 letters and digits: ",
         ),
         (
             &format!("{long} A 1.2.3.4"),
