@@ -511,3 +511,23 @@ async fn who_has_said_all_and_hears_nothing_gets_unknown() {
         servers[0].kill();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_the_server_behind_another_at_the_end_learns_which_it_was() {
+    let home = Home::new();
+    let [one, mut two] = block_in_place(|| home.start_all(["one", "two"]));
+    let client = one.client(&home).await;
+    let chan = client.walk("/two/c").unwrap().make_chan(1).await.unwrap();
+    chan.send_all("message").await.unwrap();
+    let mut message = chan.recv().await.unwrap();
+    while message.chunk().await.unwrap().is_some() {}
+    // It will not answer any more.
+    two.signal(Signal::STOP);
+    let accepted = tokio::spawn(message.accept());
+    block_in_place(|| two.kill());
+    let Err(Error::Unknown { reason, .. }) = accepted.await.unwrap() else {
+        panic!("it knows");
+    };
+    let lost = format!("lost the server at {}: ", two.address());
+    assert!(reason.starts_with(&lost), "{reason}");
+}
