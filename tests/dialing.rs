@@ -197,6 +197,11 @@ fn servers_and_commands_find_each_other_on_a_multicast_group() {
         .env("CIRCUIT_DISCOVER", &group)
         .stdout(both.concat())
         .run();
+    // The flag goes before the file.
+    home.circuit(format!("ls -hmac .hmac -discover {group} /"))
+        .env("CIRCUIT", "no/such/file")
+        .stdout(both.concat())
+        .run();
     home.circuit(format!("ls --discover {group} /"))
         .env("XDG_RUNTIME_DIR", home.path())
         .status(255)

@@ -108,7 +108,9 @@ fn signals_are_passed_on() {
         (Signal::TERM, "TERM"),
         (Signal::INT, "INT"),
         (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
         (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
     ] {
         let script = format!(
             "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do sleep 0.01; done"

@@ -458,3 +458,48 @@ fn any_address_can_be_advertised() {
     check("[fd00:1:2:3:4:5:6:7]", "[fd00:1:2:3:4:5:6:7]:");
     check("[fd00:1:2:3:4:5:6:7]:7", "[fd00:1:2:3:4:5:6:7]:7");
 }
+
+#[test]
+fn a_server_that_came_back_as_another_is_joined_if_it_has_the_key() {
+    let home = Home::new();
+    home.circuit("keygen key").run();
+    home.circuit("keygen another").run();
+    let two = home.circuit("start -name two -hmac key").serve();
+    let mut before = two.url().clone();
+    if let Some(server) = &mut before.server {
+        server.id.0 ^= 1;
+    }
+    let joining = |key: &str| {
+        home.circuit(format!("start -name one -hmac {key} -j {before}"))
+            .serve()
+    };
+    let is_another = format!(
+        "{} is {}, not {}: was it restarted?",
+        two.address(),
+        two.url().server.unwrap().id.in_url(),
+        before.server.unwrap().id.in_url()
+    );
+    let one = joining("key");
+    let warning = one.logs("it holds our key if it can be joined");
+    assert!(warning.contains(&is_another), "{warning}");
+    one.logs(&format!("joined: {}", two.id()));
+    two.logs(&format!("joined: {}", one.id()));
+    let stranger = joining("another");
+    let warning = stranger.logs("cannot join");
+    assert!(warning.contains("another key"), "{warning}");
+    assert!(!stranger.log().contains("joined: "), "{}", stranger.log());
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let home = Home::new();
+    let [mut one, two] = home.start_all(["one", "two"]);
+    // Who does not hear the farewell is waited for, a little.
+    two.signal(Signal::STOP);
+    one.signal(Signal::STOP);
+    one.signal(Signal::TERM);
+    one.signal(Signal::INT);
+    one.signal(Signal::CONT);
+    assert_eq!(one.exit_status().code(), Some(1));
+    two.signal(Signal::CONT);
+}
