@@ -33,8 +33,8 @@ pub(super) const PING_EVERY: Duration = ms(150);
 /// together once in a thousand probes.
 pub(super) const PINGS: u8 = 3;
 
-/// The same upon hard evidence, before the server is condemned. Measured (`scripts/sim kill`): with
-/// three a killed process is gone everywhere after .83 s, with two after .67.
+/// The same upon hard evidence, before the server is condemned. Measured (`scripts/sim kill 1024`): with
+/// three a killed process is gone everywhere after .85 s, with two after .70.
 pub(super) const PINGS_HARD: u8 = 2;
 
 /// How many witnesses are asked.
