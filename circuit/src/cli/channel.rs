@@ -203,9 +203,11 @@ async fn recv_many(
     mut asked: Asked,
 ) -> Result<(), Failure> {
     let mut receiver = chan.receiver().await?.with_limit(LONGEST_OF_MANY);
+    let mut out = Pipe::new(Target::Stdout);
     let mut left = most.unwrap_or(u64::MAX);
     while left > 0 {
-        match batch(&mut receiver, left.min(AT_ONCE) as u32, lines, &mut asked).await {
+        let most_now = left.min(AT_ONCE) as u32;
+        match batch(&mut receiver, most_now, &mut out, lines, &mut asked).await {
             Ok(count) => left -= count,
             Err(Stop::Interrupted) => break,
             // Whoever follows a channel to its end has come to it.
@@ -233,6 +235,7 @@ enum Stop {
 async fn batch(
     receiver: &mut Receiver,
     most: u32,
+    out: &mut Pipe,
     lines: bool,
     asked: &mut Asked,
 ) -> Result<u64, Stop> {
@@ -248,7 +251,6 @@ async fn batch(
         Err(error) => return Err(failed(error)),
     };
     let count = messages.len() as u64;
-    let mut out = Pipe::new(Target::Stdout);
     let mut text = BytesMut::new();
     for message in messages {
         text.extend_from_slice(message);
@@ -258,7 +260,7 @@ async fn batch(
     }
     let written: Bytes = text.freeze();
     out.write(written).await.map_err(Stop::Failed)?;
-    out.finish().await.map_err(Stop::Failed)?;
+    out.flush().await.map_err(Stop::Failed)?;
     receiver.commit().await.map_err(failed)?;
     Ok(count)
 }

@@ -92,8 +92,15 @@ pub(super) enum Target {
 /// being looked after.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    pieces: mpsc::Sender<Bytes>,
+    pieces: mpsc::Sender<Piece>,
     result: oneshot::Receiver<io::Result<()>>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    /// All before this is to be written, and somebody waits to hear of it.
+    Flush(oneshot::Sender<()>),
 }
 
 impl Pipe {
@@ -114,6 +121,20 @@ impl Pipe {
 
     /// Writes a piece, once there is room. Fails when the reader has gone.
     pub(super) async fn write(&mut self, piece: Bytes) -> Result<(), Failure> {
+        self.pass(Piece::Data(piece)).await
+    }
+
+    /// Waits until all so far is written.
+    pub(super) async fn flush(&mut self) -> Result<(), Failure> {
+        let (written, heard) = oneshot::channel();
+        self.pass(Piece::Flush(written)).await?;
+        match heard.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.reason().await),
+        }
+    }
+
+    async fn pass(&mut self, piece: Piece) -> Result<(), Failure> {
         match self.pieces.send(piece).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.reason().await),
@@ -137,9 +158,16 @@ impl Pipe {
     }
 }
 
-fn write_all(mut queue: mpsc::Receiver<Bytes>, out: &mut impl Write) -> io::Result<()> {
+fn write_all(mut queue: mpsc::Receiver<Piece>, out: &mut impl Write) -> io::Result<()> {
     while let Some(piece) = queue.blocking_recv() {
-        out.write_all(&piece)?;
+        match piece {
+            Piece::Data(bytes) => out.write_all(&bytes)?,
+            Piece::Flush(written) => {
+                out.flush()?;
+                // Whoever waited may have been cancelled.
+                let _ = written.send(());
+            }
+        }
         // Live: what comes is shown, but a flood is not flushed piece by piece.
         if queue.is_empty() {
             out.flush()?;

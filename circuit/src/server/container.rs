@@ -11,7 +11,6 @@ use circuit_proto::{Code, Error, Path};
 use futures_util::StreamExt;
 
 use super::call::{Call, Gone};
-use super::dispatch::occupied;
 use crate::anchor::Reservation;
 use crate::element::Element;
 use crate::element::container::engine::Engine;
@@ -55,16 +54,7 @@ impl Call {
             let message = "this server hosts no containers: start it with -docker";
             return Err(Error::new(Code::Refused, message));
         };
-        let names = path.below_server();
-        // A loser is logged at once, a winner when its element is there.
-        let place = self.operation.in_order(
-            || {
-                let place = server.tree.reserve(names);
-                place.map_err(|_| occupied(server.tree.get(names)))
-            },
-            Result::is_err,
-        )?;
-        Ok((engine.clone(), place))
+        Ok((engine.clone(), self.reserve(path.below_server())?))
     }
 
     /// Fetches the image, until it is there or the caller is gone.

@@ -402,7 +402,7 @@ impl Call {
     }
 
     /// Keeps a place. A loser is logged at once, a winner when its element is there.
-    fn reserve(&mut self, names: &[String]) -> Result<Reservation<Element>, Error> {
+    pub(super) fn reserve(&mut self, names: &[String]) -> Result<Reservation<Element>, Error> {
         let server = self.server.clone();
         self.operation.in_order(
             || {
@@ -555,7 +555,7 @@ fn nothing_there() -> Error {
     Error::new(Code::NoSuchElement, "nothing there")
 }
 
-pub(super) fn occupied(holder: Option<Element>) -> Error {
+fn occupied(holder: Option<Element>) -> Error {
     Error::new(
         Code::Occupied,
         match holder {
