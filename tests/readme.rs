@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use tokio::io::AsyncReadExt;
+
 use super::support::{Home, Server};
 
 const README: &str = include_str!("../README.md");
@@ -117,6 +119,37 @@ fn its_session_is_what_a_terminal_shows() {
         assert_eq!(settled(&printed), settled(&shown), "{command}");
     }
     Server::see_each_other(&servers.iter().collect::<Vec<_>>());
+}
+
+/// The README's program.
+#[allow(clippy::print_stdout)]
+async fn program(url: circuit_client::Url) -> Result<(), Box<dyn std::error::Error>> {
+    let client = circuit_client::Client::dial(&url, None).await?;
+    for server in client.servers().await? {
+        let anchor = client.server(server.id).walk("hello")?;
+        let process = anchor
+            .make_proc(circuit_client::Cmd::new("hostname"))
+            .await?;
+        let mut text = String::new();
+        process.stdout().await?.read_to_string(&mut text).await?;
+        println!("{}: {}", server.name, text.trim());
+        anchor.scrub().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_program_works() {
+    // Whatever stands there is what is compiled here.
+    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    let shown = blocks(README, "rust").concat();
+    assert!(!shown.is_empty() && bare(include_str!("readme.rs")).contains(&bare(&shown)));
+    let home = Home::new();
+    // A circuit without a key: one that is not of this user alone.
+    let one = home
+        .circuit("start -name one -a 0.0.0.0 -advertise 127.0.0.1")
+        .serve();
+    program(one.url().clone()).await.unwrap();
 }
 
 #[test]
