@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Home, Server, eventually, sh};
+use crate::support::{Home, Server, eventually, eventually_within, sh};
 
 #[test]
 fn every_command_reaches_every_server() {
@@ -364,4 +364,47 @@ fn a_server_that_came_back_elsewhere_is_reached_there_at_once() {
         listed.stdout().contains(&address).then_some(())
     });
     one.circuit("peek /two/x").stdout("null\n").run();
+}
+
+#[test]
+fn who_reads_through_a_server_that_is_restarted_keeps_nobody_out() {
+    let home = Home::new();
+    let one = home.start("one");
+    let start = format!("start -name two -var two -j {}", one.url());
+    let mut two = home.circuit(&start).serve();
+    Server::see_each_other(&[&one, &two]);
+    one.make("/one/p", sh("echo begun; exec cat"));
+    let reader = home
+        .circuit(format!("stdout -d {} /one/p", two.url()))
+        .spawn();
+    reader.prints("begun\n");
+    // So soon that nobody misses it; and elsewhere, so that nobody says that it is another.
+    two.kill();
+    let two = home.circuit(format!("{start} -a 127.0.0.2")).serve();
+    one.logs(&format!("joined: {} {}", two.id(), two.url()));
+    // Far sooner than the ten seconds after which a silent connection is given up.
+    eventually_within(Duration::from_secs(4), "the place is free", || {
+        (one.peek("/one/p")["Stdout"]["Reader"] == false).then_some(())
+    });
+}
+
+#[test]
+fn a_server_that_is_back_elsewhere_is_not_taken_for_the_one_before() {
+    let home = Home::new();
+    let one = home.start("one");
+    let start = format!("start -name two -var two -j {}", one.url());
+    let mut two = home.circuit(&start).serve();
+    Server::see_each_other(&[&one, &two]);
+    let path = format!("/{}/p", two.id());
+    two.kill();
+    // It dials who is no more, and is not told so.
+    let before = one
+        .circuit(format!("peek {path}"))
+        .any_stdout()
+        .any_stderr()
+        .spawn();
+    let two = home.circuit(format!("{start} -a 127.0.0.2")).serve();
+    one.logs(&format!("joined: {} {}", two.id(), two.url()));
+    one.circuit(format!("peek {path}")).stdout("null\n").run();
+    drop(before);
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
 use circuit_client::transport::tls::Pin;
-use circuit_proto::handshake::Close;
+use circuit_proto::handshake::{Close, Identity};
 use circuit_proto::membership::{
     Config, Input, Machine, Message, Notice, Output, Record, TetherState,
 };
@@ -223,9 +223,9 @@ impl Peer {
             let accepted = seek::dial(self, url)
                 .await
                 .map_err(|e| unreachable(e.to_string()))?;
-            let id = accepted.fingerprint.id();
+            let identity = accepted.identity.clone();
             self.adopt_in_order(accepted, Origin::Dialled).await;
-            self.seen(id).await;
+            self.seen(&identity).await;
             Ok(())
         };
         tokio::time::timeout(JOIN_TIMEOUT, joined)
@@ -233,32 +233,31 @@ impl Peer {
             .unwrap_or_else(|_| Err(unreachable(format!("{url} did not join in time"))))
     }
 
-    /// Resolves when the server with this id is in the view.
-    async fn seen(&self, id: ServerId) {
+    /// Resolves when this life of a server is in the view.
+    async fn seen(&self, identity: &Identity) {
+        self.until(|| self.has(identity)).await;
+    }
+
+    /// Resolves when this life of a server is no longer in the view. It may be yet to come: a newcomer
+    /// may be faster than the news of it.
+    pub async fn outlived(&self, identity: &Identity) {
+        self.seen(identity).await;
+        self.until(|| !self.has(identity)).await;
+    }
+
+    /// Whether this life of a server is in the view.
+    fn has(&self, identity: &Identity) -> bool {
+        let life = identity.url.server;
+        let member = life.and_then(|life| self.member(life.id));
+        member.is_some_and(|member| member.url.server == life)
+    }
+
+    /// Resolves when something is so in the view.
+    async fn until(&self, is_so: impl Fn() -> bool) {
         let mut changes = self.changes.subscribe();
-        while self.member(id).is_none() {
+        while !is_so() {
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// Resolves when this server is in the view.
-    pub async fn joined(&self, fingerprint: &Fingerprint) {
-        let mut changes = self.changes.subscribe();
-        while !self.machine().is_live(fingerprint) {
-            if changes.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Resolves when this server is no longer in the view.
-    pub async fn left(&self, fingerprint: &Fingerprint) {
-        let mut changes = self.changes.subscribe();
-        while self.machine().is_live(fingerprint) {
-            if changes.changed().await.is_err() {
-                return;
             }
         }
     }

@@ -59,7 +59,7 @@ pub enum DiscoverError {
 /// least one server, all of which hold the key (or, without one, have none), first come first.
 ///
 /// Returns as soon as one answered. Fails after `timeout`: it asks at 0, 150, 500 and 1,200 ms,
-/// then every second, so three seconds find everybody who is there.
+/// then every second, so three seconds find everybody who is there; it asks for four minutes at most.
 ///
 /// **Cancellation:** may be dropped at any moment.
 ///
@@ -80,6 +80,9 @@ pub async fn discover(
     discover_on(&|_| true, group, key, timeout).await
 }
 
+/// For how long it is asked at most: attempts are counted in one byte.
+const LONGEST: Duration = Duration::from_secs(240);
+
 /// The same as [`discover`] on some interfaces only.
 pub async fn discover_on(
     interfaces: &(dyn Fn(&Interface) -> bool + Sync),
@@ -99,7 +102,7 @@ pub async fn discover_on(
         strangers: BTreeMap::new(),
     };
     let begin = Instant::now();
-    let end = begin + timeout;
+    let end = begin + timeout.min(LONGEST);
     for attempt in 0..=u8::MAX {
         asking.ask(interfaces, attempt).await;
         let next = (begin + Query::at(attempt.saturating_add(1))).min(end);
@@ -150,7 +153,7 @@ impl Asking<'_> {
     async fn listen(&mut self, until: Instant) -> Vec<Url> {
         let mut urls = Vec::new();
         let mut until = until;
-        let mut buffer = [0; MAX_PACKET];
+        let mut buffer = [0; MAX_PACKET + 1];
         // Whoever floods the socket must not keep us: `timeout_at` alone looks at packets first.
         while Instant::now() < until {
             let (length, from) = match timeout_at(until, self.sender.recv(&mut buffer)).await {

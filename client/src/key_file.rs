@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use circuit_proto::Key;
-use circuit_proto::key::{KeyError, NEW_KEY};
+use circuit_proto::key::{KeyError, MAX_KEY, NEW_KEY};
 
 /// Why a key file was not read or written. Each names the file.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +42,9 @@ pub enum KeyFileError {
     Random(getrandom::Error),
 }
 
-/// How much of a key's file is read, in bytes: more than any key has.
-const LONGEST: u64 = 4096;
+/// How much of a key's file is read, in bytes: more than the text of any key has, which is four
+/// thirds of [`MAX_KEY`].
+const LONGEST: u64 = 2 * MAX_KEY as u64;
 
 /// A key from a file, and whether others than its owner can read the file, which is worth a
 /// warning.
@@ -118,6 +119,20 @@ mod tests {
         );
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(read(&path).unwrap(), (key, true));
+    }
+
+    #[test]
+    fn the_longest_key_is_read_whole_and_a_longer_file_is_no_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let text = "A".repeat(4096 / 3 * 4) + "AA==";
+        std::fs::write(&path, &text).unwrap();
+        assert_eq!(read(&path).unwrap().0, Key::parse(&text).unwrap());
+        for more in [4, 100_000] {
+            std::fs::write(&path, "A".repeat(text.len() + more)).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains("longer than 4096 bytes"), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! The client's API stands on this, and so does the server, which is why it is public. Programs
 //! that use a circuit have no need of it.
 
+mod buffer;
 pub mod congestion;
 pub mod dial;
 pub mod endpoint;

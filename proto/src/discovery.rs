@@ -313,7 +313,6 @@ impl Machine {
         let Some(state) = self.segments.get(&segment) else {
             return;
         };
-        let rank = state.roster.rank(subject(&nonce), self.me, is_live);
         let (packet, wanted, bucket) = match seal {
             Seal::Ours => {
                 let answer = Packet::Answer {
@@ -330,8 +329,12 @@ impl Machine {
                 (refusal, FEW, &mut self.refusals)
             }
         };
+        // Whose turn it is costs more than to answer, and anybody can ask.
+        if !bucket.take(now) || state.roster.rank(subject(&nonce), self.me, is_live) >= wanted {
+            return;
+        }
         let bytes = packet.encode(self.key.as_ref());
-        if rank >= wanted || bytes.len() > length || !bucket.take(now) {
+        if bytes.len() > length {
             return;
         }
         self.outputs.push_back(Output::Unicast { to: from, bytes });

@@ -65,7 +65,7 @@ pub enum Role {
     Client,
     /// Membership between servers, and nothing else. With the dialler's first message, encoded as
     /// [`crate::membership::Message`]; empty if it comes later, on the dialler's stream.
-    Link(Identity, Vec<u8>),
+    Link(Identity, #[serde(with = "crate::codec::bytes")] Vec<u8>),
     /// Requests that another server forwards.
     Transfer(Identity),
 }

@@ -15,7 +15,7 @@ pub const NEW_KEY: usize = 32;
 
 /// The longest key that is read, in bytes. Chosen: nobody's key is longer, a file given by
 /// mistake may be.
-const MAX_KEY: usize = 4096;
+pub const MAX_KEY: usize = 4096;
 
 /// A circuit's key. It never shows itself: neither `Debug` nor errors print it.
 ///

@@ -50,7 +50,7 @@ const QUEUE: usize = 256;
 const CHECKS_PER_SECOND: u32 = 1000;
 
 /// How often one and the same packet is taken in a second. Chosen: above the three times that a ping
-/// is sent. Whoever records packets and repeats them cannot use up the checks.
+/// is sent. One who repeats a recorded packet has little of the checks.
 const REPEATS_PER_SECOND: u8 = 6;
 
 /// The sending and receiving side of the packets.

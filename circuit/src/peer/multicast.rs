@@ -188,7 +188,8 @@ impl Multicast {
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Received> {
-        let mut buffer = [0; MAX_PACKET];
+        // One byte more, so that a longer packet is seen to be one.
+        let mut buffer = [0; MAX_PACKET + 1];
         let mut tried = 0;
         while tried < self.listeners.len() {
             self.turn = (self.turn + 1) % self.listeners.len();

@@ -34,10 +34,10 @@ pub async fn until_joined(peer: Arc<Peer>, url: Url) {
         let error = match dial(&peer, &url).await {
             Ok(accepted) => {
                 info!("joining {accepted}");
-                let id = accepted.fingerprint.id();
+                let identity = accepted.identity.clone();
                 peer.adopt(accepted, Origin::Dialled);
                 // The connection may be lost before the two have told each other anything.
-                match tokio::time::timeout(PATIENCE, peer.seen(id)).await {
+                match tokio::time::timeout(PATIENCE, peer.seen(&identity)).await {
                     Ok(()) => return,
                     Err(_) => "it answered, and then did not join".to_owned(),
                 }

@@ -226,8 +226,12 @@ impl Tethers {
                 let held = expectation.tethers.hold(&stream, &asked, &subject);
                 next = tokio::select! {
                     () = held => opened.recv().await,
-                    // Who opens another has lost this one, though we have not heard of it.
-                    another = opened.recv() => another,
+                    // Who opens another has lost this one, though we have not heard of it. What
+                    // this one told is not known of the other.
+                    another = opened.recv() => {
+                        subject.tell(TetherState::Unknown).await;
+                        another
+                    }
                 };
             }
         }))

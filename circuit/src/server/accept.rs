@@ -266,16 +266,11 @@ async fn serve(server: Arc<Server>, guest: Guest) {
         }
         Admitted::Transfer(peer) => {
             let caller = Caller::Server(peer.fingerprint.id(), address);
-            let gone = async {
-                // A newcomer's requests may be faster than the news of it.
-                server.peer.joined(&peer.fingerprint).await;
-                server.peer.left(&peer.fingerprint).await;
-            };
             tokio::select! {
                 () = requests::serve(server.clone(), connection.clone(), caller) => (),
                 // Membership knows sooner than this connection's own time-out. Until then a reader
                 // behind it would be handed what the next one should have.
-                () = gone => close(&connection, Close::Done),
+                () = server.peer.outlived(&peer.identity) => close(&connection, Close::Done),
             }
         }
         Admitted::Link(peer, hello) => {

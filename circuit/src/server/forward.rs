@@ -52,8 +52,9 @@ struct Slot {
 #[derive(Debug, Default)]
 struct Place {
     open: Option<Transfer>,
-    /// The last dial, if it failed: when, and why. Who asked before then is not to dial again.
-    failed: Option<(Instant, Error)>,
+    /// The last dial, if it failed: when, of which life, and why. Who asked for that before then is
+    /// not to dial again.
+    failed: Option<(Instant, Record, Error)>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,11 +94,15 @@ impl Transfers {
         };
         let asked = Instant::now();
         let mut place = slot.place.lock().await;
-        if let Some(transfer) = &place.open
+        if let Some(transfer) = &mut place.open
             && transfer.to != *to
         {
-            // The life before, which may have ended without a word.
-            close(&transfer.accepted.connection, Close::Done);
+            match transfer.accepted.identity.url == to.url {
+                // It was this life that answered, before there was news of it.
+                true => transfer.to = to.clone(),
+                // The life before, which may have ended without a word.
+                false => close(&transfer.accepted.connection, Close::Done),
+            }
         }
         if let Some(transfer) = &place.open
             && transfer.accepted.connection.close_reason().is_none()
@@ -107,8 +112,9 @@ impl Transfers {
                 InUse::begin(&transfer.used),
             ));
         }
-        if let Some((at, error)) = &place.failed
+        if let Some((at, of, error)) = &place.failed
             && *at >= asked
+            && of == to
         {
             return Err(error.clone());
         }
@@ -118,7 +124,7 @@ impl Transfers {
             Ok(accepted) => accepted,
             Err(error) => {
                 let error = Error::new(Code::Unreachable, error.to_string());
-                place.failed = Some((Instant::now(), error.clone()));
+                place.failed = Some((Instant::now(), to.clone(), error.clone()));
                 return Err(error);
             }
         };
@@ -126,14 +132,14 @@ impl Transfers {
             state: Mutex::new((0, Instant::now())),
         });
         let in_use = InUse::begin(&used);
-        let (peer, fingerprint) = (server.peer.clone(), to.fingerprint);
+        let (peer, identity) = (server.peer.clone(), accepted.identity.clone());
         let idle = close_when_idle(accepted.connection.clone(), used.clone());
         let connection = accepted.connection.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = idle => (),
                 () = async {
-                    peer.left(&fingerprint).await;
+                    peer.outlived(&identity).await;
                     tokio::time::sleep(LAST_WORDS).await;
                 } => close(&connection, Close::Done),
             }
@@ -210,7 +216,7 @@ pub(super) async fn forward(
 ) {
     let opened = async {
         let (connection, in_use) = server.transfers.connection(server, to).await?;
-        let lost = |error: StreamError| unreachable(to, &error);
+        let lost = |error: StreamError| unreachable(server, to, &error);
         let (send, recv) = connection
             .open_bi()
             .await
@@ -237,7 +243,10 @@ pub(super) async fn forward(
             return;
         }
     };
-    tokio::join!(pass_up(from, send), pass_down(to, recv, back, changes));
+    tokio::join!(
+        pass_up(from, send),
+        pass_down(server, to, recv, back, changes)
+    );
 }
 
 /// From the caller to the other server.
@@ -275,7 +284,13 @@ enum Stage {
 }
 
 /// From the other server to the caller.
-async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes: bool) {
+async fn pass_down(
+    server: &Server,
+    to: &Record,
+    mut from: RecvHalf,
+    mut back: SendHalf,
+    changes: bool,
+) {
     let abandoned = back.abandoned();
     tokio::pin!(abandoned);
     let mut stage = Stage::Reply;
@@ -306,7 +321,7 @@ async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes:
         }
     };
     debug!("lost {} while forwarding: {lost}", to.fingerprint.id());
-    let mut error = unreachable(to, &lost);
+    let mut error = unreachable(server, to, &lost);
     // The other server itself abandoned the stream: then so do we.
     if matches!(lost, StreamError::Abandoned) {
         return;
@@ -325,10 +340,15 @@ async fn pass_down(to: &Record, mut from: RecvHalf, mut back: SendHalf, changes:
     }
 }
 
-fn unreachable(to: &Record, error: &StreamError) -> Error {
+fn unreachable(server: &Server, to: &Record, error: &StreamError) -> Error {
+    let is_back = || server.peer.member(to.fingerprint.id()).is_some();
     let reason = match error {
         // Servers keep their connections up: only a restart forgets them.
         StreamError::Lost(quinn::ConnectionError::Reset) => "it was restarted".to_owned(),
+        // Closed by us, as membership knows of another life of it.
+        StreamError::Lost(quinn::ConnectionError::LocallyClosed) if is_back() => {
+            "it was restarted".to_owned()
+        }
         StreamError::Lost(quinn::ConnectionError::LocallyClosed) => {
             "it is no longer in the circuit".to_owned()
         }

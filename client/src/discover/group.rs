@@ -139,8 +139,8 @@ impl Sender {
     }
 
     /// Waits for a packet to one of the sockets' own ports; its length and sender. Longer packets
-    /// than the buffer are cut. Only one task may wait.
-    pub async fn recv(&self, buffer: &mut [u8; MAX_PACKET]) -> io::Result<(usize, SocketAddr)> {
+    /// than any of ours are cut, and seen to be longer. Only one task may wait.
+    pub async fn recv(&self, buffer: &mut [u8; MAX_PACKET + 1]) -> io::Result<(usize, SocketAddr)> {
         poll_fn(|context| {
             for socket in &self.sockets {
                 let mut read = ReadBuf::new(&mut buffer[..]);

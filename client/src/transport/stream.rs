@@ -15,13 +15,15 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use circuit_proto::codec::{self, CodecError, HEADER, MAX_CHUNK, MAX_FRAME};
 use circuit_proto::handshake::Close;
 use circuit_proto::request::End;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::buffer::Buffer;
 
 /// The code of a reset or a stop: whoever used the stream went away.
 const ABANDONED: VarInt = VarInt::from_u32(1);
@@ -237,8 +239,7 @@ impl Drop for SendHalf {
 #[derive(Debug)]
 pub struct RecvHalf {
     inner: quinn::RecvStream,
-    pieces: VecDeque<Bytes>,
-    buffered: usize,
+    buffer: Buffer,
     data: Data,
 }
 
@@ -264,8 +265,7 @@ impl RecvHalf {
     pub fn new(inner: quinn::RecvStream) -> RecvHalf {
         RecvHalf {
             inner,
-            pieces: VecDeque::new(),
-            buffered: 0,
+            buffer: Buffer::default(),
             data: Data::Header,
         }
     }
@@ -314,7 +314,7 @@ impl RecvHalf {
     /// Whether the direction has finished: `false` if there is more.
     pub async fn at_finish(&mut self) -> Result<bool, StreamError> {
         poll_fn(|cx| {
-            if self.buffered > 0 {
+            if self.buffer.len() > 0 {
                 return Poll::Ready(Ok(false));
             }
             Poll::Ready(Ok(!ready!(self.poll_more(cx))?))
@@ -333,7 +333,7 @@ impl RecvHalf {
             match self.data {
                 Data::Header => {
                     ready!(self.poll_fill(cx, HEADER))?;
-                    match self.take_header() {
+                    match self.buffer.take_header() {
                         0 => self.data = Data::End,
                         n if n <= MAX_CHUNK => self.data = Data::Chunk(n),
                         n => return Poll::Ready(Err(CodecError::TooLarge(n).into())),
@@ -341,7 +341,7 @@ impl RecvHalf {
                 }
                 Data::Chunk(left) => {
                     ready!(self.poll_fill(cx, 1))?;
-                    let piece = self.take_piece(left);
+                    let piece = self.buffer.take_piece(left);
                     self.data = match left - piece.len() {
                         0 => Data::Header,
                         left => Data::Chunk(left),
@@ -365,18 +365,18 @@ impl RecvHalf {
         limit: usize,
     ) -> Poll<Result<Bytes, StreamError>> {
         ready!(self.poll_fill(cx, HEADER))?;
-        let length = self.peek_header();
+        let length = self.buffer.header();
         if length > limit {
             return Poll::Ready(Err(CodecError::TooLarge(length).into()));
         }
         ready!(self.poll_fill(cx, HEADER + length))?;
-        self.take_header();
-        Poll::Ready(Ok(self.take_exactly(length)))
+        self.buffer.take_header();
+        Poll::Ready(Ok(self.buffer.take_exactly(length)))
     }
 
     /// Reads until so many bytes are buffered.
     fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<(), StreamError>> {
-        while self.buffered < wanted {
+        while self.buffer.len() < wanted {
             if !ready!(self.poll_more(cx))? {
                 return Poll::Ready(Err(StreamError::Abandoned));
             }
@@ -395,53 +395,9 @@ impl RecvHalf {
             return Poll::Ready(Ok(false));
         };
         for piece in pieces.into_iter().take(count) {
-            self.buffered += piece.len();
-            self.pieces.push_back(piece);
+            self.buffer.push(piece);
         }
         Poll::Ready(Ok(true))
-    }
-
-    fn peek_header(&self) -> usize {
-        let mut bytes = self.pieces.iter().flat_map(|piece| piece.iter()).copied();
-        let header = [(); HEADER].map(|()| bytes.next().unwrap_or_default());
-        u32::from_be_bytes(header) as usize
-    }
-
-    fn take_header(&mut self) -> usize {
-        let length = self.peek_header();
-        self.take_exactly(HEADER);
-        length
-    }
-
-    /// The next bytes in one piece: at least one, at most `most`, without copying.
-    fn take_piece(&mut self, most: usize) -> Bytes {
-        let Some(front) = self.pieces.front_mut() else {
-            return Bytes::new();
-        };
-        let piece = front.split_to(front.len().min(most));
-        if front.is_empty() {
-            self.pieces.pop_front();
-        }
-        self.buffered -= piece.len();
-        piece
-    }
-
-    /// The next `length` bytes, which must be buffered; copied only if they came in several pieces.
-    fn take_exactly(&mut self, length: usize) -> Bytes {
-        let first = self.take_piece(length);
-        if first.len() == length {
-            return first;
-        }
-        let mut whole = BytesMut::with_capacity(length);
-        whole.extend_from_slice(&first);
-        while whole.len() < length {
-            let mut piece = self.take_piece(length - whole.len());
-            if piece.is_empty() {
-                break;
-            }
-            whole.extend_from_slice(piece.copy_to_bytes(piece.len()).as_ref());
-        }
-        whole.freeze()
     }
 }
 

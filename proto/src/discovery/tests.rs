@@ -592,6 +592,45 @@ fn does_not_serve_to_attack_others() {
 }
 
 #[test]
+fn queries_that_others_answer_cost_little_too() {
+    let mut machine = machine(0, None);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| true);
+    for who in 1..=100 {
+        let announced = Packet::Announcement(Identity {
+            url: url(who),
+            name: String::new(),
+        })
+        .encode(None);
+        let packet = Input::Packet {
+            segment: SEGMENT,
+            from: "10.0.0.9:9".parse().unwrap(),
+            bytes: &announced,
+        };
+        machine.handle(packet, Duration::ZERO, &|_, _| true);
+    }
+    let looked_up = std::cell::Cell::new(0);
+    for n in 0..5000_u16 {
+        let mut nonce = [0; 16];
+        nonce[..2].copy_from_slice(&n.to_be_bytes());
+        let query = Query::new(nonce, None).packet(0);
+        let packet = Input::Packet {
+            segment: SEGMENT,
+            from: "10.0.0.9:9".parse().unwrap(),
+            bytes: &query,
+        };
+        machine.handle(packet, Duration::ZERO, &|_, _| {
+            looked_up.set(looked_up.get() + 1);
+            true
+        });
+    }
+    let each = 100;
+    assert!(
+        (each..=1000 * each).contains(&looked_up.get()),
+        "{looked_up:?}"
+    );
+}
+
+#[test]
 fn another_hosts_loopback_is_not_ours() {
     let check = |from: &str, expected: usize| {
         let mut machine = machine(0, None);
