@@ -221,13 +221,19 @@ fn a_server_that_leaves_in_the_middle_says_so() {
     );
 }
 
+/// Two servers, and how the second was started: again, it is the same.
+fn with_one_that_comes_back(home: &Home) -> (Server, Server, String) {
+    let one = home.start("one");
+    let start = format!("start -name two -var two -j {}", one.url());
+    let two = home.circuit(&start).serve();
+    Server::see_each_other(&[&one, &two]);
+    (one, two, start)
+}
+
 #[test]
 fn a_server_that_comes_back_as_itself_says_that_the_old_streams_are_gone() {
     let home = Home::new();
-    let one = home.start("one");
-    let start = format!("start -name two -var two -j {}", one.url());
-    let mut two = home.circuit(&start).serve();
-    Server::see_each_other(&[&one, &two]);
+    let (one, mut two, start) = with_one_that_comes_back(&home);
     one.make("/two/p", sh("echo begun; exec cat"));
     let reader = one.circuit("stdout /two/p").spawn();
     reader.prints("begun\n");
@@ -369,10 +375,7 @@ fn a_server_that_came_back_elsewhere_is_reached_there_at_once() {
 #[test]
 fn who_reads_through_a_server_that_is_restarted_keeps_nobody_out() {
     let home = Home::new();
-    let one = home.start("one");
-    let start = format!("start -name two -var two -j {}", one.url());
-    let mut two = home.circuit(&start).serve();
-    Server::see_each_other(&[&one, &two]);
+    let (one, mut two, start) = with_one_that_comes_back(&home);
     one.make("/one/p", sh("echo begun; exec cat"));
     let reader = home
         .circuit(format!("stdout -d {} /one/p", two.url()))
@@ -391,10 +394,7 @@ fn who_reads_through_a_server_that_is_restarted_keeps_nobody_out() {
 #[test]
 fn a_server_that_is_back_elsewhere_is_not_taken_for_the_one_before() {
     let home = Home::new();
-    let one = home.start("one");
-    let start = format!("start -name two -var two -j {}", one.url());
-    let mut two = home.circuit(&start).serve();
-    Server::see_each_other(&[&one, &two]);
+    let (one, mut two, start) = with_one_that_comes_back(&home);
     let path = format!("/{}/p", two.id());
     two.kill();
     // It dials who is no more, and is not told so.

@@ -1,7 +1,8 @@
 //! The server of a circuit, and the command-line tool.
 //!
-//! [`cli`] reaches circuits through the client crate; [`server`] accepts, authenticates and dispatches; [`peer`]
-//! drives membership and discovery; [`anchor`] is the tree; [`element`] has one file per kind.
+//! [`cli`] reaches circuits through the client crate; [`server`] accepts, authenticates and
+//! dispatches; [`peer`] drives membership and discovery; [`anchor`] is the tree; [`element`] has one
+//! file per kind.
 
 pub mod anchor;
 pub mod cli;

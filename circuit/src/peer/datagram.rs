@@ -1,9 +1,9 @@
 //! Small signed packets between servers that have no connection, on the server's one UDP socket.
 //!
 //! Membership pings servers that it has no link to. A QUIC connection for that costs about 5 kB,
-//! a signed packet at most 341, headers included. They share the socket with QUIC, and are told apart by the
-//! first two bits, which in QUIC are never both zero while greasing is off (RFC 9000, sections
-//! 17.2 and 17.3; RFC 9443).
+//! a signed packet at most 341 bytes, headers included. They share the socket with QUIC, and are told
+//! apart by the first two bits, which in QUIC are never both zero while greasing is off (RFC 9000,
+//! sections 17.2 and 17.3; RFC 9443).
 //!
 //! A packet: one byte [`MARK`], a code that proves the circuit's key (16; zeros where there is
 //! none), the sender's Ed25519 public key (32), its signature (64), the message. Signed are a label,

@@ -18,6 +18,7 @@ const WINDOW: usize = 256 << 10;
 /// many packets in memory. Chosen: a copy of it costs less than the packet did.
 const SMALL: usize = 4 << 10;
 
+/// The bytes of a message.
 #[derive(Debug)]
 pub(super) enum Body {
     /// All of it so far, and how much of that the receiver has.
