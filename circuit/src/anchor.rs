@@ -9,9 +9,10 @@
 //! **Invariant:** of many concurrent makers at one path one wins; a maker that fails leaves
 //! nothing behind.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The names of an anchor below its server's own.
 pub type Names = Vec<String>;
@@ -145,8 +146,7 @@ impl<E: Clone> Tree<E> {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Names, Slot<E>>> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock()
     }
 }
 
@@ -169,11 +169,7 @@ impl<E> Reservation<E> {
     /// Puts the element in its place.
     pub fn commit(mut self, element: E) {
         self.done = true;
-        let mut slots = self
-            .tree
-            .slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.tree.slots.lock();
         slots.insert(std::mem::take(&mut self.names), Slot::Held(element));
     }
 }
@@ -181,11 +177,7 @@ impl<E> Reservation<E> {
 impl<E> Drop for Reservation<E> {
     fn drop(&mut self) {
         if !self.done {
-            let mut slots = self
-                .tree
-                .slots
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut slots = self.tree.slots.lock();
             slots.remove(&self.names);
         }
     }

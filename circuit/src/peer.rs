@@ -16,8 +16,9 @@ pub mod outbound;
 pub mod seek;
 pub mod tether;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
@@ -318,12 +319,12 @@ impl Peer {
     }
 
     fn watchers(&self) -> MutexGuard<'_, Vec<Weak<dyn Watch>>> {
-        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watchers.lock()
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
         // The machine does not panic; were it to, its view would still be the best there is.
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.machine.lock()
     }
 }
 

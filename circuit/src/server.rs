@@ -17,11 +17,12 @@ mod requests;
 mod strangers;
 pub mod var_dir;
 
+use parking_lot::Mutex;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use circuit_client::runtime_dir::{Registration, RuntimeDir, RuntimeDirError};
@@ -354,12 +355,7 @@ impl Server {
 
     /// Leads nobody to this server any more, as it is about to go.
     fn withdraw(&self) {
-        drop(
-            self.registration
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.registration.lock().take());
     }
 
     /// How many clients are connected.

@@ -1,7 +1,7 @@
 //! `run`: a process on some server, as if it ran here.
 
+use parking_lot::Mutex;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
 
 use circuit_client::{Cmd, Code, Error, Path, Proc, Reader, TerminalSize, process};
 use rustix::termios::{OptionalActions, Termios};
@@ -298,7 +298,7 @@ impl Terminal {
         let original = rustix::termios::tcgetattr(stdin()).map_err(failed)?;
         let mut raw = original.clone();
         raw.make_raw();
-        *ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(original);
+        *ORIGINAL.lock() = Some(original);
         // A panic ends the process without dropping anything.
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -316,10 +316,7 @@ impl Drop for Terminal {
 }
 
 fn restore() {
-    let original = ORIGINAL
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let original = ORIGINAL.lock().take();
     if let Some(original) = original {
         let _ = rustix::termios::tcsetattr(stdin(), OptionalActions::Now, &original);
     }

@@ -16,8 +16,9 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
@@ -151,8 +152,7 @@ impl Channel {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

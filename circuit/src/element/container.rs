@@ -15,8 +15,9 @@ pub mod engine;
 mod pump;
 mod translate;
 
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use circuit_proto::element::container::{Inspected, Pull, Run, Status};
@@ -461,9 +462,8 @@ impl Container {
         Error::new(Code::Closed, message)
     }
 
-    fn end(&self) -> std::sync::MutexGuard<'_, Option<End>> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    fn end(&self) -> parking_lot::MutexGuard<'_, Option<End>> {
+        self.end.lock()
     }
 }
 

@@ -15,9 +15,10 @@ mod records;
 mod socket;
 mod text;
 
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use circuit_proto::element::dns::Status;
@@ -115,7 +116,7 @@ impl Dns {
     /// What `peek` tells.
     pub fn status(&self) -> Status {
         let records = self.shared.records();
-        let records = records.read().unwrap_or_else(PoisonError::into_inner);
+        let records = records.read();
         Status {
             address: self.address.to_string(),
             records: records.print(),
@@ -135,20 +136,19 @@ impl Dns {
     }
 
     fn take_thread(&self) -> Option<Thread> {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = self.thread.lock();
         thread.take()
     }
 
     fn zone(&self) -> Option<Name> {
         let live = self.live.as_ref()?;
-        let live = live.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = live.lock();
         Some(live.zone().clone())
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
         let records = self.shared.records();
-        let mut records: RwLockWriteGuard<'_, Records> =
-            records.write().unwrap_or_else(PoisonError::into_inner);
+        let mut records: RwLockWriteGuard<'_, Records> = records.write();
         let result = change(&mut records);
         // Before the lock is free: whoever reads the old records knows them to be old.
         self.shared.changed();
@@ -159,7 +159,7 @@ impl Dns {
 impl Watch for Dns {
     fn notice(&self, notice: &Notice) {
         let Some(live) = &self.live else { return };
-        let mut live = live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = live.lock();
         self.change(|records| match notice {
             Notice::Join(who) => live.join(records, who),
             Notice::Leave(who) => live.leave(records, who.fingerprint.id()),

@@ -12,8 +12,9 @@ mod inherited;
 mod output_file;
 mod spawn;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
@@ -318,12 +319,11 @@ impl Process {
     }
 
     fn terminal(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
-        self.terminal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.terminal.lock()
     }
 
     fn life(&self) -> MutexGuard<'_, Life> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+        self.life.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Servers that are heard of on a multicast group, and joined.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use circuit_proto::discovery::Machine;
 use circuit_proto::{Key, Url};
@@ -32,18 +33,12 @@ pub async fn run(peer: Arc<Peer>, multicast: Multicast, key: Option<Key>) {
     let join = async {
         while let Some(multicast::Heard { url, .. }) = queue.recv().await {
             // One dial at a time to each: announcements repeat.
-            let new = dialling
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(url.clone());
+            let new = dialling.lock().insert(url.clone());
             if new {
                 let (peer, dialling) = (peer.clone(), dialling.clone());
                 tokio::spawn(async move {
                     seek::once(peer, url.clone()).await;
-                    dialling
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .remove(&url);
+                    dialling.lock().remove(&url);
                 });
             }
         }

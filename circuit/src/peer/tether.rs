@@ -17,12 +17,13 @@
 //! **Invariants:** a connection without a valid token costs one of [`MAX_STRANGERS`] places, for at
 //! most [`PATIENCE`]. A token opens one tether at a time. A tether at rest has no timer.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_client::transport::dial::DIAL_TIMEOUT;
@@ -275,11 +276,11 @@ impl Tethers {
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<ServerId, usize>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 
     fn expected(&self) -> MutexGuard<'_, HashMap<Token, Expected>> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+        self.expected.lock()
     }
 }
 

@@ -3,8 +3,9 @@
 //! **Invariant:** until a peer was sent a `Welcome` it has one stream, a window of 16 KiB and five
 //! seconds, and [`strangers`](super::strangers) bounds how many there are like it.
 
+use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use circuit_client::transport::dial::{Accepted, exporter};
@@ -53,7 +54,7 @@ struct Refusals(Mutex<(Option<Instant>, u64)>);
 
 impl Refusals {
     fn log(&self, address: SocketAddr, reason: &Refused) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let (since, count) = &mut *state;
         if since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
             if *count > REFUSALS_LOGGED {

@@ -5,8 +5,9 @@
 //! other passes, half-closes, resets and stops included, with back-pressure both ways. A hop that
 //! is lost becomes `Unreachable`.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_client::transport::dial::Accepted;
@@ -76,7 +77,7 @@ struct InUse(Arc<Use>);
 impl Transfers {
     /// How many are open.
     pub(super) fn open(&self) -> usize {
-        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.lock();
         slots.values().filter(|slot| slot.is_open()).count()
     }
 
@@ -86,7 +87,7 @@ impl Transfers {
         to: &Record,
     ) -> Result<(quinn::Connection, InUse), Error> {
         let slot = {
-            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slots = self.slots.lock();
             // Closed connections go when the next is asked for, so the table stays as large as
             // what is in use.
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.is_open());
@@ -168,8 +169,8 @@ impl Slot {
 }
 
 impl Use {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (usize, Instant)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, (usize, Instant)> {
+        self.state.lock()
     }
 }
 

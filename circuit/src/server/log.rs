@@ -3,8 +3,9 @@
 //! A thread of its own writes the lines; a bounded queue leads to it. When the reader of stderr is
 //! too slow, lines are dropped and counted, and the log says how many once it goes on.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -118,11 +119,10 @@ impl Drop for Log {
         state.ended = true;
         self.queue.wake.notify_all();
         // Whoever reads stderr may never read on: the end is not to wait for that.
-        let waited = self
-            .queue
+        let unfinished = |state: &mut State| !state.finished;
+        self.queue
             .wake
-            .wait_timeout_while(state, LAST_LINES, |s| !s.finished);
-        drop(waited);
+            .wait_while_for(&mut state, unfinished, LAST_LINES);
     }
 }
 
@@ -173,15 +173,11 @@ impl Queue {
         let mut state = self.lock();
         while state.lines.is_empty() && state.dropped == 0 && !state.ended {
             state.asleep = true;
-            state = self
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            self.wake.wait(&mut state);
         }
         state.asleep = false;
         if !state.ended {
-            let gathered = self.wake.wait_timeout(state, GATHER);
-            state = gathered.unwrap_or_else(PoisonError::into_inner).0;
+            self.wake.wait_for(&mut state, GATHER);
         }
         let State {
             lines,
@@ -193,8 +189,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,9 +3,10 @@
 //! **Invariant:** the log has one line per operation, in the order in which they took effect; it
 //! holds no payload, no argument and no key.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use circuit_proto::{Code, Error, Path};
@@ -81,7 +82,7 @@ impl Operations {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<InFlight>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 }
 
@@ -94,10 +95,7 @@ impl Operation {
         logs: impl FnOnce(&Result<T, Error>) -> bool,
     ) -> Result<T, Error> {
         let operations = self.operations.clone();
-        let _order = operations
-            .order
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _order = operations.order.lock();
         let result = change();
         if logs(&result) {
             self.log(result.as_ref().err());

@@ -3,9 +3,10 @@
 //! **Invariant:** there are at most [`MOST`], of which one host has no more than its share: nobody
 //! else is shut out by it.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// How many connections may be without a `Welcome`. DESIGN.md, section 5, as the next.
 const MOST: usize = 256;
@@ -74,8 +75,7 @@ impl Strangers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hosts.lock()
     }
 }
 

@@ -5,7 +5,7 @@
 //! **Invariant:** any packet gets an answer or none, and never a panic. An answer is never longer
 //! than who asked takes; one that is cut says so and is empty.
 
-use std::sync::{PoisonError, RwLock};
+use parking_lot::RwLock;
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{
@@ -76,7 +76,7 @@ pub(super) fn answer(
                 Some(code) => refused(code),
                 None => {
                     // Nothing panics half-way through a change.
-                    let records = records.read().unwrap_or_else(PoisonError::into_inner);
+                    let records = records.read();
                     resolve(&records, &query, transport)
                 }
             };

@@ -3,11 +3,12 @@
 //! Answers over UDP are remembered until a record changes. **Cancellation:** [`Serving::run`] ends
 //! when it is told to; connections are cut.
 
+use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};

@@ -3,11 +3,11 @@
 //! One that was made for a child goes again if there is no child, unless another's output goes there
 //! by then. What else is done with the file, this does not know.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A file that is being opened for a child.
 #[derive(Debug)]
@@ -79,8 +79,7 @@ impl Drop for OutputFile {
 }
 
 fn opening() -> MutexGuard<'static, BTreeMap<PathBuf, Opening>> {
-    // No code that runs under the lock can panic half-way through a change.
-    OPENING.lock().unwrap_or_else(PoisonError::into_inner)
+    OPENING.lock()
 }
 
 #[cfg(test)]

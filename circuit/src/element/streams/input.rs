@@ -5,7 +5,8 @@
 //! **Cancellation:** a dropped [`Writing`] gives its place back; a piece of data that was being
 //! written may have been written in part, as at any pipe.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 use circuit_proto::element::process::Input as InputStatus;
 use circuit_proto::{Code, Error};
@@ -84,8 +85,7 @@ impl Input {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

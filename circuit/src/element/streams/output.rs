@@ -8,8 +8,9 @@
 //!
 //! **Cancellation:** a dropped [`Reading`] gives its place and its unfinished chunk back.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
@@ -157,8 +158,7 @@ impl Output {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code that runs under the lock can panic half-way through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -54,7 +54,7 @@ fn a_change_is_in_the_next_answer() {
     let packet = query(1, b"\x02ab\x01c\0", false);
     let before = memory.answer(&shared, &packet).unwrap().to_vec();
     let record = text::record("ab.c. 60 A 10.0.0.2").unwrap();
-    shared.records().write().unwrap().set(record).unwrap();
+    shared.records().write().set(record).unwrap();
     shared.changed();
     let after = memory.answer(&shared, &packet).unwrap();
     assert_eq!(after.len(), before.len() + 16);
