@@ -1,5 +1,9 @@
 //! `stdin`, `stdout` and `stderr`: live, one at a time, and nothing lost.
 
+use std::task::Poll;
+
+use bytes::Bytes;
+use circuit_client::Cmd;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -382,4 +386,40 @@ async fn an_output_that_has_ended_may_be_closed() {
     has_no_reader(&one).await;
     process.peek().await.unwrap();
     reader.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_whose_sending_is_given_up_and_tried_again_are_sent_once() {
+    let home = Home::new();
+    let one = tokio::task::block_in_place(|| home.start("one"));
+    let go = home.file("go");
+    // It reads nothing until it is told to, so that the writer comes to wait.
+    let script = format!("until [ -e {} ]; do sleep 0.01; done; wc -c", go.display());
+    let anchor = one.client(&home).await.walk("/one/p").unwrap();
+    let cmd = Cmd {
+        args: vec!["-c".into(), script],
+        ..Cmd::new("sh")
+    };
+    let process = anchor.make_proc(cmd).await.unwrap();
+    let mut writer = process.stdin().await.unwrap();
+    let piece = Bytes::from(vec![b'x'; 1 << 20]);
+    let mut sent = 0;
+    loop {
+        let mut sending = std::pin::pin!(writer.send(piece.clone()));
+        let polled = std::future::poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx)));
+        match polled.await {
+            Poll::Ready(taken) => taken.unwrap(),
+            // It is dropped here.
+            Poll::Pending => break,
+        }
+        sent += piece.len();
+    }
+    std::fs::write(&go, "").unwrap();
+    writer.send(piece.clone()).await.unwrap();
+    sent += piece.len();
+    writer.finish().await.unwrap();
+    let mut count = String::new();
+    let mut stdout = process.stdout().await.unwrap();
+    stdout.read_to_string(&mut count).await.unwrap();
+    assert_eq!(count.trim(), sent.to_string());
 }

@@ -157,16 +157,42 @@ impl Writer {
         }
     }
 
-    /// Sends bytes without copying them; waits while the element takes no more.
+    /// Takes bytes, without copying them, and sends as many of them as the element has room for;
+    /// waits while the element has no room for the bytes that were taken before.
+    ///
+    /// The rest goes with the next call of any method; [`flush`](Self::flush) waits for that.
+    ///
+    /// **Cancellation:** a future that is dropped has taken none of the bytes: they may be sent
+    /// again.
     ///
     /// ```no_run
     /// # async fn example(mut writer: circuit_client::Writer) -> Result<(), circuit_client::Error> {
     /// writer.send("hello\n".into()).await?;
+    /// writer.flush().await?;
     /// # Ok(())
     /// # }
     /// ```
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), Error> {
+        std::future::poll_fn(|cx| self.poll_drain(cx)).await?;
+        // Nothing waits between taking the bytes and returning.
         self.send.queue_data(bytes);
+        std::future::poll_fn(|cx| match self.poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
+    /// Waits until all bytes that were taken are on their way to the element.
+    ///
+    /// ```no_run
+    /// # async fn example(mut writer: circuit_client::Writer) -> Result<(), circuit_client::Error> {
+    /// writer.send("a question\n".into()).await?;
+    /// writer.flush().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn flush(&mut self) -> Result<(), Error> {
         std::future::poll_fn(|cx| self.poll_drain(cx)).await
     }
 
@@ -183,7 +209,8 @@ impl Writer {
     }
 
     /// Resolves when the element takes no more, and says why: it was scrubbed, or its server is lost.
-    /// For those who have nothing to send for long.
+    /// Meanwhile the bytes that were taken are sent. A program waits for it while it has nothing to
+    /// send.
     ///
     /// ```no_run
     /// # async fn example(mut writer: circuit_client::Writer) {
@@ -191,13 +218,19 @@ impl Writer {
     /// # }
     /// ```
     pub async fn failed(&mut self) -> Error {
-        loop {
-            match self.recv.data().await {
-                Ok(Some(_)) => (),
-                Ok(None) => return self.client.failed(&self.path, StreamError::Abandoned),
-                Err(error) => return self.client.failed(&self.path, error),
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
+                return Poll::Ready(error);
             }
-        }
+            loop {
+                return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
+                    Ok(Some(_)) => continue,
+                    Ok(None) => self.client.failed(&self.path, StreamError::Abandoned),
+                    Err(error) => self.client.failed(&self.path, error),
+                });
+            }
+        })
+        .await
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

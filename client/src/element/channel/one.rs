@@ -111,7 +111,12 @@ pub struct MessageWriter {
 }
 
 impl MessageWriter {
-    /// Sends bytes without copying them; waits while the channel takes no more of the message.
+    /// Takes bytes, without copying them, and sends as many of them as the channel has room for;
+    /// waits while the channel has no room for the bytes that were taken before. The rest goes
+    /// with the next call of any method.
+    ///
+    /// **Cancellation:** a future that is dropped has taken none of the bytes: they may be sent
+    /// again.
     ///
     /// ```no_run
     /// # async fn example(mut message: circuit_client::MessageWriter) -> Result<(), circuit_client::Error> {
@@ -123,8 +128,22 @@ impl MessageWriter {
         self.writer.send(bytes).await
     }
 
-    /// Resolves when the message cannot be delivered any more, for those who have nothing to send
-    /// yet: the channel was scrubbed, or the receiver or the connection is gone.
+    /// Waits until all bytes that were taken are on their way to the channel.
+    ///
+    /// ```no_run
+    /// # async fn example(mut message: circuit_client::MessageWriter) -> Result<(), circuit_client::Error> {
+    /// message.send("half of ".into()).await?;
+    /// message.flush().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        self.writer.flush().await
+    }
+
+    /// Resolves when the message cannot be delivered any more: the channel was scrubbed, or the
+    /// receiver or the connection is gone. Meanwhile the bytes that were taken are sent. A program
+    /// waits for it while it has nothing to send.
     ///
     /// ```no_run
     /// # async fn example(mut message: circuit_client::MessageWriter) -> Result<(), circuit_client::Error> {
