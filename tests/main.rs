@@ -17,6 +17,7 @@ mod channels;
 mod containers;
 mod dialing;
 mod dns;
+mod documents;
 mod forwarding;
 mod hosts;
 mod interrupted;

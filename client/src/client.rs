@@ -20,7 +20,7 @@ use crate::transport::endpoint::{self, close, farewell};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 
-/// The deadline of operations that do not block by nature. DESIGN.md, section 9.
+/// The deadline of operations that do not block by nature. docs/design.md, "Anchors and elements".
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long [`Client::discover`] listens for an answer: several askings, the last of them with

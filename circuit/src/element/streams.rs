@@ -18,7 +18,7 @@ pub use descriptor::Descriptor;
 pub use input::{Input, Sink, Writing};
 pub use output::{Output, Reading};
 
-/// How much is held for a reader who comes late. DESIGN.md, section 9, process.
+/// How much is held for a reader who comes late. docs/design.md, "Process".
 const HELD: usize = 32 << 10;
 
 /// An element that has the three streams.

@@ -42,7 +42,7 @@ use super::Event;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many connections may be without a token at the same time; those beyond are closed at once.
-/// As for QUIC: DESIGN.md, section 5.
+/// As for QUIC: docs/PROTOCOL.md, "Limits".
 const MAX_STRANGERS: usize = 256;
 
 /// How many connections the kernel holds that were not accepted yet. Linux's own usual bound.

@@ -25,7 +25,7 @@ use super::strangers::{Entry, Strangers};
 use super::{Server, requests};
 use crate::peer::Origin;
 
-/// How long a stranger may take. DESIGN.md, section 5, as the next.
+/// How long a stranger may take. docs/PROTOCOL.md, "Handshake".
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a stranger may send, in bytes.

@@ -25,7 +25,7 @@ use tracing::debug;
 
 use super::Server;
 
-/// After how long without requests a transfer connection is closed. DESIGN.md, section 5.
+/// After how long without requests a transfer connection is closed. docs/design.md, "The wire".
 const IDLE: Duration = Duration::from_secs(60);
 
 /// How long a server that membership has given up may still speak: one that leaves in order closes

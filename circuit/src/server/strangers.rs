@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// How many connections may be without a `Welcome`. DESIGN.md, section 5, as the next.
+/// How many connections may be without a `Welcome`. docs/PROTOCOL.md, "Limits".
 const MOST: usize = 256;
 
 /// From how many on a peer must first show that its address is its own (RFC 9000, section 8.1.2).

@@ -11,7 +11,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use super::congestion::{self, Windows};
 
-/// How often a quiet connection says that it is there. DESIGN.md, section 5.
+/// How often a quiet connection says that it is there. docs/design.md, "The wire".
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// After how long a silent peer is given up: whatever a killed client held is free then.

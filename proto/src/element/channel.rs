@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// The greatest capacity.
 pub const MAX_CAPACITY: u64 = 1 << 24;
 
-/// How many bytes of a message a slot holds. DESIGN.md, section 9, channel.
+/// How many bytes of a message a slot holds. docs/design.md, "Channel".
 pub const HELD: usize = 32 << 10;
 
 /// What `peek` tells of a channel.

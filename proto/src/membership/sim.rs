@@ -28,7 +28,7 @@ pub use network::{Latency, Network};
 pub use node::Node;
 pub use traffic::{Traffic, UPKEEP_BYTES, UPKEEP_PACKETS};
 
-/// After how much silence a connection is gone, as the driver sets it (DESIGN.md, section 5).
+/// After how much silence a connection is gone, as the driver sets it (docs/design.md, "The wire").
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a dialler waits for a server that does not answer. The driver waits for three seconds;
