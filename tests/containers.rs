@@ -10,7 +10,7 @@ mod registry;
 
 use serde_json::{Value, json};
 
-use crate::support::{Home, Server};
+use crate::support::{Home, Server, skipped};
 use engine::Engine;
 
 /// Makes a container.
@@ -97,7 +97,7 @@ fn the_reference_s_example_as_printed() {
         return;
     };
     if std::thread::available_parallelism().unwrap().get() < 2 {
-        return eprintln!("skipped: needs two processors, as the reference's example does");
+        return skipped("two processors, as the reference's example does");
     }
     let home = Home::new();
     let one = engine.server(&home, "");

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Signal;
 
-use super::support::{DEADLINE, Home, Server, eventually};
+use super::support::{DEADLINE, Home, Server, eventually, skipped};
 
 /// Makes a DNS server, and tells where it answers.
 fn make(server: &Server, path: &str, options: &str) -> SocketAddr {
@@ -301,7 +301,7 @@ fn dig(address: SocketAddr, arguments: &str) -> Option<String> {
         .args(["-p", &address.port().to_string(), "+tries=1", "+time=10"])
         .args(arguments.split_whitespace());
     let Ok(output) = command.output() else {
-        eprintln!("skipped: needs dig (Debian: dnsutils)");
+        skipped("dig (bind9-dnsutils)");
         return None;
     };
     let text = String::from_utf8(output.stdout).unwrap();

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Circuit, Server};
 use host::{Host, hosts, many_hosts};
-use sandbox::{on_hosts, skipped};
+use sandbox::on_hosts;
 
 /// The group that the reference's README uses, and so everybody.
 const GROUP: &str = "228.8.8.8:7711";

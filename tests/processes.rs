@@ -7,7 +7,7 @@ use circuit_client::Code;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
-use crate::support::{Home, Server, eventually, lives, sh};
+use crate::support::{Home, Server, eventually, lives, sh, skipped};
 
 fn wait(server: &Server, path: &str) -> Value {
     server
@@ -480,8 +480,7 @@ fn children_begin_with_the_limit_that_the_server_was_started_with() {
         .find(|line| line.contains("open files"))
         .unwrap();
     if line.split_whitespace().nth(4) == Some("60") {
-        eprintln!("skipped: needs a hard limit of open files above 60");
-        return;
+        return skipped("a hard limit of open files above 60");
     }
     // More than the server's own limit lets it have.
     for n in 0..40 {

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Home, Server};
+use crate::support::{Home, Server, skipped};
 
 /// A UDP port on loopback that was free a moment ago.
 fn free_port() -> u16 {
@@ -91,7 +91,7 @@ fn it_listens_where_it_is_told() {
             check("-a ::1", "circuit://[::1]:");
             check("-a [::1]:0", "circuit://[::1]:");
         }
-        Err(_) => eprintln!("skipped: needs IPv6 on loopback"),
+        Err(_) => skipped("IPv6 on loopback"),
     }
 }
 

@@ -17,6 +17,7 @@ mod command;
 mod home;
 mod relay;
 mod server;
+mod skip;
 pub(crate) mod stranger;
 mod terminal;
 mod wait;
@@ -25,6 +26,7 @@ pub(crate) use command::{Circuit, Running};
 pub(crate) use home::{Home, sh};
 pub(crate) use relay::Relay;
 pub(crate) use server::Server;
+pub(crate) use skip::skipped;
 pub(crate) use terminal::Terminal;
 pub(crate) use wait::{DEADLINE, eventually, eventually_within, within};
 

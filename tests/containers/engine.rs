@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{DEADLINE, Home, Server};
+use crate::support::{DEADLINE, Home, Server, skipped};
 
 /// The Engine of this machine, or one that a test started, with an image that is the test's alone.
 /// Dropped, it takes along the image and the containers made of it.
@@ -63,11 +63,11 @@ impl Engine {
             .asked(&["version"])
             .is_some_and(|answer| answer.status.success())
         {
-            eprintln!("skipped: needs a Docker Engine");
+            skipped("a Docker Engine");
             return None;
         }
         if !Path::new("/bin/busybox").exists() {
-            eprintln!("skipped: needs a Docker Engine and /bin/busybox (busybox-static)");
+            skipped("a Docker Engine and /bin/busybox (busybox-static)");
             return None;
         }
         let there = engine.asked(&["image", "inspect", &engine.image]).unwrap();
@@ -234,7 +234,9 @@ impl Daemon {
         }
         let log = daemon.log();
         let why = log.lines().last().unwrap_or("no dockerd");
-        eprintln!("skipped: needs a Docker Engine (dockerd) that a test can start: {why}");
+        skipped(&format!(
+            "a Docker Engine (dockerd) that a test can start: {why}"
+        ));
         None
     }
 

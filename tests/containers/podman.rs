@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use super::engine::{answers, in_own_network};
+use crate::support::skipped;
 
 /// Podman's service of a test's own, in a network of its own, which keeps all it has in a directory.
 /// Dropped, it is gone.
@@ -71,7 +72,9 @@ impl Podman {
         let service = match podman.spawn() {
             Ok(service) => service,
             Err(error) => {
-                eprintln!("skipped: needs unshare, for Podman in a network of its own: {error}");
+                skipped(&format!(
+                    "unshare, for Podman in a network of its own: {error}"
+                ));
                 return None;
             }
         };
@@ -81,7 +84,7 @@ impl Podman {
         }
         let log = fs::read_to_string(podman.file("log")).unwrap_or_default();
         let why = log.lines().last().unwrap_or("no answer");
-        eprintln!("skipped: needs Podman, and Docker's command: {why}");
+        skipped(&format!("Podman, and Docker's command: {why}"));
         None
     }
 

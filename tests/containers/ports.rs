@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::engine::Engine;
 use super::make;
-use crate::support::{Home, eventually};
+use crate::support::{Home, eventually, skipped};
 
 #[test]
 fn a_published_port_is_answered_by_the_container() {
@@ -15,7 +15,7 @@ fn a_published_port_is_answered_by_the_container() {
         return;
     };
     if !engine.has_bridge() {
-        return eprintln!("skipped: needs a Docker Engine with a bridge");
+        return skipped("a Docker Engine with a bridge");
     }
     let home = Home::new();
     let one = engine.server(&home, "-name one");

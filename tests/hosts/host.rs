@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::sandbox;
-use crate::support::{Circuit, Home, Server, eventually};
+use crate::support::{Circuit, Home, Server, eventually, skipped};
 
 /// The header of a packet on a cable, in bytes.
 const ETHERNET: u64 = 14;
@@ -188,13 +188,13 @@ impl Host {
     /// Gives it rules for its packet filter. False, and said, if there is none.
     pub(super) fn filter(&self, rules: &str) -> bool {
         let Some(nft) = sandbox::tool("nft") else {
-            sandbox::skipped("nft (nftables)");
+            skipped("nft (nftables)");
             return false;
         };
         let mut command = self.netns.command(nft.to_str().unwrap());
         let (set, why) = sandbox::run(command.args(["-f", "-"]), rules);
         if !set {
-            sandbox::skipped(&format!("nftables: {why}"));
+            skipped(&format!("nftables: {why}"));
         }
         set
     }

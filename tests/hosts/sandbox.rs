@@ -9,6 +9,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::skipped;
+
 /// What the names of namespaces begin with; the number of the process that made them follows.
 const PREFIX: &str = "circuit-test-";
 
@@ -33,11 +35,6 @@ pub(super) fn on_hosts<T: FnOnce()>(test: T) {
         (None, Some(unshare)) => again(&unshare, &name_of::<T>()),
         _ => skipped("root, or user namespaces and unshare (util-linux)"),
     }
-}
-
-/// Says that a test, or the rest of it, is not run.
-pub(super) fn skipped(needs: &str) {
-    eprintln!("skipped: needs {needs}");
 }
 
 /// The path of a program; those for administrators too, of which users' `PATH` knows nothing.
@@ -145,7 +142,7 @@ fn again(unshare: &Path, name: &str) {
             "sh",
         ])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env(AGAIN, name)
         .status()
         .unwrap();
