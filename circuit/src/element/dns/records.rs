@@ -222,9 +222,17 @@ impl Records {
         });
         let wildcard = closest.and_then(|closest| {
             let wildcard = Name::clone(&closest).prepend_label(&b"*"[..]).ok()?;
-            self.names.get(&LowerName::new(&wildcard))
+            Some(LowerName::new(&wildcard))
         });
-        wildcard.map_or(Found::Nothing, Found::Node)
+        match wildcard {
+            Some(wildcard) => match self.names.get(&wildcard) {
+                Some(node) => Found::Node(node),
+                // RFC 4592, sections 2.2.2 and 4.9: it matches, and has no data.
+                None if self.leads_to_others(&wildcard) => Found::EmptyNonTerminal,
+                None => Found::Nothing,
+            },
+            None => Found::Nothing,
+        }
     }
 
     fn leads_to_others(&self, name: &LowerName) -> bool {

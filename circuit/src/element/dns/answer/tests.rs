@@ -320,6 +320,21 @@ fn the_wildcard_of_rfc_4592_section_2_2_1() {
 }
 
 #[test]
+fn a_wildcard_that_only_leads_to_others_is_nodata() {
+    let zone = records(&[
+        "e.ex. SOA ns.e.ex. h.e.ex. 1 2 3 4 5",
+        "f.*.e.ex. A 10.0.0.1",
+    ]);
+    let nodata = "NoError aa | authority: e.ex. 5 SOA ns.e.ex. h.e.ex. 1 2 3 4 5";
+    for name in ["x.e.ex.", "x.y.e.ex.", "*.e.ex."] {
+        assert_eq!(said(&ask(&zone, &question(name, "A"))), nodata, "{name}");
+    }
+    // Below it nothing is synthesized: the closest name that there is has no wildcard.
+    let missing = nodata.replace("NoError", "NXDomain");
+    assert_eq!(said(&ask(&zone, &question("g.*.e.ex.", "A"))), missing);
+}
+
+#[test]
 fn a_delegation_refers() {
     let expected = "NoError | authority: sub.example. 3600 NS ns.sub.example. \
                     | additional: ns.sub.example. 3600 A 10.0.1.53";
