@@ -1,8 +1,9 @@
 //! A DNS server: records that are set one by one, and answers about them over UDP and TCP.
 //!
 //! [`text`] reads and prints records, [`records`] holds them, [`answer`] makes answers of packets,
-//! [`socket`] moves packets, and [`live`] keeps the records of live servers. Each element has a
-//! thread of its own, so that neither it nor the fabric slows the other.
+//! [`socket`] moves packets, and [`live`] keeps the records of live servers; [`shared`] is all that
+//! two threads use. Each element has a thread of its own, so that neither it nor the fabric slows
+//! the other.
 //!
 //! **Invariant:** the sockets are bound before the element exists, and closed when
 //! [`end`](Dns::end) returns. A change that was acknowledged is in every later answer.
@@ -12,10 +13,11 @@ mod lexer;
 mod live;
 mod query;
 mod records;
+mod shared;
 mod socket;
 mod text;
 
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,14 +32,16 @@ use tokio::sync::oneshot;
 use crate::peer::Watch;
 use live::Live;
 use records::Records;
-use socket::{Shared, Sockets};
+use shared::Shared;
+use socket::Sockets;
 
 /// A DNS server.
 #[derive(Debug)]
 pub struct Dns {
     address: SocketAddr,
     shared: Arc<Shared>,
-    live: Option<Mutex<Live>>,
+    /// The zone of the live servers.
+    zone: Option<Name>,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -60,7 +64,8 @@ impl Dns {
             Error::new(Code::Refused, what)
         })?;
         let address = sockets.address();
-        let shared = Arc::new(Shared::new(RwLock::new(Records::default())));
+        let live = zone.clone().map(|zone| Live::new(zone, me));
+        let shared = Arc::new(Shared::new(Records::default(), live));
         let (stop, stopped) = oneshot::channel();
         let served = shared.clone();
         let begin = || -> io::Result<JoinHandle<()>> {
@@ -77,31 +82,30 @@ impl Dns {
             let what = format!("cannot start a DNS server: {}", words(&error));
             Error::new(Code::Busy, what)
         })?;
-        let live = zone.map(|zone| Mutex::new(Live::new(zone, me)));
         Ok(Arc::new(Dns {
             address,
             shared,
-            live,
+            zone,
             thread: Mutex::new(Some(Thread { handle, stop })),
         }))
     }
 
     /// Whether it is to watch those that join and leave.
     pub fn has_zone(&self) -> bool {
-        self.live.is_some()
+        self.zone.is_some()
     }
 
     /// Sets a record.
     pub fn set(&self, record: &str) -> Result<(), Error> {
         let record = text::record(record).map_err(|error| invalid("the record", &error))?;
-        if let Some(zone) = self.zone()
-            && live::is_reserved(&zone, &record.name)
+        if let Some(zone) = &self.zone
+            && live::is_reserved(zone, &record.name)
         {
             let name = text::print_name(&record.name);
             let what = format!("{name}: the name is kept for the live servers");
             return Err(Error::new(Code::Refused, what));
         }
-        self.change(|records| records.set(record))
+        self.shared.change(|records| records.set(record))
     }
 
     /// Removes what was set at a name, or those records of a type.
@@ -109,7 +113,7 @@ impl Dns {
         let name = text::name(name).map_err(|error| invalid("the name", &error))?;
         let kind = kind.map(text::kind).transpose();
         let kind = kind.map_err(|error| invalid("the type", &error))?;
-        self.change(|records| records.unset(&name, kind));
+        self.shared.change(|records| records.unset(&name, kind));
         Ok(())
     }
 
@@ -120,7 +124,7 @@ impl Dns {
         Status {
             address: self.address.to_string(),
             records: records.print(),
-            zone: self.zone().map(|zone| text::print_name(&zone)),
+            zone: self.zone.as_ref().map(text::print_name),
         }
     }
 
@@ -139,31 +143,13 @@ impl Dns {
         let mut thread = self.thread.lock();
         thread.take()
     }
-
-    fn zone(&self) -> Option<Name> {
-        let live = self.live.as_ref()?;
-        let live = live.lock();
-        Some(live.zone().clone())
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
-        let records = self.shared.records();
-        let mut records: RwLockWriteGuard<'_, Records> = records.write();
-        let result = change(&mut records);
-        // Before the lock is free: whoever reads the old records knows them to be old.
-        self.shared.changed();
-        result
-    }
 }
 
 impl Watch for Dns {
     fn notice(&self, notice: &Notice) {
-        let Some(live) = &self.live else { return };
-        let mut live = live.lock();
-        self.change(|records| match notice {
-            Notice::Join(who) => live.join(records, who),
-            Notice::Leave(who) => live.leave(records, who.fingerprint.id()),
-        });
+        if self.has_zone() {
+            self.shared.notice(notice);
+        }
     }
 }
 
@@ -188,3 +174,6 @@ fn words(error: &io::Error) -> String {
         _ => words,
     }
 }
+
+#[cfg(test)]
+mod tests;

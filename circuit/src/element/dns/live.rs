@@ -37,10 +37,6 @@ impl Live {
         }
     }
 
-    pub(super) fn zone(&self) -> &Name {
-        &self.zone
-    }
-
     /// A server has joined, or come back.
     pub(super) fn join(&mut self, records: &mut Records, server: &Server) {
         let id = server.fingerprint.id();
@@ -128,24 +124,25 @@ fn address(host: &Host) -> Option<RData> {
     })
 }
 
-/// Whether a name is kept for live servers.
+/// Whether a name is the circuit's: records at it would stand in for servers, for their list, or for
+/// those that have left, or hide them.
 pub(super) fn is_reserved(zone: &Name, name: &Name) -> bool {
     if !zone.zone_of(name) {
         return false;
     }
     let own = name.iter().count() - zone.iter().count();
-    let labels: Vec<Vec<u8>> = name
-        .iter()
-        .take(own)
-        .map(<[u8]>::to_ascii_lowercase)
-        .collect();
+    let labels = name.iter().take(own).map(<[u8]>::to_ascii_lowercase);
+    let labels: Vec<Vec<u8>> = labels.collect();
+    // The label next to the zone's last.
     match labels.as_slice() {
-        [id] => {
+        [.., wildcard] if wildcard == b"*" => true,
+        [transport] if transport == b"_udp" => true,
+        [.., service, transport] if transport == b"_udp" => service == b"_circuit",
+        [.., id] => {
             let digits = id.strip_prefix(b"x").unwrap_or_default();
             digits.len() == 16 && digits.iter().all(u8::is_ascii_hexdigit)
         }
-        [service, transport] => service == b"_circuit" && transport == b"_udp",
-        _ => false,
+        [] => false,
     }
 }
 

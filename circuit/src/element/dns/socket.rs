@@ -3,12 +3,10 @@
 //! Answers over UDP are remembered until a record changes. **Cancellation:** [`Serving::run`] ends
 //! when it is told to; connections are cut.
 
-use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
@@ -18,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::answer::{Transport, answer};
-use super::records::Records;
+use super::shared::Shared;
 
 /// How many datagrams are taken from the kernel at once. Chosen: half of what a busy resolver has
 /// in flight.
@@ -35,31 +33,6 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// How often another port is tried, if any will do.
 const TRIES: usize = 16;
-
-/// What the element and its thread share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    records: RwLock<Records>,
-    changes: AtomicU64,
-}
-
-impl Shared {
-    pub(super) fn new(records: RwLock<Records>) -> Shared {
-        Shared {
-            records,
-            changes: AtomicU64::new(0),
-        }
-    }
-
-    pub(super) fn records(&self) -> &RwLock<Records> {
-        &self.records
-    }
-
-    /// The records have changed. To be called while they are locked for it.
-    pub(super) fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::Release);
-    }
-}
 
 /// Both sockets, on one port.
 #[derive(Debug)]
@@ -132,6 +105,7 @@ impl Serving {
             tokio::select! {
                 () = self.datagrams() => (),
                 () = self.connections() => (),
+                () = self.shared.follow() => (),
                 _ = stopped => (),
             }
         });
@@ -219,6 +193,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             stream.read_exact(&mut packet).await
         };
         tokio::time::timeout(IDLE, read).await??;
+        shared.catch_up();
         let Some(answer) = answer(shared.records(), &packet, Transport::Tcp) else {
             return Ok(());
         };
@@ -249,8 +224,9 @@ struct Memory {
 impl Memory {
     fn answer(&mut self, shared: &Shared, packet: &[u8]) -> Option<&[u8]> {
         // Before the records are read: an answer from later ones is only forgotten too early.
-        let changes = shared.changes.load(Ordering::Acquire);
+        let changes = shared.changes();
         if changes != self.changes {
+            shared.catch_up();
             self.answers.clear();
             self.changes = changes;
         }

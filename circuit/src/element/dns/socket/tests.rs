@@ -3,6 +3,7 @@ use std::io::{Read, Write};
 use proptest::prelude::*;
 
 use super::super::answer::tests::CORPUS;
+use super::super::records::Records;
 use super::super::text;
 use super::*;
 
@@ -11,7 +12,7 @@ fn shared(records: &[&str]) -> Shared {
     for record in records {
         all.set(text::record(record).unwrap()).unwrap();
     }
-    Shared::new(RwLock::new(all))
+    Shared::new(all, None)
 }
 
 /// A query for A records of `Ab.c.`, with an OPT record or without.
@@ -54,8 +55,7 @@ fn a_change_is_in_the_next_answer() {
     let packet = query(1, b"\x02ab\x01c\0", false);
     let before = memory.answer(&shared, &packet).unwrap().to_vec();
     let record = text::record("ab.c. 60 A 10.0.0.2").unwrap();
-    shared.records().write().set(record).unwrap();
-    shared.changed();
+    shared.change(|records| records.set(record)).unwrap();
     let after = memory.answer(&shared, &packet).unwrap();
     assert_eq!(after.len(), before.len() + 16);
 }
