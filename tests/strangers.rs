@@ -9,6 +9,7 @@ use circuit_client::transport::endpoint::{dialling, transport_config};
 use circuit_client::transport::stream::{RecvHalf, SendHalf};
 use circuit_client::transport::tls::{Certificate, Pin};
 use circuit_proto::codec;
+use circuit_proto::element::anchor;
 use circuit_proto::handshake::{ALPN, Answer, Close, Identity, Refused, Role, SPOKEN};
 use circuit_proto::request::{Op, Reply, Request};
 use circuit_proto::{Code, Path};
@@ -303,8 +304,12 @@ async fn an_operation_of_a_later_version_is_answered() {
     let one = home.start("one");
     let peer = admitted(&home, &one, Role::Client).await.unwrap();
     for (op, code) in [
+        // Of a kind that is not known.
         (vec![200, 1, 2], Code::Unsupported),
+        // Of a channel, which is known.
+        (vec![4, 200, 1, 2], Code::Unsupported),
         (vec![0], Code::InvalidArgument),
+        (vec![4, 0], Code::InvalidArgument),
     ] {
         let (send, recv) = peer.connection.open_bi().await.unwrap();
         let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
@@ -323,7 +328,7 @@ async fn a_client_cannot_speak_in_anothers_name() {
     let peer = admitted(&home, &one, Role::Client).await.unwrap();
     let (send, recv) = peer.connection.open_bi().await.unwrap();
     let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
-    let op = codec::encode(&Op::Scrub).unwrap();
+    let op = codec::encode(&Op::from(anchor::Op::Scrub)).unwrap();
     send.frame(&request("/one/p", op)).await.unwrap();
     send.finish();
     let reply: Reply = recv.frame().await.unwrap();

@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
 use circuit_client::transport::tls::Pin;
+use circuit_proto::element::anchor::{ServerEntry, ServerState};
 use circuit_proto::handshake::{Close, Identity};
 use circuit_proto::membership::{
     Config, Input, Machine, Message, Notice, Output, Record, TetherState,
 };
-use circuit_proto::request::{ServerEntry, ServerState};
 use circuit_proto::{Code, Error, Fingerprint, ServerId, Url};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;

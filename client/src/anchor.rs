@@ -1,10 +1,15 @@
 //! A place in a server's tree, by name: what is there is asked for each time.
 
+use circuit_proto::element::anchor::{Listed, ServerEntry};
 use circuit_proto::element::container::Run;
 use circuit_proto::element::process::Cmd;
-use circuit_proto::element::{Ended, Status};
+use circuit_proto::element::streams::Ended;
+use circuit_proto::element::subscription::Source;
+use circuit_proto::element::{
+    Status, anchor, channel, container, dns, process, streams, subscription,
+};
 use circuit_proto::path::PathError;
-use circuit_proto::request::{Listed, Op, ServerEntry};
+use circuit_proto::request::Op;
 use circuit_proto::{ElementKind, Path};
 
 use crate::client::Client;
@@ -136,7 +141,7 @@ impl Anchor {
     /// # }
     /// ```
     pub async fn peek(&self) -> Result<Option<Status>, Error> {
-        self.call(&Op::Peek).await
+        self.call(anchor::Op::Peek).await
     }
 
     /// Executes a command as a process element here.
@@ -155,7 +160,7 @@ impl Anchor {
     /// # }
     /// ```
     pub async fn make_proc(&self, cmd: Cmd) -> Result<Proc, Error> {
-        self.call::<()>(&Op::MakeProcess(cmd)).await?;
+        self.call::<()>(process::Op::Make(cmd)).await?;
         Ok(Proc::new(self.clone()))
     }
 
@@ -197,7 +202,7 @@ impl Anchor {
         run: Run,
         mut show: impl FnMut(&str),
     ) -> Result<Container, Error> {
-        let op = Op::MakeContainer(run);
+        let op = container::Op::Make(run).into();
         // The stream is held until the end: letting go of it says that nobody wants the container.
         let (_send, mut recv) = self.client.open(&self.path, &op).await?;
         loop {
@@ -235,7 +240,7 @@ impl Anchor {
     /// ```
     pub async fn wait(&self) -> Result<Ended, Error> {
         self.client
-            .call_without_deadline(&self.path, &Op::Wait)
+            .call_without_deadline(&self.path, &streams::Op::Wait.into())
             .await
     }
 
@@ -255,7 +260,7 @@ impl Anchor {
     /// # }
     /// ```
     pub async fn make_chan(&self, capacity: u64) -> Result<Chan, Error> {
-        self.call::<()>(&Op::MakeChannel { capacity }).await?;
+        self.call::<()>(channel::Op::Make { capacity }).await?;
         Ok(Chan::new(self.clone()))
     }
 
@@ -286,7 +291,8 @@ impl Anchor {
     /// # }
     /// ```
     pub async fn make_on_join(&self) -> Result<Subscription, Error> {
-        self.call::<()>(&Op::MakeOnJoin).await?;
+        let source = Source::Join;
+        self.call::<()>(subscription::Op::Make { source }).await?;
         Ok(Subscription::new(self.clone()))
     }
 
@@ -304,7 +310,8 @@ impl Anchor {
     /// # }
     /// ```
     pub async fn make_on_leave(&self) -> Result<Subscription, Error> {
-        self.call::<()>(&Op::MakeOnLeave).await?;
+        let source = Source::Leave;
+        self.call::<()>(subscription::Op::Make { source }).await?;
         Ok(Subscription::new(self.clone()))
     }
 
@@ -358,7 +365,7 @@ impl Anchor {
         zone: Option<&str>,
     ) -> Result<Nameserver, Error> {
         let (address, zone) = (address.map(str::to_owned), zone.map(str::to_owned));
-        self.call::<()>(&Op::MakeDns { address, zone }).await?;
+        self.call::<()>(dns::Op::Make { address, zone }).await?;
         Ok(Nameserver::new(self.clone()))
     }
 
@@ -413,17 +420,17 @@ impl Anchor {
     /// # }
     /// ```
     pub async fn scrub(&self) -> Result<(), Error> {
-        self.call(&Op::Scrub).await
+        self.call(anchor::Op::Scrub).await
     }
 
     pub(crate) async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
         let signal = signal.to_owned();
-        self.call(&Op::Signal { signal, group }).await
+        self.call(streams::Op::Signal { signal, group }).await
     }
 
     /// Becomes the writer of one of the element's streams.
-    pub(crate) async fn writer(&self, op: &Op) -> Result<Writer, Error> {
-        let (send, recv) = self.client.open(&self.path, op).await?;
+    pub(crate) async fn writer(&self, op: impl Into<Op>) -> Result<Writer, Error> {
+        let (send, recv) = self.client.open(&self.path, &op.into()).await?;
         Ok(Writer::new(
             self.client.clone(),
             self.path.clone(),
@@ -433,8 +440,8 @@ impl Anchor {
     }
 
     /// Becomes the reader of one of the element's streams.
-    pub(crate) async fn reader(&self, op: &Op) -> Result<Reader, Error> {
-        let (send, recv) = self.client.open(&self.path, op).await?;
+    pub(crate) async fn reader(&self, op: impl Into<Op>) -> Result<Reader, Error> {
+        let (send, recv) = self.client.open(&self.path, &op.into()).await?;
         Ok(Reader::new(
             self.client.clone(),
             self.path.clone(),
@@ -443,8 +450,11 @@ impl Anchor {
         ))
     }
 
-    pub(crate) async fn call<T: serde::de::DeserializeOwned>(&self, op: &Op) -> Result<T, Error> {
-        self.client.call(&self.path, op).await
+    pub(crate) async fn call<T: serde::de::DeserializeOwned>(
+        &self,
+        op: impl Into<Op>,
+    ) -> Result<T, Error> {
+        self.client.call(&self.path, &op.into()).await
     }
 
     async fn entries(&self, recursive: bool) -> Result<Vec<Entry>, Error> {

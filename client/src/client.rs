@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use circuit_proto::element::anchor::{self, Listed, ServerEntry};
 use circuit_proto::handshake::{Close, Identity, Role};
-use circuit_proto::request::{Listed, Op, Reply, Request, ServerEntry};
+use circuit_proto::request::{Op, Reply, Request};
 use circuit_proto::{Code, Key, Path, ServerId, Url, codec};
 use serde::de::DeserializeOwned;
 
@@ -323,7 +324,7 @@ impl Client {
 
     /// All that a listing gives.
     pub(crate) async fn list(&self, path: &Path, recursive: bool) -> Result<Vec<Listed>, Error> {
-        let op = Op::List { recursive };
+        let op = anchor::Op::List { recursive }.into();
         self.within(path, async {
             let (mut send, mut recv) = self.send_request(path, &op).await?;
             send.finish();
@@ -331,9 +332,8 @@ impl Client {
             let mut all = Vec::new();
             let failed = |error| self.failed(path, error);
             while let Some(chunk) = recv.whole_chunk().await.map_err(failed)? {
-                let entries: Vec<Listed> =
-                    codec::decode(&chunk).map_err(|error| Error::protocol(path, error))?;
-                all.extend(entries);
+                let entries = codec::decode_all::<Listed>(&chunk);
+                all.extend(entries.map_err(|error| Error::protocol(path, error))?);
             }
             Ok(all)
         })

@@ -43,13 +43,14 @@ mod stream;
 pub mod transport;
 
 pub use anchor::{Anchor, Entry};
+pub use circuit_proto::element::anchor::{ServerEntry, ServerState};
 pub use circuit_proto::element::container::{Pull, Run};
 pub use circuit_proto::element::process::{Cmd, Phase, Sink, TerminalSize};
+pub use circuit_proto::element::streams::Ended;
 pub use circuit_proto::element::{
-    ElementKind, Ended, Status, channel, container, dns, process, server, subscription,
+    ElementKind, Status, channel, container, dns, process, server, streams, subscription,
 };
 pub use circuit_proto::path::{Path, PathError, Pattern};
-pub use circuit_proto::request::{ServerEntry, ServerState};
 pub use circuit_proto::{Code, Key, ServerId, Url};
 pub use client::{Client, DiscoverDialError};
 pub use element::Element;

@@ -18,8 +18,8 @@ pub const MAX_CHUNK: usize = 64 << 10;
 /// The length of the header before a frame or a chunk: its body's length, big-endian.
 pub const HEADER: usize = 4;
 
-/// The room that an encoding begins with, in bytes. Chosen: most requests, answers and statuses
-/// fit, and so are written without moving.
+/// The room that an encoding begins with, in bytes. Chosen, not measured: most requests, answers
+/// and statuses fit, and so are written without moving.
 const USUAL: usize = 256;
 
 /// Why bytes are not what they should be.
@@ -44,45 +44,123 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
 fn encode_behind<T: Serialize>(header: usize, value: &T) -> Result<Vec<u8>, CodecError> {
     let mut bytes = Vec::with_capacity(USUAL);
     bytes.resize(header, 0);
-    // Our own types always serialize; what can fail is a type that serde cannot size, and there
-    // is none among them.
-    bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
+    append(&mut bytes, value)?;
+    Ok(bytes)
+}
+
+/// Adds the encoding of a value to others.
+///
+/// Fails if the value would not fit a frame by itself.
+pub fn append<T: Serialize>(bytes: &mut Vec<u8>, value: &T) -> Result<(), CodecError> {
+    let before = bytes.len();
+    // Our own types always serialize: serialization fails for a type that serde cannot size, and
+    // there is none among them.
+    bincode::serde::encode_into_std_write(value, bytes, bincode::config::standard())
         .map_err(|_| CodecError::Malformed)?;
-    match bytes.len() - header {
+    match bytes.len() - before {
         length if length > MAX_FRAME => Err(CodecError::TooLarge(length)),
-        _ => Ok(bytes),
+        _ => Ok(()),
     }
 }
 
 /// Reads a whole body: bytes that are left over are refused.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
-    // bincode allocates a string or byte buffer of the length that the bytes claim, up to the
-    // limit of its configuration, which is a constant of the type: so the tightest is chosen. It
-    // counts an integer with its full size, up to eight times what it takes on the wire.
-    match body.len() {
-        ..=1024 => decode_within::<T, { 8 * 1024 }>(body),
-        1025..=16_384 => decode_within::<T, { 8 * 16_384 }>(body),
-        16_385..=131_072 => decode_within::<T, { 8 * 131_072 }>(body),
-        131_073..=MAX_FRAME => decode_within::<T, { 8 * MAX_FRAME }>(body),
-        n => Err(CodecError::TooLarge(n)),
-    }
-}
-
-fn decode_within<T: DeserializeOwned, const N: usize>(body: &[u8]) -> Result<T, CodecError> {
-    let config = bincode::config::standard().with_limit::<N>();
-    match bincode::serde::decode_from_slice(body, config) {
-        Ok((value, read)) if read == body.len() => Ok(value),
+    match decode_front(body)? {
+        (value, []) => Ok(value),
         _ => Err(CodecError::Malformed),
     }
 }
 
-/// The number of the variant that an encoded enum begins with, so that one which this version
-/// does not know can be told from bytes that are wrong.
-pub fn variant(body: &[u8]) -> Result<u32, CodecError> {
+/// Reads values that were [appended](append) to each other.
+pub fn decode_all<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<Vec<T>, CodecError> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let (value, rest) = decode_front(bytes)?;
+        if rest.len() == bytes.len() {
+            // There could be any number of values that take no byte.
+            return Err(CodecError::Malformed);
+        }
+        all.push(value);
+        bytes = rest;
+    }
+    Ok(all)
+}
+
+/// Reads a value, and returns the bytes behind it.
+fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
+    // bincode allocates a string or byte buffer of the length that the bytes claim, up to the
+    // limit of its configuration, which is a constant of the type: so the tightest is chosen. It
+    // counts an integer with its full size, up to eight times what it takes on the wire.
+    match bytes.len() {
+        ..=1024 => decode_within::<T, { 8 * 1024 }>(bytes),
+        1025..=16_384 => decode_within::<T, { 8 * 16_384 }>(bytes),
+        16_385..=131_072 => decode_within::<T, { 8 * 131_072 }>(bytes),
+        131_073..=MAX_FRAME => decode_within::<T, { 8 * MAX_FRAME }>(bytes),
+        n => Err(CodecError::TooLarge(n)),
+    }
+}
+
+fn decode_within<T: DeserializeOwned, const N: usize>(
+    bytes: &[u8],
+) -> Result<(T, &[u8]), CodecError> {
+    let config = bincode::config::standard().with_limit::<N>();
+    let decoded = bincode::serde::decode_from_slice(bytes, config);
+    let (value, length) = decoded.map_err(|_| CodecError::Malformed)?;
+    Ok((value, &bytes[length..]))
+}
+
+/// The number of the variant that an encoded enum begins with, and the bytes behind it. So a
+/// variant that this version does not know can be told from bytes that are wrong.
+pub fn variant(body: &[u8]) -> Result<(u32, &[u8]), CodecError> {
     let config = bincode::config::standard().with_limit::<16>();
     match bincode::serde::decode_from_slice::<u32, _>(body, config) {
-        Ok((tag, _)) => Ok(tag),
+        Ok((number, length)) => Ok((number, &body[length..])),
         Err(_) => Err(CodecError::Malformed),
+    }
+}
+
+/// How many variants an enum has, by its own `Deserialize`: the first number that is of a later
+/// version.
+pub fn variants<T: DeserializeOwned>() -> usize {
+    let mut count = 0;
+    // Fails always, once it has told the variants.
+    let _ = T::deserialize(Variants(&mut count));
+    count
+}
+
+/// Learns the names of an enum's variants, and reads nothing.
+struct Variants<'a>(&'a mut usize);
+
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was read")]
+struct Nothing;
+
+impl serde::de::Error for Nothing {
+    fn custom<T: std::fmt::Display>(_: T) -> Nothing {
+        Nothing
+    }
+}
+
+impl<'de> Deserializer<'de> for Variants<'_> {
+    type Error = Nothing;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Nothing> {
+        Err(Nothing)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Nothing> {
+        *self.0 = variants.len();
+        Err(Nothing)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
     }
 }
 
@@ -209,6 +287,32 @@ mod tests {
             let body = encode(&vec![7u64; length]).unwrap();
             assert_eq!(decode::<Vec<u64>>(&body), Ok(vec![7; length]), "{length}");
         }
+    }
+
+    #[test]
+    fn values_behind_each_other_are_read_back() {
+        let mut bytes = Vec::new();
+        for text in ["a", "", "bc"] {
+            append(&mut bytes, &text).unwrap();
+        }
+        let all = ["a", "", "bc"].map(str::to_owned).to_vec();
+        assert_eq!(decode_all(&bytes), Ok(all));
+        bytes.push(7);
+        assert_eq!(decode_all::<String>(&bytes), Err(CodecError::Malformed));
+        assert_eq!(decode_all::<()>(&[0]), Err(CodecError::Malformed));
+    }
+
+    #[test]
+    fn an_enum_has_as_many_variants_as_it_can_read() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        enum Three {
+            Unit,
+            Tuple(u8, String),
+            Struct { flag: bool },
+        }
+        assert_eq!(variants::<Three>(), 3);
+        assert_eq!(decode(&[2, 1]), Ok(Three::Struct { flag: true }));
+        assert_eq!(decode::<Three>(&[3, 1]), Err(CodecError::Malformed));
     }
 
     #[test]

@@ -1,11 +1,17 @@
-//! The wire form of each kind of element, one file each. The caller's handle and the
-//! implementation of a kind are in files of the same name in the crates above.
+//! The wire form of each kind of element, one file each: its operations, its status, and the rest
+//! that its callers and its server say to each other. The caller's handle and the implementation of
+//! a kind are in files of the same name in the crates above.
+//!
+//! [`kinds!`](crate::kinds) is the table of kinds. [`anchor`] has the operations that all anchors
+//! take, [`streams`] those that processes and containers share.
 
+pub mod anchor;
 pub mod channel;
 pub mod container;
 pub mod dns;
 pub mod process;
 pub mod server;
+pub mod streams;
 pub mod subscription;
 
 use std::fmt;
@@ -14,56 +20,113 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::codec::{self, CodecError};
 
-/// What an anchor can hold. A new kind makes the compiler name every place to touch.
+/// The table of kinds: hands its rows to the macro `$then`, which makes of them what it needs. So
+/// an enum over the kinds, or a `match` on them, is written once, whatever kinds there are.
 ///
-/// Travels as its short name, so that a peer of another version can still list what it does not
-/// know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "&'static str")]
-pub enum ElementKind {
-    /// The server itself, at its own anchor.
-    Server,
-    /// An operating-system process.
-    Process,
-    /// A channel.
-    Channel,
-    /// A queue of the servers that join.
-    OnJoin,
-    /// A queue of the servers that leave.
-    OnLeave,
-    /// A DNS server.
-    Dns,
-    /// A container of a Docker Engine.
-    Container,
-    /// One that a later version has.
-    Unknown,
-}
-
-impl ElementKind {
-    const KNOWN: [ElementKind; 7] = [
-        ElementKind::Server,
-        ElementKind::Process,
-        ElementKind::Channel,
-        ElementKind::OnJoin,
-        ElementKind::OnLeave,
-        ElementKind::Dns,
-        ElementKind::Container,
-    ];
-
-    /// The short name, as `ls -l` shows it.
-    pub fn name(self) -> &'static str {
-        match self {
-            ElementKind::Server => "server",
-            ElementKind::Process => "proc",
-            ElementKind::Channel => "chan",
-            ElementKind::OnJoin => "@join",
-            ElementKind::OnLeave => "@leave",
-            ElementKind::Dns => "dns",
-            ElementKind::Container => "docker",
-            ElementKind::Unknown => "?",
+/// A row has
+///
+/// - the basename of the kind's files, here a module of [`element`](crate::element), and the name
+///   of the variant in enums of operations and implementations;
+/// - the element kinds that live in these files, one but for subscriptions: each with its variant
+///   in [`ElementKind`](crate::ElementKind), the short name that `ls -l` shows and that travels,
+///   and the type of the value that `peek` gives of it.
+///
+/// The order of the rows is part of the wire format, as it numbers the operations: new ones come
+/// last.
+///
+/// ```
+/// macro_rules! files {
+///     ($($room:ident $Room:ident { $($Kind:ident $name:literal $status:ty),* })*) => {
+///         [$((stringify!($room), &[$($name),*][..])),*]
+///     };
+/// }
+/// let files = circuit_proto::kinds!(files);
+/// assert!(files.contains(&("channel", &["chan"])));
+/// assert!(files.contains(&("subscription", &["@join", "@leave"])));
+/// ```
+#[macro_export]
+macro_rules! kinds {
+    ($then:ident) => {
+        $then! {
+            server Server { Server "server" server::Status }
+            process Process { Process "proc" process::Status }
+            channel Channel { Channel "chan" channel::Status }
+            subscription Subscription { OnJoin "@join" subscription::Status, OnLeave "@leave" subscription::Status }
+            dns Dns { Dns "dns" dns::Status }
+            container Container { Container "docker" Box<container::Inspected> }
         }
-    }
+    };
 }
+
+macro_rules! element_kinds {
+    ($($room:ident $Room:ident { $($Kind:ident $name:literal $status:ty),* })*) => {
+        /// The kinds of elements that an anchor can hold.
+        ///
+        /// A kind travels as its short name, so that a peer of another version can still list the
+        /// kinds that it does not know.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(from = "String", into = "&'static str")]
+        pub enum ElementKind {
+            $($(
+                #[doc = concat!("`", $name, "` in `ls -l`: see [`", stringify!($room), "`].")]
+                $Kind,
+            )*)*
+            /// A kind that a later version has.
+            Unknown,
+        }
+
+        impl ElementKind {
+            /// The kinds that this version knows.
+            pub const KNOWN: &[ElementKind] = &[$($(ElementKind::$Kind),*),*];
+
+            /// The short name, as `ls -l` shows it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($(ElementKind::$Kind => $name,)*)*
+                    ElementKind::Unknown => "?",
+                }
+            }
+        }
+
+        /// The value that `peek` gives of an element.
+        #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+        #[serde(try_from = "Wire")]
+        pub enum Status {
+            $($(
+                #[doc = concat!("Of a `", $name, "`.")]
+                $Kind($status),
+            )*)*
+            /// Of an element of a kind that a later version has.
+            Unknown,
+        }
+
+        impl Status {
+            /// The kind of the element.
+            pub fn kind(&self) -> ElementKind {
+                match self {
+                    $($(Status::$Kind(_) => ElementKind::$Kind,)*)*
+                    Status::Unknown => ElementKind::Unknown,
+                }
+            }
+
+            fn encode(&self) -> Result<Vec<u8>, CodecError> {
+                match self {
+                    $($(Status::$Kind(status) => codec::encode(status),)*)*
+                    Status::Unknown => Ok(Vec::new()),
+                }
+            }
+
+            fn decode(kind: ElementKind, body: &[u8]) -> Result<Status, CodecError> {
+                Ok(match kind {
+                    $($(ElementKind::$Kind => Status::$Kind(codec::decode(body)?),)*)*
+                    ElementKind::Unknown => Status::Unknown,
+                })
+            }
+        }
+    };
+}
+
+kinds!(element_kinds);
 
 impl fmt::Display for ElementKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,9 +136,9 @@ impl fmt::Display for ElementKind {
 
 impl From<String> for ElementKind {
     fn from(name: String) -> ElementKind {
-        let known = ElementKind::KNOWN.into_iter();
+        let known = ElementKind::KNOWN.iter().copied();
         known
-            .clone()
+            .into_iter()
             .find(|kind| kind.name() == name)
             .unwrap_or(ElementKind::Unknown)
     }
@@ -87,71 +150,7 @@ impl From<ElementKind> for &'static str {
     }
 }
 
-/// What `peek` tells of an element.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Wire")]
-pub enum Status {
-    /// Of a server.
-    Server(server::Status),
-    /// Of a process.
-    Process(process::Status),
-    /// Of a channel.
-    Channel(channel::Status),
-    /// Of a subscription to joins.
-    OnJoin(subscription::Status),
-    /// Of a subscription to leaves.
-    OnLeave(subscription::Status),
-    /// Of a DNS server.
-    Dns(dns::Status),
-    /// Of a container.
-    Container(Box<container::Inspected>),
-    /// Of an element of a kind that a later version has.
-    Unknown,
-}
-
-impl Status {
-    /// The kind of the element.
-    pub fn kind(&self) -> ElementKind {
-        match self {
-            Status::Server(_) => ElementKind::Server,
-            Status::Process(_) => ElementKind::Process,
-            Status::Channel(_) => ElementKind::Channel,
-            Status::OnJoin(_) => ElementKind::OnJoin,
-            Status::OnLeave(_) => ElementKind::OnLeave,
-            Status::Dns(_) => ElementKind::Dns,
-            Status::Container(_) => ElementKind::Container,
-            Status::Unknown => ElementKind::Unknown,
-        }
-    }
-}
-
-/// What `wait` tells of an element that has ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ended {
-    /// Of a process.
-    Process(Box<process::Status>),
-    /// Of a container.
-    Container(Box<container::Status>),
-}
-
-impl Ended {
-    /// Nothing after success, else `exit status 1`, `signal: terminated`.
-    ///
-    /// ```
-    /// use circuit_proto::element::Ended;
-    /// fn line(ended: &Ended) -> &str {
-    ///     ended.exit().unwrap_or("ok")
-    /// }
-    /// ```
-    pub fn exit(&self) -> Option<&str> {
-        match self {
-            Ended::Process(status) => status.exit.as_deref(),
-            Ended::Container(status) => status.exit.as_deref(),
-        }
-    }
-}
-
-/// A status as it travels: one of a kind that is not known can be skipped.
+/// A status as it travels: a peer that does not know the kind can skip the body.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     kind: ElementKind,
@@ -161,25 +160,10 @@ struct Wire {
 
 impl Serialize for Status {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Wire::from(self).serialize(serializer)
-    }
-}
-
-impl From<&Status> for Wire {
-    fn from(status: &Status) -> Wire {
-        let kind = status.kind();
-        let body = match status {
-            Status::Server(status) => codec::encode(status),
-            Status::Process(status) => codec::encode(status),
-            Status::Channel(status) => codec::encode(status),
-            Status::OnJoin(status) | Status::OnLeave(status) => codec::encode(status),
-            Status::Dns(status) => codec::encode(status),
-            Status::Container(status) => codec::encode(status),
-            Status::Unknown => Ok(Vec::new()),
-        };
-        // One that is too long for a frame arrives empty, and is refused there.
-        let body = body.unwrap_or_default();
-        Wire { kind, body }
+        let kind = self.kind();
+        // A status that is too long for a frame arrives empty, and is refused there.
+        let body = self.encode().unwrap_or_default();
+        Wire { kind, body }.serialize(serializer)
     }
 }
 
@@ -187,16 +171,7 @@ impl TryFrom<Wire> for Status {
     type Error = CodecError;
 
     fn try_from(Wire { kind, body }: Wire) -> Result<Status, CodecError> {
-        Ok(match kind {
-            ElementKind::Server => Status::Server(codec::decode(&body)?),
-            ElementKind::Process => Status::Process(codec::decode(&body)?),
-            ElementKind::Channel => Status::Channel(codec::decode(&body)?),
-            ElementKind::OnJoin => Status::OnJoin(codec::decode(&body)?),
-            ElementKind::OnLeave => Status::OnLeave(codec::decode(&body)?),
-            ElementKind::Dns => Status::Dns(codec::decode(&body)?),
-            ElementKind::Container => Status::Container(codec::decode(&body)?),
-            ElementKind::Unknown => Status::Unknown,
-        })
+        Status::decode(kind, &body)
     }
 }
 
@@ -225,8 +200,8 @@ mod tests {
     #[test]
     fn every_kind_is_read_as_it_is_written() {
         for kind in ElementKind::KNOWN {
-            let bytes = codec::encode(&kind).unwrap();
-            assert_eq!(codec::decode(&bytes), Ok(kind));
+            let bytes = codec::encode(kind).unwrap();
+            assert_eq!(codec::decode(&bytes), Ok(*kind));
         }
     }
 

@@ -4,39 +4,70 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What kind of failure it is. A closed set: programs match on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Code {
+macro_rules! codes {
+    ($($(#[$doc:meta])* $Code:ident = $number:literal,)*) => {
+        /// The kinds of failures that programs match on.
+        ///
+        /// A code travels as its number. A number that this version does not know is read as
+        /// [`Internal`](Code::Internal): the message beside it still says what happened.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(from = "u32", into = "u32")]
+        pub enum Code {
+            $($(#[$doc])* $Code = $number,)*
+        }
+
+        impl From<u32> for Code {
+            fn from(number: u32) -> Code {
+                match number {
+                    $($number => Code::$Code,)*
+                    _ => Code::Internal,
+                }
+            }
+        }
+    };
+}
+
+codes! {
     /// No live server of the circuit has this id or name.
-    NoSuchServer,
+    NoSuchServer = 0,
     /// The server is known, and does not answer.
-    Unreachable,
+    Unreachable = 1,
     /// The anchor holds no element.
-    NoSuchElement,
+    NoSuchElement = 2,
     /// The element is of a kind that cannot do this.
-    WrongKind,
+    WrongKind = 3,
     /// The anchor holds an element already.
-    Occupied,
+    Occupied = 4,
     /// The channel, or the process's stream, has been closed.
-    Closed,
+    Closed = 5,
     /// The element was scrubbed while the operation waited on it.
-    Aborted,
+    Aborted = 6,
     /// An argument is wrong.
-    InvalidArgument,
+    InvalidArgument = 7,
     /// The operating system did not execute the program.
-    Exec,
+    Exec = 8,
     /// The server does not do this, to anybody or in this build.
-    Refused,
+    Refused = 9,
     /// Somebody else is at it, or a limit is reached: try again later.
-    Busy,
+    Busy = 10,
     /// A message or a value exceeds a limit.
-    TooLarge,
+    TooLarge = 11,
     /// The server is of a version that does not know the operation.
-    Unsupported,
+    Unsupported = 12,
     /// The connection was lost at a moment when it may or may not have happened.
-    Unknown,
-    /// A defect, here or there.
-    Internal,
+    Unknown = 13,
+    /// A defect, here or there, or a code of a later version.
+    Internal = 14,
+    /// The value was changed by somebody else meanwhile.
+    Conflict = 15,
+    /// The caller's lease has ended, and another's may have begun.
+    Fenced = 16,
+}
+
+impl From<Code> for u32 {
+    fn from(code: Code) -> u32 {
+        code as u32
+    }
 }
 
 /// An operation's failure, as a server reports it.
@@ -65,3 +96,27 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn a_code_of_a_later_version_is_internal_with_its_message() {
+        let later = codec::encode(&(9999u32, "the moon is full")).unwrap();
+        let error = Error::new(Code::Internal, "the moon is full");
+        assert_eq!(codec::decode(&later), Ok(error));
+    }
+
+    #[test]
+    fn codes_are_read_as_they_are_written() {
+        for number in 0..=16 {
+            let code = Code::from(number);
+            assert_eq!(u32::from(code), number);
+            let bytes = codec::encode(&Error::new(code, "")).unwrap();
+            assert_eq!(codec::decode(&bytes), Ok(Error::new(code, "")));
+        }
+        assert_eq!(Code::from(17), Code::Internal);
+    }
+}

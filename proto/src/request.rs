@@ -9,23 +9,21 @@
 //!
 //! | operation | caller | server |
 //! | --- | --- | --- |
-//! | [`List`](Op::List) | | chunks, each an encoded `Vec<`[`Listed`]`>` |
-//! | [`Peek`](Op::Peek) | | value: `Option<`[`Status`](crate::element::Status)`>` |
-//! | [`Stdin`](Op::Stdin) | the data | `End` once the process's stdin has all of it |
-//! | [`Stdout`](Op::Stdout), [`Stderr`](Op::Stderr) | an `End` without an error closes for good: the rest is discarded; with one, the next reader goes on | the data |
-//! | [`Wait`](Op::Wait) | | value: [`Ended`](crate::element::Ended) |
-//! | [`MakeContainer`](Op::MakeContainer) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
-//! | [`Stacks`](Op::Stacks) | | text |
-//! | [`Send`](Op::Send), [`Receive`](Op::Receive), [`SendMany`](Op::SendMany), [`ReceiveMany`](Op::ReceiveMany) | see [`channel`](crate::element::channel) | |
+//! | [`anchor::Op::List`] | | chunks of encoded [`Listed`](anchor::Listed), one behind the other |
+//! | [`anchor::Op::Peek`] | | value: `Option<`[`Status`](crate::element::Status)`>` |
+//! | [`streams::Op::Stdin`] | the data | `End` once the process's stdin has all of it |
+//! | [`streams::Op::Stdout`], [`Stderr`](streams::Op::Stderr) | an `End` without an error closes for good: the rest is discarded; with one, the next reader goes on | the data |
+//! | [`streams::Op::Wait`] | | value: [`Ended`](streams::Ended) |
+//! | [`container::Op::Make`](crate::element::container::Op::Make) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
+//! | [`server::Op::Stacks`](crate::element::server::Op::Stacks) | | text |
+//! | [`channel::Op::Send`](crate::element::channel::Op::Send), `Receive`, `SendMany`, `ReceiveMany` | see [`channel`](crate::element::channel) | |
 //! | all others | | value: `()` |
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
-use crate::element::ElementKind;
-use crate::element::container::Run;
-use crate::element::process::Cmd;
-use crate::{Error, Path, ServerId, Url};
+use crate::element::{self, anchor, streams};
+use crate::{Error, Path};
 
 /// What a caller asks of an anchor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,239 +49,158 @@ pub struct Value(#[serde(with = "codec::bytes")] pub Vec<u8>);
 /// How a direction of a stream ended.
 pub type End = Result<(), Error>;
 
-/// What can be asked of an anchor.
-///
-/// The order of the variants is part of the wire format: new ones come last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Op {
-    /// List the anchors below.
-    List {
-        /// All of them, or the children only.
-        recursive: bool,
-    },
-    /// The element's status.
-    Peek,
-    /// Remove the element.
-    Scrub,
-    /// Make a process.
-    MakeProcess(Cmd),
-    /// Write to the stdin of the process or container.
-    Stdin,
-    /// Read the stdout of the process or container.
-    Stdout,
-    /// Read the stderr of the process or container.
-    Stderr,
-    /// Wait for the process or container to exit.
-    Wait,
-    /// Send the process or container a signal.
-    Signal {
-        /// Its name, with or without `SIG`, in any case, or its number, as the server's system
-        /// has it.
-        signal: String,
-        /// To the process's whole group; of a container it is refused.
-        group: bool,
-    },
-    /// Change the size of the process's terminal.
-    Resize {
-        /// The new size.
-        size: crate::element::process::TerminalSize,
-    },
-    /// Merge the server's circuit with another.
-    Join {
-        /// A server of the other circuit.
-        url: Url,
-    },
-    /// Leave the circuit and exit.
-    Suicide,
-    /// What the server's threads and operations are doing, as text.
-    Stacks,
-    /// Make a channel.
-    MakeChannel {
-        /// How many messages it holds for receivers to come: at most
-        /// [`MAX_CAPACITY`](crate::element::channel::MAX_CAPACITY).
-        capacity: u64,
-    },
-    /// Send one message to the channel.
-    Send,
-    /// Receive one message of the channel or subscription.
-    Receive,
-    /// Close the channel: it takes no more messages.
-    Close,
-    /// Send many messages to the channel, in order, on one stream.
-    SendMany,
-    /// Receive many messages of the channel or subscription on one stream.
-    ReceiveMany,
-    /// Make a subscription to the servers that join, beginning with those that are there.
-    MakeOnJoin,
-    /// Make a subscription to the servers that leave from now on.
-    MakeOnLeave,
-    /// Make a DNS server.
-    MakeDns {
-        /// `HOST[:PORT]`: where it answers; without it, at the server's own address, on any port.
-        address: Option<String>,
-        /// The zone in which it serves the live servers of the circuit.
-        zone: Option<String>,
-    },
-    /// Set a record of the DNS server.
-    SetRecord {
-        /// Its text, as in a zone file.
-        record: String,
-    },
-    /// Remove records of the DNS server.
-    UnsetRecords {
-        /// Their name.
-        name: String,
-        /// Their type; without it, all of the name.
-        kind: Option<String>,
-    },
-    /// Make a container.
-    MakeContainer(Run),
+macro_rules! operations {
+    ($($room:ident $Room:ident { $($kinds:tt)* })*) => {
+        /// The operations, by the kind of element that they are for.
+        ///
+        /// An encoded operation begins with two numbers, that of the variant here and that of the
+        /// variant in the kind's own `Op`. The order of both is part of the wire format: new ones
+        /// come last.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Op {
+            /// On any anchor.
+            Anchor(anchor::Op),
+            /// On a process or a container.
+            Streams(streams::Op),
+            $(
+                #[doc = concat!("See [`", stringify!($room), "`](mod@element::", stringify!($room), ").")]
+                $Room(element::$room::Op),
+            )*
+        }
+
+        /// How many operations this version knows, for each variant of [`Op`].
+        const KNOWN: &[fn() -> usize] = &[
+            codec::variants::<anchor::Op>,
+            codec::variants::<streams::Op>,
+            $(codec::variants::<element::$room::Op>),*
+        ];
+
+        impl Op {
+            /// The operation's name in logs and tables: the name of its command.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    Op::Anchor(op) => op.name(),
+                    Op::Streams(op) => op.name(),
+                    $(Op::$Room(op) => op.name(),)*
+                }
+            }
+
+            /// Whether the operation changes anything that outlives it, so that its outcome matters
+            /// to a caller who did not hear of it.
+            pub fn changes(&self) -> bool {
+                match self {
+                    Op::Anchor(op) => op.changes(),
+                    Op::Streams(op) => op.changes(),
+                    $(Op::$Room(op) => op.changes(),)*
+                }
+            }
+        }
+
+        operations!(@from Anchor anchor::Op);
+        operations!(@from Streams streams::Op);
+        $(operations!(@from $Room element::$room::Op);)*
+    };
+    (@from $Room:ident $op:ty) => {
+        impl From<$op> for Op {
+            fn from(op: $op) -> Op {
+                Op::$Room(op)
+            }
+        }
+    };
 }
 
-/// The number of [`Op`]s that this version knows.
-const OPS: u32 = 25;
+crate::kinds!(operations);
 
 /// Why an operation could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpError {
-    /// It is of a later version.
-    #[error("operation {0} is not known to this version")]
-    Unsupported(u32),
+    /// It is for a kind of a later version.
+    #[error("operations of kind number {0} are not known to this server's version")]
+    UnknownKind(u32),
+    /// It is for a known kind, and of a later version.
+    #[error("operation {1} of kind number {0} is not known to this server's version")]
+    UnknownOperation(u32, u32),
     /// It is none.
     #[error(transparent)]
     Codec(#[from] CodecError),
 }
 
 impl Op {
-    /// The operation's name in logs and tables: that of its command.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Op::List { .. } => "ls",
-            Op::Peek => "peek",
-            Op::Scrub => "scrub",
-            Op::MakeProcess(_) => "mkproc",
-            Op::Stdin => "stdin",
-            Op::Stdout => "stdout",
-            Op::Stderr => "stderr",
-            Op::Wait => "wait",
-            Op::Signal { .. } => "signal",
-            Op::Resize { .. } => "resize",
-            Op::Join { .. } => "join",
-            Op::Suicide => "suicide",
-            Op::Stacks => "stk",
-            Op::MakeChannel { .. } => "mkchan",
-            Op::Send | Op::SendMany => "send",
-            Op::Receive | Op::ReceiveMany => "recv",
-            Op::Close => "close",
-            Op::MakeOnJoin => "mk@join",
-            Op::MakeOnLeave => "mk@leave",
-            Op::MakeDns { .. } => "mkdns",
-            Op::SetRecord { .. } => "set",
-            Op::UnsetRecords { .. } => "unset",
-            Op::MakeContainer(_) => "mkdkr",
-        }
-    }
-
-    /// Whether it changes anything that outlives it, so that its outcome matters to a caller who
-    /// did not hear of it.
-    pub fn changes(&self) -> bool {
-        match self {
-            Op::Scrub
-            | Op::MakeProcess(_)
-            | Op::Signal { .. }
-            | Op::Resize { .. }
-            | Op::Join { .. }
-            | Op::Suicide
-            | Op::MakeChannel { .. }
-            | Op::Close
-            | Op::MakeOnJoin
-            | Op::MakeOnLeave
-            | Op::MakeDns { .. }
-            | Op::SetRecord { .. }
-            | Op::UnsetRecords { .. }
-            | Op::MakeContainer(_) => true,
-            // The message may be right behind the request.
-            Op::Send => true,
-            Op::List { .. }
-            | Op::Peek
-            | Op::Stdin
-            | Op::Stdout
-            | Op::Stderr
-            | Op::Wait
-            | Op::Stacks => false,
-            // Whoever asks for these says nothing more before the answer.
-            Op::Receive | Op::SendMany | Op::ReceiveMany => false,
-        }
-    }
-
     /// Reads an encoded operation; one that this version does not know is told from a malformed
     /// one.
     pub fn decode(bytes: &[u8]) -> Result<Op, OpError> {
-        let tag = codec::variant(bytes)?;
-        if tag >= OPS {
-            return Err(OpError::Unsupported(tag));
+        let (kind, rest) = codec::variant(bytes)?;
+        let known = KNOWN.get(kind as usize);
+        let known = known.ok_or(OpError::UnknownKind(kind))?();
+        let (number, _) = codec::variant(rest)?;
+        if number as usize >= known {
+            return Err(OpError::UnknownOperation(kind, number));
         }
         Ok(codec::decode(bytes)?)
     }
 }
 
-/// One line of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Listed {
-    /// A server: a child of the root.
-    Server(ServerEntry),
-    /// An anchor of a server.
-    Anchor {
-        /// Its names below the listed anchor, with slashes between them.
-        path: String,
-        /// What it holds.
-        kind: Option<ElementKind>,
-    },
-}
-
-/// A live server, as a listing of the root shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerEntry {
-    /// Its id.
-    pub id: ServerId,
-    /// Its name, for people.
-    pub name: String,
-    /// Where it is.
-    pub url: Url,
-    /// What is thought of it.
-    pub state: ServerState,
-}
-
-/// What a server thinks of one that it lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServerState {
-    /// It lives.
-    Alive,
-    /// Its neighbours suspect that it has died.
-    Suspected,
-    /// It is the server that was asked, which has lost all its links and trusts no other to be there:
-    /// it cannot know who is alive.
-    Isolated,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::element::{channel, container};
+
+    fn check(bytes: &[u8], expected: Result<Op, OpError>) {
+        assert_eq!(Op::decode(bytes), expected, "{bytes:?}");
+    }
+
+    #[test]
+    fn operations_are_read_as_they_are_written() {
+        for op in [
+            Op::from(anchor::Op::List { recursive: true }),
+            streams::Op::Wait.into(),
+            channel::Op::ReceiveMany.into(),
+            container::Op::Make(container::Run::new("ubuntu")).into(),
+        ] {
+            check(&codec::encode(&op).unwrap(), Ok(op));
+        }
+    }
 
     #[test]
     fn an_operation_of_a_later_version_is_told_from_a_malformed_one() {
-        let last = codec::encode(&Op::MakeContainer(Run::new("ubuntu"))).unwrap();
-        assert_eq!(
-            codec::variant(&last),
-            Ok(OPS - 1),
-            "OPS counts the variants"
+        let malformed = || Err(OpError::Codec(CodecError::Malformed));
+        let close = codec::encode(&Op::from(channel::Op::Close)).unwrap();
+        let [channel, _] = close[..] else {
+            panic!("two numbers: {close:?}");
+        };
+        // No kind has so many operations.
+        check(
+            &[channel, 200, 1, 2],
+            Err(OpError::UnknownOperation(channel.into(), 200)),
         );
-        assert_eq!(Op::decode(&last), Ok(Op::MakeContainer(Run::new("ubuntu"))));
+        check(&[200, 1, 2], Err(OpError::UnknownKind(200)));
+        check(&[200], Err(OpError::UnknownKind(200)));
+        check(&[], malformed());
+        check(&[channel], malformed());
+        // A channel without its capacity, and bytes behind a whole operation.
+        check(&[channel, 0], malformed());
+        check(&[&close[..], &[0]].concat(), malformed());
+    }
+
+    #[test]
+    fn the_first_operation_that_is_not_known_follows_the_last_one_that_is() {
+        // Exhaustive: a new operation of a channel is to be entered here, and its number is
+        // compared with the one that the table has.
+        let last = |op: channel::Op| match op {
+            channel::Op::Make { .. }
+            | channel::Op::Send
+            | channel::Op::Receive
+            | channel::Op::Close
+            | channel::Op::SendMany => None,
+            channel::Op::ReceiveMany => Some(op),
+        };
+        let last = last(channel::Op::ReceiveMany).unwrap();
+        let mut bytes = codec::encode(&Op::from(last)).unwrap();
+        assert!(Op::decode(&bytes).is_ok());
+        bytes[1] += 1;
         assert_eq!(
-            Op::decode(&[OPS as u8, 1, 2, 3]),
-            Err(OpError::Unsupported(OPS))
+            Op::decode(&bytes),
+            Err(OpError::UnknownOperation(bytes[0].into(), bytes[1].into()))
         );
-        assert_eq!(Op::decode(&[0]), Err(OpError::Codec(CodecError::Malformed)));
-        assert_eq!(Op::decode(&[]), Err(OpError::Codec(CodecError::Malformed)));
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use circuit_proto::element::subscription::Status;
+use circuit_proto::element::subscription::{Source, Status};
 use circuit_proto::membership::Notice;
 use circuit_proto::{ElementKind, Error, Path};
 
@@ -18,15 +18,6 @@ use crate::peer::Watch;
 /// How many events wait for a receiver at most. Chosen: more than a circuit may have servers, at a
 /// few hundred bytes each.
 const HELD: u64 = 1 << 17;
-
-/// Which events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// Servers that join.
-    Join,
-    /// Servers that leave.
-    Leave,
-}
 
 /// A queue of events.
 #[derive(Debug)]
@@ -67,7 +58,7 @@ impl Subscription {
     /// What `peek` tells.
     pub fn status(&self) -> Status {
         Status {
-            source: self.kind().name().to_owned(),
+            source: self.source,
             pending: self.channel.pending() as u64,
             closed: self.channel.status().aborted,
             dropped: self.dropped.load(Ordering::Relaxed),

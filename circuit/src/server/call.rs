@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
 use circuit_proto::codec::{self, MAX_CHUNK};
-use circuit_proto::request::{End, Listed, Reply, Value};
+use circuit_proto::element::anchor::Listed;
+use circuit_proto::request::{End, Reply, Value};
 use circuit_proto::{Code, Error};
 use serde::Serialize;
 
@@ -200,13 +201,20 @@ impl Call {
         if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
             return;
         }
-        let mut rest = entries.as_slice();
-        while !rest.is_empty() {
-            let (chunk, count) = fitting(rest);
-            rest = &rest[count..];
-            if self.send.data(chunk.into()).await.is_err() {
+        let mut chunks = Chunks::default();
+        for entry in &entries {
+            // An entry is a path or a server's name and URL, which are far shorter than a frame.
+            let full = chunks.add(entry).unwrap_or_default();
+            if let Some(full) = full
+                && self.send.data(full.into()).await.is_err()
+            {
                 return;
             }
+        }
+        if let Some(last) = chunks.last()
+            && self.send.data(last.into()).await.is_err()
+        {
+            return;
         }
         let _ = self.send.end(Ok(())).await;
     }
@@ -238,15 +246,28 @@ impl Call {
     }
 }
 
-/// As many entries as fit a chunk, encoded, and their number.
-fn fitting(entries: &[Listed]) -> (Vec<u8>, usize) {
-    // Each is bounded by the longest path, so one always fits.
-    let mut count = entries.len().min(1000);
-    loop {
-        match codec::encode(&&entries[..count]) {
-            Ok(chunk) if chunk.len() <= MAX_CHUNK || count == 1 => return (chunk, count),
-            _ => count = count.div_ceil(2),
+/// Encodes values one behind the other, into chunks that hold whole ones. Each value is encoded
+/// once.
+#[derive(Default)]
+struct Chunks {
+    bytes: Vec<u8>,
+}
+
+impl Chunks {
+    /// Adds a value. Returns the chunk before it, if the value did not fit into that.
+    fn add<T: Serialize>(&mut self, value: &T) -> Result<Option<Vec<u8>>, codec::CodecError> {
+        let before = self.bytes.len();
+        codec::append(&mut self.bytes, value)?;
+        if self.bytes.len() <= MAX_CHUNK || before == 0 {
+            return Ok(None);
         }
+        let next = self.bytes.split_off(before);
+        Ok(Some(std::mem::replace(&mut self.bytes, next)))
+    }
+
+    /// The values behind the last full chunk, if there are any.
+    fn last(self) -> Option<Vec<u8>> {
+        (!self.bytes.is_empty()).then_some(self.bytes)
     }
 }
 
@@ -266,4 +287,42 @@ fn shortened(mut error: Error) -> Error {
 
 fn scrubbed() -> Error {
     Error::new(Code::Aborted, "the element was scrubbed")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde::Serializer;
+
+    use super::*;
+
+    /// A path of so many bytes, which counts how often it is encoded.
+    struct Long<'a>(String, &'a Cell<usize>);
+
+    impl Serialize for Long<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.1.set(self.1.get() + 1);
+            self.0.serialize(serializer)
+        }
+    }
+
+    #[test]
+    fn each_entry_of_a_listing_is_encoded_once() {
+        let encoded = Cell::new(0);
+        // As long as the longest path: 64 names of 255 bytes.
+        let long = |n: usize| Long(format!("{n:016384}"), &encoded);
+        let entries: Vec<_> = (0..1000).map(long).collect();
+        let (mut chunks, mut all) = (Chunks::default(), Vec::new());
+        for entry in &entries {
+            all.extend(chunks.add(entry).unwrap());
+        }
+        all.extend(chunks.last());
+        assert_eq!(encoded.get(), 1000);
+        assert!(all.iter().all(|chunk| chunk.len() <= MAX_CHUNK));
+        let read = all
+            .iter()
+            .flat_map(|chunk| codec::decode_all::<String>(chunk).unwrap());
+        assert!(read.eq(entries.iter().map(|entry| entry.0.clone())));
+    }
 }

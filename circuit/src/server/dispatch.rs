@@ -8,12 +8,17 @@ use std::sync::Arc;
 
 use circuit_client::transport::endpoint::close;
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
+use circuit_proto::element::anchor::Listed;
 use circuit_proto::element::process::Cmd;
-use circuit_proto::element::{Ended, Status};
+use circuit_proto::element::streams::Ended;
+use circuit_proto::element::{
+    Status, anchor, channel as chan, container, dns as nameserver, process as proc, server as own,
+    streams, subscription,
+};
 use circuit_proto::handshake::Close;
 use circuit_proto::membership::Record;
 use circuit_proto::path::ServerPart;
-use circuit_proto::request::{Listed, Op, OpError, Request};
+use circuit_proto::request::{Op, OpError, Request};
 use circuit_proto::{Code, Error, Path, ServerId};
 
 use super::address::{self, AddressError};
@@ -25,7 +30,7 @@ use crate::element::channel::Channel;
 use crate::element::dns::Dns;
 use crate::element::process::{Process, SpawnError};
 use crate::element::streams::{Attachable, Streams};
-use crate::element::subscription::{Source, Subscription};
+use crate::element::subscription::Subscription;
 use crate::peer::Watch;
 
 /// Who sends requests over a connection.
@@ -96,7 +101,7 @@ pub(super) async fn answer(
         (Ok(Target::Here), Ok(op)) => call.run(request.path, op).await,
         (Ok(_), Err(error)) => {
             let code = match error {
-                OpError::Unsupported(_) => Code::Unsupported,
+                OpError::UnknownKind(_) | OpError::UnknownOperation(..) => Code::Unsupported,
                 OpError::Codec(_) => Code::InvalidArgument,
             };
             call.refuse(Error::new(code, error.to_string())).await;
@@ -182,12 +187,12 @@ impl Caller {
 impl Call {
     async fn on_root(self, op: Op) {
         match op {
-            Op::List { .. } => {
+            Op::Anchor(anchor::Op::List { .. }) => {
                 let servers = self.server.peer.servers().into_iter().map(Listed::Server);
                 let servers = servers.collect();
                 self.list(servers).await;
             }
-            Op::Peek => self.answer(Ok(None::<Status>)).await,
+            Op::Anchor(anchor::Op::Peek) => self.answer(Ok(None::<Status>)).await,
             _ => {
                 let message = "the root holds no element: name a server, as in /X…/name";
                 self.refuse(Error::new(Code::InvalidArgument, message))
@@ -200,11 +205,11 @@ impl Call {
         let names = path.below_server();
         let element = self.server.tree.get(names);
         match op {
-            Op::List { recursive } => {
+            Op::Anchor(anchor::Op::List { recursive }) => {
                 let anchors = self.server.anchors(names, recursive);
                 self.list(anchors).await;
             }
-            Op::Peek => {
+            Op::Anchor(anchor::Op::Peek) => {
                 let status = tokio::select! {
                     // Only a container's has to be waited for.
                     biased;
@@ -213,27 +218,33 @@ impl Call {
                 };
                 self.answer(status).await;
             }
-            Op::Scrub => {
+            Op::Anchor(anchor::Op::Scrub) => {
                 let result = self.scrub(names, element).await;
                 self.answer(result).await;
             }
-            Op::MakeProcess(cmd) => {
+            Op::Process(proc::Op::Make(cmd)) => {
                 let result = self.make_process(&path, cmd).await;
                 self.answer(result).await;
             }
-            Op::Stdin => match attach(element, "stdin", |streams| streams.stdin.attach()) {
-                Ok((writing, element)) => self.write(writing, &*element).await,
-                Err(error) => self.refuse(error).await,
-            },
-            Op::Stdout => match attach(element, "stdout", |streams| streams.stdout.attach()) {
-                Ok((reading, element)) => self.read(reading, &*element).await,
-                Err(error) => self.refuse(error).await,
-            },
-            Op::Stderr => match attach(element, "stderr", |streams| streams.stderr.attach()) {
-                Ok((reading, element)) => self.read(reading, &*element).await,
-                Err(error) => self.refuse(error).await,
-            },
-            Op::Wait => {
+            Op::Streams(streams::Op::Stdin) => {
+                match attach(element, "stdin", |streams| streams.stdin.attach()) {
+                    Ok((writing, element)) => self.write(writing, &*element).await,
+                    Err(error) => self.refuse(error).await,
+                }
+            }
+            Op::Streams(streams::Op::Stdout) => {
+                match attach(element, "stdout", |streams| streams.stdout.attach()) {
+                    Ok((reading, element)) => self.read(reading, &*element).await,
+                    Err(error) => self.refuse(error).await,
+                }
+            }
+            Op::Streams(streams::Op::Stderr) => {
+                match attach(element, "stderr", |streams| streams.stderr.attach()) {
+                    Ok((reading, element)) => self.read(reading, &*element).await,
+                    Err(error) => self.refuse(error).await,
+                }
+            }
+            Op::Streams(streams::Op::Wait) => {
                 let ended = tokio::select! {
                     ended = ended(element.clone()) => ended,
                     () = self.send.abandoned() => {
@@ -245,7 +256,7 @@ impl Call {
                 };
                 self.answer(ended).await;
             }
-            Op::Signal { signal, group } => {
+            Op::Streams(streams::Op::Signal { signal, group }) => {
                 let result = match element {
                     Some(Element::Process(process)) => process.signal(&signal, group),
                     Some(Element::Container(container)) => container.signal(&signal, group).await,
@@ -253,11 +264,11 @@ impl Call {
                 };
                 self.answer(result).await;
             }
-            Op::Resize { size } => {
+            Op::Process(proc::Op::Resize { size }) => {
                 let result = process(element, "resize").and_then(|p| p.resize(size));
                 self.answer(result).await;
             }
-            Op::Join { url } => {
+            Op::Server(own::Op::Join { url }) => {
                 let result = match this_server(element, "join") {
                     Ok(()) => tokio::select! {
                         result = self.server.peer.join(&url) => result,
@@ -267,7 +278,7 @@ impl Call {
                 };
                 self.answer(result).await;
             }
-            Op::Suicide => {
+            Op::Server(own::Op::Suicide) => {
                 let result = this_server(element, "suicide");
                 let (server, leaves) = (self.server.clone(), result.is_ok());
                 if leaves {
@@ -281,63 +292,61 @@ impl Call {
                     server.stop();
                 }
             }
-            Op::Stacks => match this_server(element, "stk") {
+            Op::Server(own::Op::Stacks) => match this_server(element, "stk") {
                 Ok(()) => {
                     let text = crate::element::server::stacks(&self.server);
                     self.text(text).await;
                 }
                 Err(error) => self.refuse(error).await,
             },
-            Op::MakeChannel { capacity } => {
+            Op::Channel(chan::Op::Make { capacity }) => {
                 let make = || Channel::new(capacity).map(Element::Channel);
                 let result = self.make(names, make);
                 self.answer(result).await;
             }
-            Op::Send => match channel(element, "send") {
+            Op::Channel(chan::Op::Send) => match channel(element, "send") {
                 Ok(channel) => self.send_message(&channel).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::Receive => match source(element, "recv") {
+            Op::Channel(chan::Op::Receive) => match source(element, "recv") {
                 Ok(channel) => self.receive_message(&channel).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::SendMany => match channel(element, "send") {
+            Op::Channel(chan::Op::SendMany) => match channel(element, "send") {
                 Ok(channel) => self.send_messages(&channel).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::ReceiveMany => match source(element, "recv") {
+            Op::Channel(chan::Op::ReceiveMany) => match source(element, "recv") {
                 Ok(channel) => self.receive_messages(&channel).await,
                 Err(error) => self.refuse(error).await,
             },
-            Op::Close => {
+            Op::Channel(chan::Op::Close) => {
                 let close = || channel(element, "close").and_then(|channel| channel.close());
                 let result = self.operation.in_order(close, |_| true);
                 self.answer(result).await;
             }
-            Op::MakeOnJoin => {
-                let result = self.make_subscription(names, Source::Join);
+            Op::Subscription(subscription::Op::Make { source }) => {
+                let result = self.make_subscription(names, source);
                 self.answer(result).await;
             }
-            Op::MakeOnLeave => {
-                let result = self.make_subscription(names, Source::Leave);
-                self.answer(result).await;
-            }
-            Op::MakeDns { address, zone } => {
+            Op::Dns(nameserver::Op::Make { address, zone }) => {
                 let result = self.make_dns(names, address, zone).await;
                 self.answer(result).await;
             }
-            Op::SetRecord { record } => {
+            Op::Dns(nameserver::Op::Set { record }) => {
                 let set = || dns(element, "set").and_then(|dns| dns.set(&record));
                 let result = self.operation.in_order(set, |_| true);
                 self.answer(result).await;
             }
-            Op::UnsetRecords { name, kind } => {
+            Op::Dns(nameserver::Op::Unset { name, kind }) => {
                 let unset = || dns(element, "unset")?.unset(&name, kind.as_deref());
                 let result = self.operation.in_order(unset, |_| true);
                 self.answer(result).await;
             }
             // Apart: three quarters of what every request would carry along.
-            Op::MakeContainer(run) => Box::pin(self.make_container(path, run)).await,
+            Op::Container(container::Op::Make(run)) => {
+                Box::pin(self.make_container(path, run)).await
+            }
         }
     }
 
@@ -359,7 +368,11 @@ impl Call {
         )
     }
 
-    fn make_subscription(&mut self, names: &[String], source: Source) -> Result<(), Error> {
+    fn make_subscription(
+        &mut self,
+        names: &[String],
+        source: subscription::Source,
+    ) -> Result<(), Error> {
         let peer = self.server.peer.clone();
         self.make(names, || {
             let subscription = Subscription::new(source)?;

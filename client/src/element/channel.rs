@@ -4,8 +4,8 @@ mod many;
 mod one;
 
 use bytes::Bytes;
+use circuit_proto::element::channel::Op;
 use circuit_proto::element::channel::Status;
-use circuit_proto::request::Op;
 use circuit_proto::{ElementKind, Path};
 
 pub use many::{Receiver, Sender};
@@ -175,7 +175,7 @@ impl Chan {
     /// # }
     /// ```
     pub async fn close(&self) -> Result<(), Error> {
-        self.anchor.call(&Op::Close).await
+        self.anchor.call(Op::Close).await
     }
 
     /// Removes the channel, and what is in it. Who sends or receives is told

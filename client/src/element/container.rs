@@ -1,9 +1,9 @@
 //! A container on some host.
 
 use circuit_proto::Path;
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::container::{Inspected, Status};
-use circuit_proto::element::{Ended, Status as AnyStatus};
-use circuit_proto::request::Op;
+use circuit_proto::element::streams::{Ended, Op};
 
 use crate::anchor::Anchor;
 use crate::error::Error;
@@ -102,7 +102,7 @@ impl Container {
     /// # }
     /// ```
     pub async fn stdin(&self) -> Result<Writer, Error> {
-        self.anchor.writer(&Op::Stdin).await
+        self.anchor.writer(Op::Stdin).await
     }
 
     /// Becomes the one reader of the container's stdout, from where the last one stopped.
@@ -120,7 +120,7 @@ impl Container {
     /// # }
     /// ```
     pub async fn stdout(&self) -> Result<Reader, Error> {
-        self.anchor.reader(&Op::Stdout).await
+        self.anchor.reader(Op::Stdout).await
     }
 
     /// Becomes the one reader of the container's stderr, as [`stdout`](Self::stdout).
@@ -135,7 +135,7 @@ impl Container {
     /// # }
     /// ```
     pub async fn stderr(&self) -> Result<Reader, Error> {
-        self.anchor.reader(&Op::Stderr).await
+        self.anchor.reader(Op::Stderr).await
     }
 
     /// Forgets the element, and removes the container if it has ended. One that runs goes on; if

@@ -1,8 +1,7 @@
 //! A DNS server, as a caller uses it.
 
 use circuit_proto::element::Status as AnyStatus;
-use circuit_proto::element::dns::Status;
-use circuit_proto::request::Op;
+use circuit_proto::element::dns::{Op, Status};
 use circuit_proto::{ElementKind, Path};
 
 use crate::anchor::Anchor;
@@ -56,7 +55,7 @@ impl Nameserver {
     /// ```
     pub async fn set(&self, record: &str) -> Result<(), Error> {
         let record = record.to_owned();
-        self.anchor.call(&Op::SetRecord { record }).await
+        self.anchor.call(Op::Set { record }).await
     }
 
     /// Removes the records of a name, or those of one type. Where there are none, nothing changes.
@@ -73,7 +72,7 @@ impl Nameserver {
     /// ```
     pub async fn unset(&self, name: &str, kind: Option<&str>) -> Result<(), Error> {
         let (name, kind) = (name.to_owned(), kind.map(str::to_owned));
-        self.anchor.call(&Op::UnsetRecords { name, kind }).await
+        self.anchor.call(Op::Unset { name, kind }).await
     }
 
     /// Removes the element: its port is free when this returns.

@@ -1,9 +1,8 @@
 //! A process on some host.
 
 use circuit_proto::Path;
-use circuit_proto::element::Ended;
-use circuit_proto::element::process::{Status, TerminalSize};
-use circuit_proto::request::Op;
+use circuit_proto::element::process::{self, Status, TerminalSize};
+use circuit_proto::element::streams::{Ended, Op};
 
 use crate::anchor::Anchor;
 use crate::error::Error;
@@ -106,7 +105,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn stdin(&self) -> Result<Writer, Error> {
-        self.anchor.writer(&Op::Stdin).await
+        self.anchor.writer(Op::Stdin).await
     }
 
     /// Becomes the one reader of the process's stdout, from where the last one stopped.
@@ -124,7 +123,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn stdout(&self) -> Result<Reader, Error> {
-        self.anchor.reader(&Op::Stdout).await
+        self.anchor.reader(Op::Stdout).await
     }
 
     /// Becomes the one reader of the process's stderr, as [`stdout`](Self::stdout).
@@ -139,7 +138,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn stderr(&self) -> Result<Reader, Error> {
-        self.anchor.reader(&Op::Stderr).await
+        self.anchor.reader(Op::Stderr).await
     }
 
     /// Changes the size of the process's terminal, if it runs on one.
@@ -152,7 +151,7 @@ impl Proc {
     /// # }
     /// ```
     pub async fn resize(&self, size: TerminalSize) -> Result<(), Error> {
-        self.anchor.call(&Op::Resize { size }).await
+        self.anchor.call(process::Op::Resize { size }).await
     }
 
     /// Forgets the element. The process goes on, its output drained and discarded.

@@ -1,7 +1,6 @@
 //! A server of the circuit.
 
-use circuit_proto::element::server::Status;
-use circuit_proto::request::Op;
+use circuit_proto::element::server::{Op, Status};
 use circuit_proto::{Path, Url};
 
 use crate::anchor::Anchor;
@@ -53,7 +52,7 @@ impl Server {
     /// # }
     /// ```
     pub async fn join(&self, url: Url) -> Result<(), Error> {
-        self.anchor.call(&Op::Join { url }).await
+        self.anchor.call(Op::Join { url }).await
     }
 
     /// Makes the server leave the circuit in order and exit.
@@ -65,7 +64,7 @@ impl Server {
     /// # }
     /// ```
     pub async fn suicide(&self) -> Result<(), Error> {
-        self.anchor.call(&Op::Suicide).await
+        self.anchor.call(Op::Suicide).await
     }
 
     /// What the server's threads and operations are doing, as text for people.
@@ -80,7 +79,7 @@ impl Server {
     /// ```
     pub async fn stacks(&self) -> Result<Reader, Error> {
         let client = self.anchor.client();
-        let (send, recv) = client.open(self.path(), &Op::Stacks).await?;
+        let (send, recv) = client.open(self.path(), &Op::Stacks.into()).await?;
         Ok(Reader::new(client.clone(), self.path().clone(), send, recv))
     }
 }

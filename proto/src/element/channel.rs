@@ -1,13 +1,13 @@
-//! A channel: its status, and the messages of its streams.
+//! A channel: its operations, its status, and the messages of its streams.
 //!
-//! **One message.** [`Send`](crate::request::Op::Send): the caller sends the data and an `End`; the
-//! server answers with a one-byte chunk once the message has its place, and with an `End` once it
-//! is [stored](#stored). [`Receive`](crate::request::Op::Receive): the server sends the data and an
-//! `End`; the caller answers with an `End` (*Ack*), the server with a framed `End` (*Done*).
+//! **One message.** [`Send`](Op::Send): the caller sends the data and an `End`; the server answers
+//! with a one-byte chunk once the message has its place, and with an `End` once it is
+//! [stored](#stored). [`Receive`](Op::Receive): the server sends the data and an `End`; the caller
+//! answers with an `End` (*Ack*), the server with a framed `End` (*Done*).
 //!
-//! **Many messages** on one stream: [`SendMany`](crate::request::Op::SendMany) and
-//! [`ReceiveMany`](crate::request::Op::ReceiveMany). Chunks hold whole [records](Record), each a
-//! message or a piece of one.
+//! **Many messages** on one stream: [`SendMany`](Op::SendMany) and
+//! [`ReceiveMany`](Op::ReceiveMany). Chunks hold whole [records](Record), each a message or a piece
+//! of one.
 //!
 //! # Stored
 //!
@@ -21,6 +21,51 @@ pub const MAX_CAPACITY: u64 = 1 << 24;
 
 /// How many bytes of a message a slot holds. docs/design.md, "Channel".
 pub const HELD: usize = 32 << 10;
+
+/// An operation on a channel. A subscription takes those that receive.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Make a channel.
+    Make {
+        /// How many messages it holds for receivers to come: at most [`MAX_CAPACITY`].
+        capacity: u64,
+    },
+    /// Send one message.
+    Send,
+    /// Receive one message.
+    Receive,
+    /// Close the channel: it takes no more messages.
+    Close,
+    /// Send many messages, in order, on one stream.
+    SendMany,
+    /// Receive many messages on one stream.
+    ReceiveMany,
+}
+
+impl Op {
+    /// The operation's name in logs and tables: the name of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Make { .. } => "mkchan",
+            Op::Send | Op::SendMany => "send",
+            Op::Receive | Op::ReceiveMany => "recv",
+            Op::Close => "close",
+        }
+    }
+
+    /// Whether the operation changes anything that outlives it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Make { .. } | Op::Close => true,
+            // The message may be right behind the request.
+            Op::Send => true,
+            // A caller of these says nothing more before the answer.
+            Op::Receive | Op::SendMany | Op::ReceiveMany => false,
+        }
+    }
+}
 
 /// What `peek` tells of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,39 @@
-//! A container: what makes one, and its status.
+//! A container: its operations, the description that makes one, and its status.
+//!
+//! The operations that it shares with a process are in [`streams`](super::streams).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::process::{Input, Output, Phase};
+use super::process::Phase;
+use super::streams::{Input, Output};
 use crate::codec::growing;
+
+/// An operation on a container.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Make a container.
+    Make(Run),
+}
+
+impl Op {
+    /// The operation's name in logs and tables: the name of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Make(_) => "mkdkr",
+        }
+    }
+
+    /// Whether the operation changes anything that outlives it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Make(_) => true,
+        }
+    }
+}
 
 /// The container that a container element runs.
 ///

@@ -1,8 +1,52 @@
-//! A DNS server: its status. Records travel as text.
+//! A DNS server: its operations and its status. Records travel as text.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+/// An operation on a DNS server.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Make a DNS server.
+    Make {
+        /// `HOST[:PORT]`: where it answers; without it, at the server's own address, on any port.
+        address: Option<String>,
+        /// The zone in which it serves the live servers of the circuit.
+        zone: Option<String>,
+    },
+    /// Set a record.
+    Set {
+        /// Its text, as in a zone file.
+        record: String,
+    },
+    /// Remove records.
+    Unset {
+        /// Their name.
+        name: String,
+        /// Their type; without it, all of the name.
+        kind: Option<String>,
+    },
+}
+
+impl Op {
+    /// The operation's name in logs and tables: the name of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Make { .. } => "mkdns",
+            Op::Set { .. } => "set",
+            Op::Unset { .. } => "unset",
+        }
+    }
+
+    /// Whether the operation changes anything that outlives it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Make { .. } | Op::Set { .. } | Op::Unset { .. } => true,
+        }
+    }
+}
 
 /// What `peek` tells of a DNS server.
 ///

@@ -1,8 +1,42 @@
-//! A process: the command that makes one, and its status.
+//! A process: its operations, the command that makes one, and its status.
+//!
+//! The operations that it shares with a container are in [`streams`](super::streams).
 
 use serde::{Deserialize, Serialize};
 
+use super::streams::{Input, Output};
 use crate::codec::{growing, growing_option};
+
+/// An operation on a process.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Make a process.
+    Make(Cmd),
+    /// Change the size of the process's terminal.
+    Resize {
+        /// The new size.
+        size: TerminalSize,
+    },
+}
+
+impl Op {
+    /// The operation's name in logs and tables: the name of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Make(_) => "mkproc",
+            Op::Resize { .. } => "resize",
+        }
+    }
+
+    /// Whether the operation changes anything that outlives it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Make(_) | Op::Resize { .. } => true,
+        }
+    }
+}
 
 /// The command that a process element executes.
 ///
@@ -159,26 +193,4 @@ impl Phase {
             Phase::Running | Phase::Stopped | Phase::Continued => false,
         }
     }
-}
-
-/// The state of a process's stdin.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Input {
-    /// Whether it can still be written to.
-    pub open: bool,
-    /// Whether a writer is attached.
-    pub writer: bool,
-}
-
-/// The state of a process's stdout or stderr.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Output {
-    /// Whether all of it has been read, or it goes elsewhere.
-    pub ended: bool,
-    /// Whether a reader is attached.
-    pub reader: bool,
-    /// How many bytes are held for a reader.
-    pub held: u64,
 }

@@ -1,9 +1,44 @@
-//! A server, as its own anchor's element.
+//! A server, as the element of its own anchor: its operations and its status.
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::growing;
 use crate::{ServerId, Url};
+
+/// An operation on a server.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Merge the server's circuit with another.
+    Join {
+        /// A server of the other circuit.
+        url: Url,
+    },
+    /// Leave the circuit and exit.
+    Suicide,
+    /// Report, as text, the state of the server's threads and operations.
+    Stacks,
+}
+
+impl Op {
+    /// The operation's name in logs and tables: the name of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Join { .. } => "join",
+            Op::Suicide => "suicide",
+            Op::Stacks => "stk",
+        }
+    }
+
+    /// Whether the operation changes anything that outlives it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Join { .. } | Op::Suicide => true,
+            Op::Stacks => false,
+        }
+    }
+}
 
 /// What `peek` tells of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -175,7 +175,7 @@ impl Message {
     /// Reads what [`encode`](Self::encode) writes; `None` if it is a message of a later version,
     /// to be skipped.
     pub fn decode(body: &[u8]) -> Result<Option<Message>, CodecError> {
-        if codec::variant(body)? >= VARIANTS {
+        if codec::variant(body)?.0 >= VARIANTS {
             return Ok(None);
         }
         codec::decode(body).map(Some)

@@ -8,7 +8,7 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
-use circuit_proto::element::process::Input as InputStatus;
+use circuit_proto::element::streams::Input as InputStatus;
 use circuit_proto::{Code, Error};
 use rustix::io::Errno;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
-use circuit_proto::element::process::Output as OutputStatus;
+use circuit_proto::element::streams::Output as OutputStatus;
 use circuit_proto::{Code, Error};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec};

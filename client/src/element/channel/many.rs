@@ -4,8 +4,7 @@ use std::future::poll_fn;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use circuit_proto::codec::{self, MAX_CHUNK};
-use circuit_proto::element::channel::{Delivery, Demand, RECORD_HEADER, Record};
-use circuit_proto::request::Op;
+use circuit_proto::element::channel::{Delivery, Demand, Op, RECORD_HEADER, Record};
 use circuit_proto::{Code, Path};
 
 use super::one::too_large;
@@ -25,7 +24,7 @@ const LIMIT: usize = 16 << 20;
 
 pub(super) async fn sender(anchor: &Anchor) -> Result<Sender, Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (send, recv) = client.open(path, &Op::SendMany).await?;
+    let (send, recv) = client.open(path, &Op::SendMany.into()).await?;
     Ok(Sender {
         client: client.clone(),
         path: path.clone(),
@@ -233,7 +232,7 @@ impl Sender {
 
 pub(super) async fn receiver(anchor: &Anchor) -> Result<Receiver, Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (send, recv) = client.open(path, &Op::ReceiveMany).await?;
+    let (send, recv) = client.open(path, &Op::ReceiveMany.into()).await?;
     Ok(Receiver {
         client: client.clone(),
         path: path.clone(),

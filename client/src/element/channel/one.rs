@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use circuit_proto::request::{End, Op};
+use circuit_proto::element::channel::Op;
+use circuit_proto::request::End;
 use circuit_proto::{Code, Path};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -18,7 +19,7 @@ use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 /// Opens a message, and waits for its place.
 pub(super) async fn send(anchor: &Anchor) -> Result<MessageWriter, Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (send, mut recv) = client.open(path, &Op::Send).await?;
+    let (send, mut recv) = client.open(path, &Op::Send.into()).await?;
     match recv.data().await {
         Ok(Some(_placed)) => (),
         Ok(None) => {
@@ -36,7 +37,7 @@ pub(super) async fn send(anchor: &Anchor) -> Result<MessageWriter, Error> {
 /// Sends everything there is to say at once, then hears how it went.
 pub(super) async fn send_all(anchor: &Anchor, message: Bytes) -> Result<(), Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (mut send, mut recv) = client.send_request(path, &Op::Send).await?;
+    let (mut send, mut recv) = client.send_request(path, &Op::Send.into()).await?;
     send.queue_data(message);
     let queued = send.queue_end(&Ok(()));
     queued.map_err(|error| Error::protocol(path, error))?;
@@ -87,7 +88,7 @@ enum Failed {
 /// Opens the next message.
 pub(super) async fn receive(anchor: &Anchor) -> Result<MessageReader, Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (send, mut recv) = client.open(path, &Op::Receive).await?;
+    let (send, mut recv) = client.open(path, &Op::Receive.into()).await?;
     // An error, such as that the channel is closed, is told here, not at the first read.
     let first = recv.data().await;
     let first = first.map_err(|error| client.failed(path, error))?;

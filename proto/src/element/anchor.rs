@@ -1,0 +1,81 @@
+//! The operations that every anchor takes, whatever it holds, and the lines of a listing.
+
+use serde::{Deserialize, Serialize};
+
+use super::ElementKind;
+use crate::{ServerId, Url};
+
+/// An operation on an anchor.
+///
+/// The order of the variants is part of the wire format: new ones come last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// List the anchors below.
+    List {
+        /// All of them, or the children only.
+        recursive: bool,
+    },
+    /// Report the element's status.
+    Peek,
+    /// Remove the element.
+    Scrub,
+}
+
+impl Op {
+    /// The operation's name in logs and tables: the name of its command.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::List { .. } => "ls",
+            Op::Peek => "peek",
+            Op::Scrub => "scrub",
+        }
+    }
+
+    /// Whether the operation changes anything that outlives it.
+    pub fn changes(&self) -> bool {
+        match self {
+            Op::Scrub => true,
+            Op::List { .. } | Op::Peek => false,
+        }
+    }
+}
+
+/// One line of a listing. A chunk of a listing holds the encoded lines one behind the other: see
+/// [`codec::decode_all`](crate::codec::decode_all).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listed {
+    /// A server: a child of the root.
+    Server(ServerEntry),
+    /// An anchor of a server.
+    Anchor {
+        /// Its names below the listed anchor, with slashes between them.
+        path: String,
+        /// The kind of the element that it holds.
+        kind: Option<ElementKind>,
+    },
+}
+
+/// A live server, as a listing of the root shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerEntry {
+    /// Its id.
+    pub id: ServerId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its URL.
+    pub url: Url,
+    /// Whether the server that was asked takes it to be alive.
+    pub state: ServerState,
+}
+
+/// The state of a server, in the view of the one that lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerState {
+    /// It lives.
+    Alive,
+    /// Its neighbours suspect that it has died.
+    Suspected,
+    /// It is the server that was asked, and it has lost all its links and trusts no other server to
+    /// be there: it cannot know which servers are alive.
+    Isolated,
+}
