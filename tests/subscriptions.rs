@@ -23,7 +23,7 @@ fn joins_begin_with_those_that_are_there() {
     one.circuit("mk@join /one/joins").run();
     assert_eq!(
         one.peek("/one/joins"),
-        json!({"Source": "@join", "Pending": 2, "Closed": false, "Dropped": 0})
+        json!({"Source": "join", "Pending": 2, "Closed": false, "Dropped": 0})
     );
     // From any server, and each once.
     let first = two.circuit("recv /one/joins").any_stdout().run();
@@ -53,7 +53,7 @@ fn leaves_begin_with_nobody() {
     one.circuit("mk@leave /one/leaves").run();
     assert_eq!(
         one.peek("/one/leaves"),
-        json!({"Source": "@leave", "Pending": 0, "Closed": false, "Dropped": 0})
+        json!({"Source": "leave", "Pending": 0, "Closed": false, "Dropped": 0})
     );
     two.stop();
     let told = one.circuit("recv -lines /one/leaves").any_stdout().run();
