@@ -328,6 +328,7 @@ async fn a_link_carries_no_requests() {
     let identity = Identity {
         url: url.parse().unwrap(),
         name: "two".to_owned(),
+        count: 0,
     };
     let timeout = Duration::from_secs(3);
     let opens = async |role: Role| {

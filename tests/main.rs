@@ -25,6 +25,7 @@ mod keys;
 mod limits;
 mod links;
 mod listing;
+mod lives;
 mod log;
 mod making;
 mod processes;

@@ -221,6 +221,7 @@ async fn a_server_must_be_who_its_url_says() {
     let identity = Identity {
         url: one.url().clone(),
         name: "one".to_owned(),
+        count: 0,
     };
     for role in [
         Role::Link(identity.clone(), Vec::new()),
@@ -245,6 +246,7 @@ fn member(certificate: &Certificate) -> Role {
     let identity = Identity {
         url: format!("circuit://127.0.0.1:9/1/{id}").parse().unwrap(),
         name: "two".to_owned(),
+        count: 0,
     };
     Role::Link(identity, Vec::new())
 }

@@ -24,11 +24,9 @@ use std::time::Duration;
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
 use circuit_client::transport::tls::Pin;
 use circuit_proto::element::anchor::{ServerEntry, ServerState};
-use circuit_proto::handshake::{Close, Identity};
-use circuit_proto::membership::{
-    Config, Input, Machine, Message, Notice, Output, Record, TetherState,
-};
-use circuit_proto::{Code, Error, Fingerprint, ServerId, Url};
+use circuit_proto::handshake::Close;
+use circuit_proto::membership::{Input, Machine, Message, Notice, Output, Record, TetherState};
+use circuit_proto::{Code, Error, Fingerprint, Life, ServerId, Url};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -108,6 +106,7 @@ pub struct View {
 #[derive(Debug)]
 pub struct Driver {
     peer: Arc<Peer>,
+    me: Fingerprint,
     queue: mpsc::Receiver<Event>,
     datagrams: Datagrams,
     names: Names,
@@ -121,15 +120,12 @@ impl Peer {
     /// A server that knows only itself, and the driver to be run.
     pub fn new(
         me: Record,
-        incarnation: u64,
         outbound: Arc<Outbound>,
         datagrams: Datagrams,
         tethers: Arc<Tethers>,
     ) -> (Arc<Peer>, Driver) {
         let (events, queue) = mpsc::channel(EVENTS);
-        let mut config = Config::default();
-        config.incarnation = incarnation;
-        let machine = Mutex::new(Machine::new(me, config, random_seed(), Duration::ZERO));
+        let machine = Mutex::new(Machine::new(me, random_seed(), Duration::ZERO));
         let peer = Arc::new(Peer {
             machine,
             events,
@@ -138,6 +134,7 @@ impl Peer {
             watchers: Mutex::default(),
         });
         let driver = Driver {
+            me: peer.me().fingerprint,
             peer: peer.clone(),
             queue,
             names: Names::new(System, datagrams.reaches_v6()),
@@ -216,17 +213,18 @@ impl Peer {
 
     /// Merges this circuit with that of the server at `url`. Returns when it is in the view.
     pub async fn join(&self, url: &Url) -> Result<(), Error> {
-        if url.server != self.me().url.server && seek::is_joined(self, url) {
-            return Ok(());
-        }
         let unreachable = |error: String| Error::new(Code::Unreachable, error);
         let joined = async {
+            let is_joined = seek::is_joined(self, url).await;
+            if is_joined.map_err(|e| unreachable(e.to_string()))? {
+                return Ok(());
+            }
             let accepted = seek::dial(self, url)
                 .await
                 .map_err(|e| unreachable(e.to_string()))?;
-            let identity = accepted.identity.clone();
+            let life = accepted.life();
             self.adopt_in_order(accepted, Origin::Dialled).await;
-            self.seen(&identity).await;
+            self.seen(life).await;
             Ok(())
         };
         tokio::time::timeout(JOIN_TIMEOUT, joined)
@@ -234,23 +232,21 @@ impl Peer {
             .unwrap_or_else(|_| Err(unreachable(format!("{url} did not join in time"))))
     }
 
-    /// Resolves when this life of a server is in the view.
-    async fn seen(&self, identity: &Identity) {
-        self.until(|| self.has(identity)).await;
+    /// In which life a server is in the view; `None` if it is not there.
+    pub fn life(&self, id: ServerId) -> Option<Life> {
+        self.machine().life(id)
+    }
+
+    /// Resolves when this life of a server, or a later one, is in the view.
+    async fn seen(&self, life: Life) {
+        self.until(|| self.life(life.id) >= Some(life)).await;
     }
 
     /// Resolves when this life of a server is no longer in the view. It may be yet to come: a newcomer
     /// may be faster than the news of it.
-    pub async fn outlived(&self, identity: &Identity) {
-        self.seen(identity).await;
-        self.until(|| !self.has(identity)).await;
-    }
-
-    /// Whether this life of a server is in the view.
-    fn has(&self, identity: &Identity) -> bool {
-        let life = identity.url.server;
-        let member = life.and_then(|life| self.member(life.id));
-        member.is_some_and(|member| member.url.server == life)
+    pub async fn outlived(&self, life: Life) {
+        self.seen(life).await;
+        self.until(|| self.life(life.id) != Some(life)).await;
     }
 
     /// Resolves when something is so in the view.
@@ -331,7 +327,7 @@ impl Peer {
 impl Driver {
     /// Drives the machine for as long as the server lives.
     pub async fn run(mut self) {
-        let me = self.peer.me().fingerprint;
+        let me = self.me;
         loop {
             let due = self.peer.machine().poll_timeout().map(|at| self.begin + at);
             tokio::select! {
@@ -369,11 +365,6 @@ impl Driver {
                 message,
             } => {
                 if self.is_current(&peer, number) {
-                    if let (Some(started), Some(link)) =
-                        (life_of(&message), self.links.get_mut(&peer))
-                    {
-                        link.started = Some(started);
-                    }
                     self.tether(&peer);
                     self.handle(Input::Message {
                         from: peer,
@@ -414,17 +405,12 @@ impl Driver {
     fn on_up(&mut self, accepted: Accepted, origin: Origin) {
         let peer = accepted.fingerprint;
         let dialled = matches!(origin, Origin::Dialled);
-        let started = match &origin {
-            Origin::Accepted(Some(message)) => life_of(message),
-            _ => None,
-        };
-        let me = self.peer.machine().me().fingerprint;
         if let Some(old) = self.links.get(&peer)
             && old.is_open()
             && old.dialled != dialled
-            && old.is_same_life(&accepted, started)
+            && old.accepted.life() == accepted.life()
         {
-            let preferred = me < peer;
+            let preferred = self.me < peer;
             if old.dialled == preferred {
                 circuit_client::transport::endpoint::close(&accepted.connection, Close::Redundant);
                 return;
@@ -433,7 +419,6 @@ impl Driver {
         let number = self.next_number;
         self.next_number += 1;
         let mut link = Link::new(accepted, dialled, number, &self.peer.events);
-        link.started = started;
         if !dialled {
             let subject = self.subject(peer, number);
             let connection = &link.accepted.connection;
@@ -479,6 +464,7 @@ impl Driver {
             machine.handle(input, now);
             let outputs: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
             self.peer.tell(&outputs);
+            self.peer.outbound.set_life(machine.me().count);
             outputs
         };
         for output in outputs {
@@ -510,6 +496,12 @@ impl Driver {
             }
             Output::Notice(notice) => {
                 match &notice {
+                    Notice::Join(who) if who.fingerprint == self.me => warn!(
+                        "the circuit knows of a later life of this server than -var does (was it set \
+                         back?): this is life {} from now on",
+                        who.count
+                    ),
+                    Notice::Leave(who) if who.fingerprint == self.me => (),
                     Notice::Join(who) => info!("joined: {} {}", who.fingerprint.id(), who.url),
                     Notice::Leave(who) => warn!("left: {} {}", who.fingerprint.id(), who.url),
                 }
@@ -554,14 +546,6 @@ impl Driver {
 fn is_cut_off(machine: &Machine) -> bool {
     // A server that is back is trusted a moment before there is a link to it.
     machine.is_isolated() && machine.suspected().count() + 1 == machine.len()
-}
-
-/// Which life of a server introduces itself, if this is what the message does.
-fn life_of(message: &Message) -> Option<u64> {
-    match message {
-        Message::Hello { entry, .. } => Some(entry.held.started),
-        _ => None,
-    }
 }
 
 /// A seed for a machine, from the operating system; from the clock if that has none.

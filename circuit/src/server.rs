@@ -206,28 +206,20 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let me = Identity {
         url,
         name: options.name.clone(),
+        count: kept.life,
     };
     let started = SystemTime::now();
     let windows = Windows::default();
     let (endpoint, datagrams) = bind(socket, &windows, &kept, key.as_ref(), bound)?;
-    let since_1970 = started
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     let record = Record {
         fingerprint,
         url: me.url.clone(),
         name: me.name.clone(),
-        started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+        count: me.count,
     };
     let outbound = Outbound::new(&endpoint, &windows, &kept.certificate, key.as_ref(), &me);
     let tethers = Tethers::new(bound.ip());
-    let (peer, driver) = Peer::new(
-        record,
-        kept.incarnation,
-        outbound.clone(),
-        datagrams,
-        tethers.clone(),
-    );
+    let (peer, driver) = Peer::new(record, outbound.clone(), datagrams, tethers.clone());
     // Only convenience hangs on it.
     let registration = runtime_dir.and_then(|dir| dir.register(&me.url).ok());
     let server = Arc::new(Server {

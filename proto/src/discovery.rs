@@ -3,7 +3,8 @@
 //! Every server announces its URL to a multicast group: at once on each segment that it sees
 //! anew, and then by Trickle (RFC 6206), ever more rarely, and not at all while others of its
 //! circuit have said enough, so that a segment's traffic does not grow with the number of its
-//! servers. An announcement of a server that is not in the live view means that two circuits
+//! servers. An announcement of a server that is not in the live view, or only in an earlier life,
+//! means that two circuits
 //! should become one: the machine says [`Output::Heard`], and announces itself soon, so that the
 //! others hear of it too. A client asks with a nonce, and a few of the servers answer.
 //!
@@ -45,7 +46,7 @@ use self::roster::{Roster, mix};
 use self::strangers::Strangers;
 use self::trickle::Trickle;
 use crate::handshake::Identity;
-use crate::{Key, ServerId, Url};
+use crate::{Key, Life, ServerId, Url};
 
 /// How many servers answer a query, or dial a newcomer, at first. Chosen: one may just have died,
 /// and one's packet may be lost.
@@ -112,18 +113,13 @@ pub enum Output {
         /// The packet.
         bytes: Vec<u8>,
     },
-    /// There is a server with our key that is not in the live view: merge with it.
-    Heard {
-        /// Where it is; pinned.
-        url: Url,
-        /// Its name.
-        name: String,
-    },
+    /// There is a server with our key that is not in the live view, or only in an earlier life:
+    /// merge with it. Its URL is pinned.
+    Heard(Identity),
 }
 
-/// Says whether a server is in the circuit's live view now; if a URL is given, whether it is there
-/// at that URL, and not only as what it was before it was started again.
-pub type IsLive<'a> = &'a dyn Fn(ServerId, Option<&Url>) -> bool;
+/// Says in which life a server is in the circuit's live view now; `None` if it is not there.
+pub type LifeOf<'a> = &'a dyn Fn(ServerId) -> Option<Life>;
 
 /// The state machine of one server and one group.
 ///
@@ -158,18 +154,18 @@ struct State {
 pub struct Unpinned(pub Url);
 
 impl Machine {
-    /// A machine that announces this URL and name (cut to what fits a packet).
+    /// A machine that announces this identity, its name cut to what fits a packet.
     ///
-    /// Fails if the URL is not pinned: whoever hears it must be able to verify whom it reaches.
-    pub fn new(me: Url, name: &str, key: Option<Key>, seed: u64) -> Result<Machine, Unpinned> {
-        let Some(server) = me.server else {
-            return Err(Unpinned(me));
+    /// Fails if its URL is not pinned: whoever hears it must be able to verify whom it reaches.
+    pub fn new(me: Identity, key: Option<Key>, seed: u64) -> Result<Machine, Unpinned> {
+        let Some(server) = me.url.server else {
+            return Err(Unpinned(me.url));
         };
         Ok(Machine {
             me: server.id,
             identity: Identity {
-                url: me,
-                name: packet::fit_name(name),
+                name: packet::fit_name(&me.name),
+                ..me
             },
             key,
             // With the id in it, servers with the same seed do not keep step.
@@ -185,7 +181,7 @@ impl Machine {
     }
 
     /// Takes one input.
-    pub fn handle(&mut self, input: Input<'_>, now: Duration, is_live: IsLive<'_>) {
+    pub fn handle(&mut self, input: Input<'_>, now: Duration, life_of: LifeOf<'_>) {
         match input {
             Input::Segments(segments) => self.on_segments(segments, now),
             Input::Packet {
@@ -193,11 +189,11 @@ impl Machine {
                 from,
                 bytes,
             } => {
-                self.on_packet(segment, from, bytes, now, is_live);
+                self.on_packet(segment, from, bytes, now, life_of);
             }
             Input::Timeout => {}
         }
-        self.on_time(now, is_live);
+        self.on_time(now, life_of);
     }
 
     /// What is to be done next, in this order; `None` when there is nothing left.
@@ -238,11 +234,11 @@ impl Machine {
         from: SocketAddr,
         bytes: &[u8],
         now: Duration,
-        is_live: IsLive<'_>,
+        life_of: LifeOf<'_>,
     ) {
         match Packet::decode(bytes, self.key.as_ref()) {
             Some((Packet::Announcement(identity), Seal::Ours)) => {
-                self.on_announcement(segment, from, identity, now, is_live);
+                self.on_announcement(segment, from, identity, now, life_of);
             }
             Some((Packet::Query { nonce, attempt }, seal)) => {
                 if may_answer(from) && !self.recent.contains(&(nonce, attempt)) {
@@ -253,7 +249,7 @@ impl Machine {
                         seal,
                         bytes.len(),
                         now,
-                        is_live,
+                        life_of,
                     );
                 }
             }
@@ -272,7 +268,7 @@ impl Machine {
         from: SocketAddr,
         identity: Identity,
         now: Duration,
-        is_live: IsLive<'_>,
+        life_of: LifeOf<'_>,
     ) {
         let Some(id) = packet::id_of(&identity) else {
             return;
@@ -285,13 +281,13 @@ impl Machine {
         if id == self.me || elsewhere {
             return;
         }
-        state.roster.insert(id, is_live);
-        if is_live(id, Some(&identity.url)) {
+        state.roster.insert(id, life_of);
+        if life_of(id) >= identity.life() {
             self.strangers.forget(id);
             state.trickle.on_consistent(id);
             return;
         }
-        let turn = state.roster.rank(id.0, self.me, is_live) / FEW;
+        let turn = state.roster.rank(id.0, self.me, life_of) / FEW;
         // A roster has 1,024 ids at most: the turn fits.
         let delay = TURN * turn as u32;
         if self.strangers.on_heard(id, identity, delay, now) {
@@ -308,7 +304,7 @@ impl Machine {
         seal: Seal,
         length: usize,
         now: Duration,
-        is_live: IsLive<'_>,
+        life_of: LifeOf<'_>,
     ) {
         let Some(state) = self.segments.get(&segment) else {
             return;
@@ -330,7 +326,7 @@ impl Machine {
             }
         };
         // Whose turn it is costs more than to answer, and anybody can ask.
-        if !bucket.take(now) || state.roster.rank(subject(&nonce), self.me, is_live) >= wanted {
+        if !bucket.take(now) || state.roster.rank(subject(&nonce), self.me, life_of) >= wanted {
             return;
         }
         let bytes = packet.encode(self.key.as_ref());
@@ -344,14 +340,13 @@ impl Machine {
         self.recent.push_back((nonce, attempt));
     }
 
-    fn on_time(&mut self, now: Duration, is_live: IsLive<'_>) {
+    fn on_time(&mut self, now: Duration, life_of: LifeOf<'_>) {
         for (id, identity) in self.strangers.take_due(now) {
-            if is_live(id, Some(&identity.url)) || !self.newcomers.take(now) {
+            if life_of(id) >= identity.life() || !self.newcomers.take(now) {
                 self.strangers.forget(id);
                 continue;
             }
-            let Identity { url, name } = identity;
-            self.outputs.push_back(Output::Heard { url, name });
+            self.outputs.push_back(Output::Heard(identity));
         }
         let mut due = Vec::new();
         for (segment, state) in &mut self.segments {

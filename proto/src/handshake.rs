@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::{KeyMismatch, Proof};
 use crate::codec::{self, CodecError};
 use crate::path::check_name;
-use crate::{Fingerprint, Url};
+use crate::{Fingerprint, Life, Url};
 
 /// The protocol's name in the TLS handshake (ALPN, RFC 7301).
 pub const ALPN: &[u8] = b"circuit";
@@ -77,6 +77,19 @@ pub struct Identity {
     pub url: Url,
     /// Its name, for people.
     pub name: String,
+    /// Which of its lives this is: [`Life::count`].
+    pub count: u64,
+}
+
+impl Identity {
+    /// The life that this identity is of; `None` if its URL names no server.
+    pub fn life(&self) -> Option<Life> {
+        let id = self.url.server?.id;
+        Some(Life {
+            id,
+            count: self.count,
+        })
+    }
 }
 
 /// The acceptor's answer.

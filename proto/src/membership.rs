@@ -10,7 +10,7 @@
 //! which are closed again) is the machine's.
 //!
 //! **Invariants:** what is held of a server never decreases, and only that server raises its
-//! incarnation; it is never anything but alive in its own view, until it leaves. Nobody is down
+//! life's count and its incarnation; it is never anything but alive in its own view, until it leaves. Nobody is down
 //! without a leave, hard evidence, or a suspicion that has expired. Notices alternate per server,
 //! and with the first list they make the view. The same seed and inputs give the same outputs.
 //! Whatever peers say, every table is bounded and nothing panics.
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Fingerprint, ServerId, Url};
+use crate::{Fingerprint, Life, ServerId, Url};
 
 mod audit;
 mod connection;
@@ -73,17 +73,18 @@ pub struct Record {
     pub url: Url,
     /// Its name, for people.
     pub name: String,
-    /// When it started, in milliseconds since 1970: one life.
-    pub started: u64,
+    /// Which of its lives this is: [`Life::count`].
+    pub count: u64,
 }
 
-/// What a machine is told besides its record.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Config {
-    /// The incarnation to begin with: 0, or one more than the last one of an earlier life that
-    /// was kept (`-var`).
-    pub incarnation: u64,
+impl Record {
+    /// The life that this record is of.
+    pub fn life(&self) -> Life {
+        Life {
+            id: self.fingerprint.id(),
+            count: self.count,
+        }
+    }
 }
 
 /// The membership of one server.
@@ -136,13 +137,14 @@ impl Machine {
     ///
     /// `now` is the time since any fixed moment, and never goes back from call to call. The same
     /// seed and inputs give the same outputs.
-    pub fn new(me: Record, config: Config, seed: u64, now: Duration) -> Machine {
+    pub fn new(mut me: Record, seed: u64, now: Duration) -> Machine {
+        me.count = me.count.min(MAX_LIVES);
         let now = now.saturating_add(BEFORE);
         let mut random = Random::new(seed);
         let first_nonce = random.bits();
         let mut machine = Machine {
             me: Arc::new(me),
-            incarnation: config.incarnation.min(MAX_INCARNATION),
+            incarnation: 0,
             leaving: false,
             linked_once: false,
             now,
@@ -232,9 +234,9 @@ impl Machine {
             Message::Ping { nonce, held } => self.on_ping(from, nonce, held, false),
             Message::Pong {
                 nonce,
-                started,
+                count,
                 incarnation,
-            } => self.on_pong(from, nonce, started, incarnation),
+            } => self.on_pong(from, nonce, count, incarnation),
             Message::Witness {
                 nonce,
                 subject,
@@ -262,15 +264,10 @@ impl Machine {
             Message::Ping { nonce, held } => self.on_ping(from, nonce, held, true),
             Message::Pong {
                 nonce,
-                started,
+                count,
                 incarnation,
-            } => self.on_pong(from, nonce, started, incarnation),
-            Message::Knock {
-                nonce,
-                started,
-                url,
-                held,
-            } => self.on_knock(from, nonce, started, url, held),
+            } => self.on_pong(from, nonce, count, incarnation),
+            Message::Knock { nonce, url, held } => self.on_knock(from, nonce, url, held),
             Message::Witness {
                 nonce,
                 subject,
@@ -393,6 +390,11 @@ impl Machine {
         self.view.find(id).map(|member| &*member.record)
     }
 
+    /// In which life the server with this id is a live member; `None` if it is none.
+    pub fn life(&self, id: ServerId) -> Option<Life> {
+        self.view.find(id).map(|member| member.record.life())
+    }
+
     /// The live member with this fingerprint.
     pub fn record(&self, fingerprint: &Fingerprint) -> Option<&Record> {
         self.view
@@ -437,7 +439,7 @@ impl Machine {
             && (self.len() > 1 || self.failed().next().is_some())
     }
 
-    /// This server's own incarnation, to be kept for its next life.
+    /// This server's own incarnation in this life.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }

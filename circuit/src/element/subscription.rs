@@ -96,7 +96,7 @@ mod tests {
                 .parse()
                 .unwrap(),
             name: String::new(),
-            started: 0,
+            count: 0,
         })
     }
 

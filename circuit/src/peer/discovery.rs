@@ -4,8 +4,9 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use circuit_proto::Key;
 use circuit_proto::discovery::Machine;
-use circuit_proto::{Key, Url};
+use circuit_proto::handshake::Identity;
 use tokio::sync::mpsc;
 
 use super::multicast::{self, Multicast};
@@ -18,30 +19,35 @@ const QUEUE: usize = 64;
 /// Announces this server on a group, and joins those that it hears there. Lasts as long as the
 /// server.
 pub async fn run(peer: Arc<Peer>, multicast: Multicast, key: Option<Key>) {
-    let (heard, mut queue) = mpsc::channel(QUEUE);
+    let (heard, mut queue) = mpsc::channel::<Identity>(QUEUE);
     let me = peer.me();
+    let me = Identity {
+        url: me.url,
+        name: me.name,
+        count: me.count,
+    };
     // A server's own URL always says who it is.
-    let Ok(machine) = Machine::new(me.url, &me.name, key, random_seed()) else {
+    let Ok(machine) = Machine::new(me, key, random_seed()) else {
         return;
     };
     let view = peer.clone();
-    let is_live = Arc::new(move |id, at: Option<&Url>| {
-        view.member(id)
-            .is_some_and(|member| at.is_none_or(|url| member.url == *url))
-    });
+    let life_of = Arc::new(move |id| view.life(id));
     let dialling = Arc::new(Mutex::new(BTreeSet::new()));
     let join = async {
-        while let Some(multicast::Heard { url, .. }) = queue.recv().await {
+        while let Some(heard) = queue.recv().await {
+            let Some(life) = heard.life() else {
+                continue;
+            };
             // One dial at a time to each: announcements repeat.
-            let new = dialling.lock().insert(url.clone());
+            let new = dialling.lock().insert(life);
             if new {
                 let (peer, dialling) = (peer.clone(), dialling.clone());
                 tokio::spawn(async move {
-                    seek::once(peer, url.clone()).await;
-                    dialling.lock().remove(&url);
+                    seek::once(peer, heard.url, life).await;
+                    dialling.lock().remove(&life);
                 });
             }
         }
     };
-    tokio::join!(multicast::run(multicast, machine, is_live, heard), join);
+    tokio::join!(multicast::run(multicast, machine, life_of, heard), join);
 }

@@ -29,8 +29,6 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     /// Tells this connection from earlier ones to the same peer.
     pub(super) number: u64,
-    /// When the process at the other end started, once it has said so.
-    pub(super) started: Option<u64>,
     /// What tells whether the process at the other end lives.
     pub(super) tether: Option<Tether>,
     queue: mpsc::Sender<Message>,
@@ -54,7 +52,6 @@ impl Link {
             accepted,
             dialled,
             number,
-            started: None,
             tether: None,
             queue,
         }
@@ -83,16 +80,6 @@ impl Link {
         // nothing, so a few acknowledgements' time is all there is to wait for.
         let _ = tokio::time::timeout(DRAIN, sent).await;
         close(&accepted.connection, why);
-    }
-
-    /// Whether the process at the other end is the one that has opened or accepted another
-    /// connection, on which it said when it started, if it has said so already.
-    pub(super) fn is_same_life(&self, other: &Accepted, started: Option<u64>) -> bool {
-        let restarted = self
-            .started
-            .zip(started)
-            .is_some_and(|(old, new)| old != new);
-        self.accepted.identity == other.identity && !restarted
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -25,7 +25,8 @@ use std::time::Duration;
 use circuit_client::discover::group::{Interface, Sender};
 use circuit_proto::discovery::packet::MAX_PACKET;
 use circuit_proto::discovery::{Input, Machine, Output, Segment};
-use circuit_proto::{ServerId, Url};
+use circuit_proto::handshake::Identity;
+use circuit_proto::{Life, ServerId};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
@@ -80,18 +81,9 @@ pub struct Received {
     pub bytes: Vec<u8>,
 }
 
-/// A server that is not in the circuit's live view and should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
-    /// Where it is; pinned.
-    pub url: Url,
-    /// Its name.
-    pub name: String,
-}
-
-/// Whether a server is in the live view at this moment, at this URL if there is one. Called often:
-/// it must not block.
-pub type IsLive = Arc<dyn Fn(ServerId, Option<&Url>) -> bool + Send + Sync>;
+/// In which life a server is in the live view at this moment; `None` if it is not there. Called
+/// often: it must not block.
+pub type LifeOf = Arc<dyn Fn(ServerId) -> Option<Life> + Send + Sync>;
 
 /// The sockets of one group.
 #[derive(Debug)]
@@ -256,25 +248,24 @@ impl Multicast {
 pub async fn run(
     mut multicast: Multicast,
     mut machine: Machine,
-    is_live: IsLive,
-    heard: mpsc::Sender<Heard>,
+    life_of: LifeOf,
+    heard: mpsc::Sender<Identity>,
 ) {
     let begin = Instant::now();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let handle = |machine: &mut Machine, input: Input<'_>| {
-        machine.handle(input, begin.elapsed(), &*is_live);
+        machine.handle(input, begin.elapsed(), &*life_of);
     };
     loop {
         while let Some(output) = machine.poll_output() {
             match output {
                 Output::Multicast { segment, bytes } => multicast.send(segment, &bytes).await,
                 Output::Unicast { to, bytes } => multicast.send_to(to, &bytes).await,
-                Output::Heard { url, name } => {
+                Output::Heard(stranger) => {
+                    let Identity { url, name, .. } = &stranger;
                     tracing::debug!(%url, name, "heard of a server that is not in the circuit");
-                    if let Err(mpsc::error::TrySendError::Closed(_)) =
-                        heard.try_send(Heard { url, name })
-                    {
+                    if let Err(mpsc::error::TrySendError::Closed(_)) = heard.try_send(stranger) {
                         return;
                     }
                 }

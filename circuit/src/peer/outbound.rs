@@ -1,6 +1,7 @@
 //! Dialling other servers, from the server's one socket.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use circuit_client::transport::congestion::Windows;
@@ -19,6 +20,9 @@ pub struct Outbound {
     certificate: Certificate,
     key: Option<Key>,
     me: Identity,
+    /// The count of this life, which membership may have found to be greater than the one that was
+    /// kept.
+    life: AtomicU64,
     link: Arc<TransportConfig>,
     transfer: Arc<TransportConfig>,
 }
@@ -40,9 +44,23 @@ impl Outbound {
             certificate: certificate.clone(),
             key: key.cloned(),
             me: me.clone(),
+            life: AtomicU64::new(me.count),
             link: Arc::new(link),
             transfer: Arc::new(endpoint::transport_config(windows)),
         })
+    }
+
+    /// Who this server says that it is.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            count: self.life.load(Ordering::Relaxed),
+            ..self.me.clone()
+        }
+    }
+
+    /// From now on this server says that it lives this life.
+    pub(super) fn set_life(&self, count: u64) {
+        self.life.store(count, Ordering::Relaxed);
     }
 
     /// Whether the circuit has a key.
@@ -60,7 +78,7 @@ impl Outbound {
     ) -> Result<Accepted, DialError> {
         // What cannot be encoded is said later, and fails there.
         let hello = hello.encode().unwrap_or_default();
-        let role = Role::Link(self.me.clone(), hello);
+        let role = Role::Link(self.identity(), hello);
         self.dial(url, pin, role, &self.link, timeout).await
     }
 
@@ -74,7 +92,7 @@ impl Outbound {
         self.dial(
             url,
             pin,
-            Role::Transfer(self.me.clone()),
+            Role::Transfer(self.identity()),
             &self.transfer,
             timeout,
         )

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT, DialError};
+use circuit_client::transport::endpoint::close;
 use circuit_client::transport::tls::Pin;
-use circuit_proto::Url;
-use circuit_proto::handshake::Refused;
+use circuit_proto::handshake::{Close, Refused};
+use circuit_proto::{Life, Url};
 use tracing::{info, warn};
 
 use super::outbound::pin_of;
@@ -28,16 +29,18 @@ pub async fn until_joined(peer: Arc<Peer>, url: Url) {
     let mut wait = FIRST_WAIT;
     let mut said = String::new();
     loop {
-        if is_joined(&peer, &url) {
-            return;
-        }
-        let error = match dial(&peer, &url).await {
+        let dialled = match is_joined(&peer, &url).await {
+            Ok(true) => return,
+            Ok(false) => dial(&peer, &url).await,
+            Err(error) => Err(error),
+        };
+        let error = match dialled {
             Ok(accepted) => {
                 info!("joining {accepted}");
-                let identity = accepted.identity.clone();
+                let life = accepted.life();
                 peer.adopt(accepted, Origin::Dialled);
                 // The connection may be lost before the two have told each other anything.
-                match tokio::time::timeout(PATIENCE, peer.seen(&identity)).await {
+                match tokio::time::timeout(PATIENCE, peer.seen(life)).await {
                     Ok(()) => return,
                     Err(_) => "it answered, and then did not join".to_owned(),
                 }
@@ -58,9 +61,9 @@ pub async fn until_joined(peer: Arc<Peer>, url: Url) {
     }
 }
 
-/// Dials a server that was heard of, once.
-pub async fn once(peer: Arc<Peer>, url: Url) {
-    if is_joined(&peer, &url) {
+/// Dials a server that was heard of in this life, once.
+pub async fn once(peer: Arc<Peer>, url: Url, life: Life) {
+    if peer.life(life.id) >= Some(life) {
         return;
     }
     match dial(&peer, &url).await {
@@ -72,10 +75,23 @@ pub async fn once(peer: Arc<Peer>, url: Url) {
     }
 }
 
-/// Whether the server at `url` is in the view, and not only a life before the one that is meant.
-pub(super) fn is_joined(peer: &Peer, url: &Url) -> bool {
-    let member = url.server.and_then(|server| peer.member(server.id));
-    member.is_some_and(|member| member.url.server == url.server)
+/// Whether the server at `url` is in the view in the life that answers there. Where another life of
+/// it is in the view, or this one, the server is asked which it is: a URL does not say.
+pub(super) async fn is_joined(peer: &Peer, url: &Url) -> Result<bool, DialError> {
+    let known = |id| peer.life(id).is_some();
+    if !url.server.is_some_and(|server| known(server.id)) {
+        return Ok(false);
+    }
+    let outbound = peer.outbound();
+    match outbound.transfer(url, pin_of(url), DIAL_TIMEOUT).await {
+        Ok(accepted) => {
+            close(&accepted.connection, Close::Done);
+            let life = accepted.life();
+            Ok(peer.life(life.id) >= Some(life))
+        }
+        Err(DialError::WrongServer { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Dials for a link. A server that came back as another is accepted where a key proves that it is

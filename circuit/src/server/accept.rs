@@ -199,7 +199,7 @@ fn admit(
     Ok((
         Welcome {
             version,
-            identity: server.me.clone(),
+            identity: server.outbound.identity(),
             proof,
         },
         role,
@@ -271,7 +271,7 @@ async fn serve(server: Arc<Server>, guest: Guest) {
                 () = requests::serve(server.clone(), connection.clone(), caller) => (),
                 // Membership knows sooner than this connection's own time-out. Until then a reader
                 // behind it would be handed what the next one should have.
-                () = server.peer.outlived(&peer.identity) => close(&connection, Close::Done),
+                () = server.peer.outlived(peer.life()) => close(&connection, Close::Done),
             }
         }
         Admitted::Link(peer, hello) => {

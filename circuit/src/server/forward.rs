@@ -18,7 +18,7 @@ use circuit_proto::codec::MAX_FRAME;
 use circuit_proto::handshake::Close;
 use circuit_proto::membership::Record;
 use circuit_proto::request::{End, Reply, Request};
-use circuit_proto::{Code, Error, Fingerprint};
+use circuit_proto::{Code, Error, Fingerprint, Life};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tracing::debug;
@@ -55,14 +55,12 @@ struct Place {
     open: Option<Transfer>,
     /// The last dial, if it failed: when, of which life, and why. Who asked for that before then is
     /// not to dial again.
-    failed: Option<(Instant, Record, Error)>,
+    failed: Option<(Instant, Life, Error)>,
 }
 
 #[derive(Debug, Clone)]
 struct Transfer {
     accepted: Accepted,
-    /// Which life of the server it leads to.
-    to: Record,
     used: Arc<Use>,
 }
 
@@ -95,15 +93,12 @@ impl Transfers {
         };
         let asked = Instant::now();
         let mut place = slot.place.lock().await;
-        if let Some(transfer) = &mut place.open
-            && transfer.to != *to
+        // An earlier life may have ended without a word. A later one may have answered before there
+        // is news of it.
+        if let Some(transfer) = &place.open
+            && transfer.accepted.life() < to.life()
         {
-            match transfer.accepted.identity.url == to.url {
-                // It was this life that answered, before there was news of it.
-                true => transfer.to = to.clone(),
-                // The life before, which may have ended without a word.
-                false => close(&transfer.accepted.connection, Close::Done),
-            }
+            close(&transfer.accepted.connection, Close::Done);
         }
         if let Some(transfer) = &place.open
             && transfer.accepted.connection.close_reason().is_none()
@@ -115,7 +110,7 @@ impl Transfers {
         }
         if let Some((at, of, error)) = &place.failed
             && *at >= asked
-            && of == to
+            && *of == to.life()
         {
             return Err(error.clone());
         }
@@ -125,7 +120,7 @@ impl Transfers {
             Ok(accepted) => accepted,
             Err(error) => {
                 let error = Error::new(Code::Unreachable, error.to_string());
-                place.failed = Some((Instant::now(), to.clone(), error.clone()));
+                place.failed = Some((Instant::now(), to.life(), error.clone()));
                 return Err(error);
             }
         };
@@ -133,24 +128,20 @@ impl Transfers {
             state: Mutex::new((0, Instant::now())),
         });
         let in_use = InUse::begin(&used);
-        let (peer, identity) = (server.peer.clone(), accepted.identity.clone());
+        let (peer, life) = (server.peer.clone(), accepted.life());
         let idle = close_when_idle(accepted.connection.clone(), used.clone());
         let connection = accepted.connection.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = idle => (),
                 () = async {
-                    peer.outlived(&identity).await;
+                    peer.outlived(life).await;
                     tokio::time::sleep(LAST_WORDS).await;
                 } => close(&connection, Close::Done),
             }
         });
         let connection = accepted.connection.clone();
-        place.open = Some(Transfer {
-            accepted,
-            to: to.clone(),
-            used,
-        });
+        place.open = Some(Transfer { accepted, used });
         Ok((connection, in_use))
     }
 }

@@ -18,8 +18,8 @@ pub struct Kept {
     /// The secret from which stateless resets and connection ids are made, so that peers of the
     /// previous life notice at once that it is over (RFC 9000, section 10.3).
     pub reset_secret: [u8; 32],
-    /// One more than in the previous life.
-    pub incarnation: u64,
+    /// How many lives it had before: 0 in the first.
+    pub life: u64,
     /// Keeps the directory locked. `None` for a server that keeps nothing.
     pub lock: Option<File>,
 }
@@ -62,7 +62,7 @@ pub fn forgetful() -> Result<Kept, VarDirError> {
     Ok(Kept {
         certificate,
         reset_secret: random()?,
-        incarnation: 0,
+        life: 0,
         lock: None,
     })
 }
@@ -117,12 +117,12 @@ pub fn open(dir: &Path) -> Result<Kept, VarDirError> {
     };
     let counter = dir.join("incarnation");
     let number = |text: Vec<u8>| String::from_utf8(text).ok()?.trim().parse::<u64>().ok();
-    let incarnation = match read(&counter)?.map(number) {
+    let life = match read(&counter)?.map(number) {
         Some(Some(before)) => before.saturating_add(1),
         Some(None) => return Err(VarDirError::Rubbish(counter)),
         None => 0,
     };
-    replace(&counter, format!("{incarnation}\n").as_bytes())?;
+    replace(&counter, format!("{life}\n").as_bytes())?;
     for (path, right) in [(dir, "0700"), (&dir.join("identity.pem"), "0600")] {
         if fs::metadata(path).is_ok_and(|found| found.mode() & 0o077 != 0) {
             let path = path.display();
@@ -132,7 +132,7 @@ pub fn open(dir: &Path) -> Result<Kept, VarDirError> {
     Ok(Kept {
         certificate,
         reset_secret,
-        incarnation,
+        life,
         lock: Some(lock),
     })
 }
@@ -202,7 +202,7 @@ mod tests {
             (second.certificate.fingerprint(), second.reset_secret),
             (id, secret)
         );
-        assert_eq!(second.incarnation, 1);
+        assert_eq!(second.life, 1);
         for entry in fs::read_dir(&dir).unwrap() {
             let mode = entry.unwrap().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

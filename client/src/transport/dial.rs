@@ -12,7 +12,7 @@ use circuit_proto::auth::{self, EXPORTER_LABEL, End, Exporter, KeyMismatch};
 use circuit_proto::handshake::{
     Answer, Close, Hello, HelloBody, Identity, Refused, Role, SPOKEN, check_identity,
 };
-use circuit_proto::{Fingerprint, Key, Url};
+use circuit_proto::{Fingerprint, Key, Life, Url};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, TransportErrorCode};
 
@@ -406,6 +406,16 @@ fn stream_lost(
             address,
             reason: error.to_string(),
         },
+    }
+}
+
+impl Accepted {
+    /// Which life of which server the other side is.
+    pub fn life(&self) -> Life {
+        Life {
+            id: self.fingerprint.id(),
+            count: self.identity.count,
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 //! ```text
 //! magic "crkt" | version | kind | sealed | 0 | code, 16 bytes | body
 //!
-//! kind 1, announcement: the sender's URL and name
+//! kind 1, announcement: the sender's URL, name and life's count
 //! kind 2, query:        nonce, 16 bytes | attempt | zeros up to QUERY_SIZE
-//! kind 3, answer:       the query's nonce | the sender's URL and name
+//! kind 3, answer:       the query's nonce | the sender's URL, name and life's count
 //! kind 4, stranger:     the query's nonce | whether the sender has a key
 //! ```
 //!
@@ -24,7 +24,7 @@ use crate::{Key, ServerId, codec};
 /// The length of a query, and the longest packet that is sent, in bytes.
 ///
 /// The longest URL has 300 bytes (a host name of 253), the longest name [`MAX_NAME`], and what is
-/// around them 48; a test has them all. It fits one packet of the smallest MTU that IPv6 allows
+/// around them 57; a test has them all. It fits one packet of the smallest MTU that IPv6 allows
 /// (1,280, RFC 8200, section 5).
 pub const QUERY_SIZE: usize = 640;
 
@@ -220,6 +220,7 @@ mod tests {
         Identity {
             url: url.parse().unwrap(),
             name: name.into(),
+            count: u64::MAX,
         }
     }
 

@@ -102,6 +102,7 @@ mod tests {
         Identity {
             url,
             name: "a".into(),
+            count: 0,
         }
     }
 

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use super::IsLive;
+use super::LifeOf;
 use crate::ServerId;
 
 /// How many ids a roster holds: 8 kB. Chosen: on a segment with four times as many servers, four
@@ -26,12 +26,12 @@ impl Roster {
     /// A verified announcement of this server was heard.
     ///
     /// Live or not: a newcomer is heard first and becomes live then.
-    pub(super) fn insert(&mut self, id: ServerId, is_live: IsLive<'_>) {
+    pub(super) fn insert(&mut self, id: ServerId, life_of: LifeOf<'_>) {
         if self.0.len() >= ROSTER_MAX && !self.0.contains(&id) {
-            if !is_live(id, None) {
+            if life_of(id).is_none() {
                 return;
             }
-            self.0.retain(|id| is_live(*id, None));
+            self.0.retain(|id| life_of(*id).is_some());
             if self.0.len() >= ROSTER_MAX {
                 return;
             }
@@ -40,9 +40,10 @@ impl Roster {
     }
 
     /// How many live servers of the segment come before `me` where this subject is concerned.
-    pub(super) fn rank(&self, subject: u64, me: ServerId, is_live: IsLive<'_>) -> usize {
+    pub(super) fn rank(&self, subject: u64, me: ServerId, life_of: LifeOf<'_>) -> usize {
         let mine = (score(subject, me), me);
-        let before = |id: &&ServerId| (score(subject, **id), **id) < mine && is_live(**id, None);
+        let before =
+            |id: &&ServerId| (score(subject, **id), **id) < mine && life_of(**id).is_some();
         self.0.iter().filter(before).count()
     }
 }
@@ -65,24 +66,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Life;
+
+    /// All servers live.
+    fn all(id: ServerId) -> Option<Life> {
+        Some(Life { id, count: 0 })
+    }
 
     fn roster(ids: &[u64]) -> Roster {
         let mut roster = Roster::default();
-        ids.iter()
-            .for_each(|id| roster.insert(ServerId(*id), &|_, _| true));
+        ids.iter().for_each(|id| roster.insert(ServerId(*id), &all));
         roster
     }
 
     #[test]
     fn alone_one_is_first() {
-        assert_eq!(Roster::default().rank(7, ServerId(1), &|_, _| true), 0);
+        assert_eq!(Roster::default().rank(7, ServerId(1), &all), 0);
         assert_eq!(
-            roster(&[1]).rank(7, ServerId(1), &|_, _| true),
+            roster(&[1]).rank(7, ServerId(1), &all),
             0,
             "not behind oneself"
         );
         assert_eq!(
-            roster(&[2, 3, 4]).rank(7, ServerId(1), &|_, _| false),
+            roster(&[2, 3, 4]).rank(7, ServerId(1), &|_| None),
             0,
             "not behind the dead"
         );
@@ -94,7 +100,7 @@ mod tests {
         let roster = roster(&ids);
         let first = |id: u64| {
             (0..10_000)
-                .filter(|subject| roster.rank(*subject, ServerId(id), &|_, _| true) < 3)
+                .filter(|subject| roster.rank(*subject, ServerId(id), &all) < 3)
                 .count()
         };
         // 3 in 20: 1,500 expected, standard deviation 36.
@@ -105,7 +111,9 @@ mod tests {
     fn is_bounded_and_lets_live_ids_in() {
         let mut roster = roster(&(0..2000).collect::<Vec<_>>());
         assert_eq!(roster.0.len(), ROSTER_MAX);
-        roster.insert(ServerId(5000), &|id, _| id.0 >= 1000);
+        roster.insert(ServerId(5000), &|id| {
+            all(id).filter(|life| life.id.0 >= 1000)
+        });
         assert_eq!(roster.0.len(), 24 + 1, "the dead make place for the living");
     }
 
@@ -118,7 +126,7 @@ mod tests {
                     let head: Vec<u64> = ids.iter().copied().filter(|id| *id != me).take(known).collect();
                     roster(&head)
                 };
-                ids.iter().filter(|id| knows(**id).rank(subject, ServerId(**id), &|_, _| true) < wanted).count()
+                ids.iter().filter(|id| knows(**id).rank(subject, ServerId(**id), &all) < wanted).count()
             };
             prop_assert!(act(known) >= wanted.min(n));
             prop_assert_eq!(act(n), wanted.min(n));

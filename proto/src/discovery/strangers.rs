@@ -51,6 +51,8 @@ impl Strangers {
         now: Duration,
     ) -> bool {
         let pause = match self.0.get(&id) {
+            // A later life is news whatever became of the one before.
+            Some(known) if known.identity.life() < identity.life() => FIRST_PAUSE,
             Some(known) if now < known.until => return false,
             Some(known) if now < known.until + LONGEST_PAUSE => {
                 (known.pause * 2).min(LONGEST_PAUSE)
@@ -120,6 +122,7 @@ mod tests {
         Identity {
             url,
             name: String::new(),
+            count: 0,
         }
     }
 
@@ -161,6 +164,20 @@ mod tests {
             heard(strangers, 1, Duration::ZERO, later + FIRST_PAUSE),
             "afresh after a long time"
         );
+    }
+
+    #[test]
+    fn a_later_life_is_news_at_once() {
+        let strangers = &mut Strangers::default();
+        let now = Duration::from_secs(1);
+        let mut again = identity(1);
+        again.count = 1;
+        assert!(heard(strangers, 1, Duration::ZERO, now));
+        assert_eq!(strangers.take_due(now).len(), 1);
+        assert!(!heard(strangers, 1, Duration::ZERO, now));
+        assert!(strangers.on_heard(ServerId(1), again.clone(), Duration::ZERO, now));
+        assert_eq!(strangers.take_due(now), [(ServerId(1), again)]);
+        assert!(!heard(strangers, 1, Duration::ZERO, now));
     }
 
     #[test]

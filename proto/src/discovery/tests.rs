@@ -22,10 +22,18 @@ fn id(server: usize) -> ServerId {
     ServerId(mix(server as u64 + 1))
 }
 
-fn url(server: usize) -> Url {
-    format!("circuit://10.0.0.1:1/1/{}", id(server).in_url())
-        .parse()
-        .unwrap()
+fn identity(server: usize) -> Identity {
+    let url = format!("circuit://10.0.0.1:1/1/{}", id(server).in_url());
+    Identity {
+        url: url.parse().unwrap(),
+        name: "b".into(),
+        count: 0,
+    }
+}
+
+/// All servers live.
+fn all(id: ServerId) -> Option<Life> {
+    Some(Life { id, count: 0 })
 }
 
 fn from(server: usize) -> SocketAddr {
@@ -33,7 +41,16 @@ fn from(server: usize) -> SocketAddr {
 }
 
 fn machine(server: usize, key: Option<Key>) -> Machine {
-    Machine::new(url(server), "a", key, 1).unwrap()
+    let name = "a".into();
+    Machine::new(
+        Identity {
+            name,
+            ..identity(server)
+        },
+        key,
+        1,
+    )
+    .unwrap()
 }
 
 fn ms(time: u64) -> Duration {
@@ -127,11 +144,11 @@ impl World {
 
     fn input(&mut self, server: usize, input: Input<'_>) {
         let circuit = self.servers[server].circuit;
-        let is_live = |id, _: Option<&Url>| {
+        let life_of = |id| {
             let other = self.ids.get(&id).map(|other| &self.servers[*other]);
-            other.is_some_and(|other| other.circuit == circuit && other.alive)
+            all(id).filter(|_| other.is_some_and(|other| other.circuit == circuit && other.alive))
         };
-        self.machines[server].handle(input, self.now, &is_live);
+        self.machines[server].handle(input, self.now, &life_of);
         while let Some(output) = self.machines[server].poll_output() {
             self.trace
                 .push(format!("{:?} {server} {output:?}", self.now));
@@ -154,7 +171,7 @@ impl World {
                 );
             }
             Output::Unicast { to, bytes } => self.answers.push((to, bytes)),
-            Output::Heard { url, .. } => {
+            Output::Heard(Identity { url, .. }) => {
                 self.servers[server].told += 1;
                 let other = self.ids[&url.server.unwrap().id];
                 self.later(MERGE, Event::Merge(server, other));
@@ -364,10 +381,10 @@ fn circuits_with_different_keys_share_a_segment() {
 }
 
 /// Steps one machine to `until`; how often it spoke.
-fn speak(machine: &mut Machine, until: Duration, is_live: IsLive<'_>) -> usize {
+fn speak(machine: &mut Machine, until: Duration, life_of: LifeOf<'_>) -> usize {
     let mut spoken = 0;
     while let Some(at) = machine.poll_timeout().filter(|at| *at <= until) {
-        machine.handle(Input::Timeout, at, is_live);
+        machine.handle(Input::Timeout, at, life_of);
         while let Some(output) = machine.poll_output() {
             spoken += usize::from(matches!(output, Output::Multicast { .. }));
         }
@@ -376,14 +393,10 @@ fn speak(machine: &mut Machine, until: Duration, is_live: IsLive<'_>) -> usize {
 }
 
 fn announcement(server: usize, key: Option<&Key>) -> Vec<u8> {
-    Packet::Announcement(Identity {
-        url: url(server),
-        name: "b".into(),
-    })
-    .encode(key)
+    Packet::Announcement(identity(server)).encode(key)
 }
 
-fn hear(machine: &mut Machine, server: usize, bytes: &[u8], now: Duration, is_live: IsLive<'_>) {
+fn hear(machine: &mut Machine, server: usize, bytes: &[u8], now: Duration, life_of: LifeOf<'_>) {
     machine.handle(
         Input::Packet {
             segment: SEGMENT,
@@ -391,7 +404,7 @@ fn hear(machine: &mut Machine, server: usize, bytes: &[u8], now: Duration, is_li
             bytes,
         },
         now,
-        is_live,
+        life_of,
     );
 }
 
@@ -399,7 +412,9 @@ fn hear(machine: &mut Machine, server: usize, bytes: &[u8], now: Duration, is_li
 fn only_verified_announcements_of_live_members_silence() {
     let check = |why: &str, servers: &[usize], with: Option<Key>, live: bool, silent: bool| {
         let mut machine = machine(0, Some(key(1)));
-        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| live);
+        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|id| {
+            all(id).filter(|_| live)
+        });
         while machine.poll_output().is_some() {}
         for server in servers {
             hear(
@@ -407,12 +422,12 @@ fn only_verified_announcements_of_live_members_silence() {
                 *server,
                 &announcement(*server, with.as_ref()),
                 ms(1),
-                &|_, _| live,
+                &|id| all(id).filter(|_| live),
             );
         }
         while machine.poll_output().is_some() {}
         assert_eq!(
-            speak(&mut machine, ms(99), &|_, _| live),
+            speak(&mut machine, ms(99), &|id| all(id).filter(|_| live)),
             usize::from(!silent),
             "{why}"
         );
@@ -443,7 +458,7 @@ fn each_segment_has_its_own_silence() {
     machine.handle(
         Input::Segments(&[Segment(1), Segment(2)]),
         Duration::ZERO,
-        &|_, _| true,
+        &all,
     );
     for server in [1, 2] {
         hear(
@@ -451,13 +466,13 @@ fn each_segment_has_its_own_silence() {
             server,
             &announcement(server, None),
             ms(1),
-            &|_, _| true,
+            &all,
         );
     }
     let mut said = Vec::new();
     while machine.poll_timeout().unwrap() <= ms(99) {
         let at = machine.poll_timeout().unwrap();
-        machine.handle(Input::Timeout, at, &|_, _| true);
+        machine.handle(Input::Timeout, at, &all);
     }
     while let Some(output) = machine.poll_output() {
         if let Output::Multicast { segment, .. } = output {
@@ -476,7 +491,7 @@ fn a_segment_that_appears_is_greeted_and_one_that_went_is_left_alone() {
     let mut machine = machine(0, None);
     let mut segments = |list: &[u32], at: u64| {
         let list: Vec<Segment> = list.iter().copied().map(Segment).collect();
-        machine.handle(Input::Segments(&list), ms(at), &|_, _| true);
+        machine.handle(Input::Segments(&list), ms(at), &all);
         let outputs: Vec<Output> = std::iter::from_fn(|| machine.poll_output()).collect();
         let to = |output: &Output| match output {
             Output::Multicast { segment, .. } => segment.0,
@@ -553,13 +568,13 @@ fn does_not_serve_to_attack_others() {
             from: from.parse().unwrap(),
             bytes,
         };
-        machine.handle(packet, ms(at), &|_, _| true);
+        machine.handle(packet, ms(at), &all);
         std::iter::from_fn(|| machine.poll_output())
             .filter(|o| matches!(o, Output::Unicast { .. }))
             .count()
     };
     let mut machine = machine(0, None);
-    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| true);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &all);
     let query = |n: u16| {
         let mut nonce = [0; 16];
         nonce[..2].copy_from_slice(&n.to_be_bytes());
@@ -594,19 +609,15 @@ fn does_not_serve_to_attack_others() {
 #[test]
 fn queries_that_others_answer_cost_little_too() {
     let mut machine = machine(0, None);
-    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| true);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &all);
     for who in 1..=100 {
-        let announced = Packet::Announcement(Identity {
-            url: url(who),
-            name: String::new(),
-        })
-        .encode(None);
+        let announced = announcement(who, None);
         let packet = Input::Packet {
             segment: SEGMENT,
             from: "10.0.0.9:9".parse().unwrap(),
             bytes: &announced,
         };
-        machine.handle(packet, Duration::ZERO, &|_, _| true);
+        machine.handle(packet, Duration::ZERO, &all);
     }
     let looked_up = std::cell::Cell::new(0);
     for n in 0..5000_u16 {
@@ -618,9 +629,9 @@ fn queries_that_others_answer_cost_little_too() {
             from: "10.0.0.9:9".parse().unwrap(),
             bytes: &query,
         };
-        machine.handle(packet, Duration::ZERO, &|_, _| {
+        machine.handle(packet, Duration::ZERO, &|id| {
             looked_up.set(looked_up.get() + 1);
-            true
+            all(id)
         });
     }
     let each = 100;
@@ -634,13 +645,14 @@ fn queries_that_others_answer_cost_little_too() {
 fn another_hosts_loopback_is_not_ours() {
     let check = |from: &str, expected: usize| {
         let mut machine = machine(0, None);
-        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| false);
+        machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_| None);
         let url = format!("circuit://127.0.0.1:1/1/{}", id(1).in_url())
             .parse()
             .unwrap();
         let bytes = Packet::Announcement(Identity {
             url,
             name: String::new(),
+            count: 0,
         })
         .encode(None);
         let packet = Input::Packet {
@@ -648,8 +660,8 @@ fn another_hosts_loopback_is_not_ours() {
             from: from.parse().unwrap(),
             bytes: &bytes,
         };
-        machine.handle(packet, ms(1), &|_, _| false);
-        let heard = |output: &Output| matches!(output, Output::Heard { .. });
+        machine.handle(packet, ms(1), &|_| None);
+        let heard = |output: &Output| matches!(output, Output::Heard(_));
         assert_eq!(
             std::iter::from_fn(|| machine.poll_output())
                 .filter(heard)
@@ -665,7 +677,7 @@ fn another_hosts_loopback_is_not_ours() {
 #[test]
 fn a_replayed_announcement_costs_little() {
     let mut machine = machine(0, None);
-    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_, _| false);
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, &|_| None);
     let (mut heard, mut said) = (0, 0);
     for at in 0..600_000 / 20 {
         hear(
@@ -673,11 +685,11 @@ fn a_replayed_announcement_costs_little() {
             1,
             &announcement(1, None),
             ms(at * 20),
-            &|_, _| false,
+            &|_| None,
         );
         while let Some(output) = machine.poll_output() {
             match output {
-                Output::Heard { .. } => heard += 1,
+                Output::Heard(_) => heard += 1,
                 _ => said += 1,
             }
         }
@@ -689,33 +701,28 @@ fn a_replayed_announcement_costs_little() {
 #[test]
 fn a_member_that_was_started_again_is_told_of_and_answered_soon() {
     let mut machine = machine(0, None);
-    let before = url(1);
-    let is_live: IsLive<'_> = &|_, at| at.is_none_or(|at| *at == before);
-    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, is_live);
-    speak(&mut machine, ms(600_000), is_live);
+    let before = identity(1);
+    let life_of: LifeOf<'_> = &all;
+    machine.handle(Input::Segments(&[SEGMENT]), Duration::ZERO, life_of);
+    speak(&mut machine, ms(600_000), life_of);
     let now = ms(600_000);
-    let mut hear_of = |url: &Url| {
-        let (url, name) = (url.clone(), String::new());
-        let bytes = Packet::Announcement(Identity { url, name }).encode(None);
-        hear(&mut machine, 1, &bytes, now, is_live);
+    let mut hear_of = |identity: &Identity| {
+        let bytes = Packet::Announcement(identity.clone()).encode(None);
+        hear(&mut machine, 1, &bytes, now, life_of);
         let told = std::iter::from_fn(|| machine.poll_output()).count();
         (told, machine.poll_timeout().unwrap() - now < ms(100))
     };
     assert_eq!(hear_of(&before), (0, false), "as it is known");
-    let again = Url {
-        port: 2,
-        ..before.clone()
-    };
-    assert_eq!(hear_of(&again), (1, true), "elsewhere");
+    let again = Identity { count: 1, ..before };
+    assert_eq!(hear_of(&again), (1, true), "at the same URL");
 }
 
 #[test]
 fn only_pinned_urls_are_announced() {
-    let url: Url = "circuit://10.0.0.1:1".parse().unwrap();
-    assert_eq!(
-        Machine::new(url.clone(), "a", None, 1).unwrap_err(),
-        Unpinned(url)
-    );
+    let mut me = identity(0);
+    me.url.server = None;
+    let unpinned = Unpinned(me.url.clone());
+    assert_eq!(Machine::new(me, None, 1).unwrap_err(), unpinned);
 }
 
 #[test]
@@ -751,7 +758,7 @@ proptest! {
                 4 => Input::Timeout,
                 _ => Input::Packet { segment: SEGMENT, from: from(server), bytes: &bytes },
             };
-            machine.handle(input, at, &|id, _| id.0 % 2 == 0);
+            machine.handle(input, at, &|id| all(id).filter(|_| id.0 % 2 == 0));
             prop_assert!(machine.poll_timeout().is_none_or(|next| next > at), "what was due is done");
             let outputs = std::iter::from_fn(|| machine.poll_output()).count();
             prop_assert!(outputs <= 12, "{outputs}");

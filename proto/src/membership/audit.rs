@@ -86,13 +86,8 @@ impl Machine {
         }
         let (to, held) = (Arc::clone(&member.record), member.held());
         let nonce = self.nonce();
-        let (started, url) = (self.me.started, self.me.url.clone());
-        let mut message = Message::Knock {
-            nonce,
-            started,
-            url,
-            held,
-        };
+        let url = self.me.url.clone();
+        let mut message = Message::Knock { nonce, url, held };
         if message
             .encode()
             .is_ok_and(|bytes| bytes.len() > MAX_DATAGRAM)
@@ -104,14 +99,7 @@ impl Machine {
     }
 
     /// Somebody who had given us up finds that we live, and says where to answer.
-    pub(super) fn on_knock(
-        &mut self,
-        from: Fingerprint,
-        nonce: u64,
-        started: u64,
-        url: Url,
-        held: Held,
-    ) {
+    pub(super) fn on_knock(&mut self, from: Fingerprint, nonce: u64, url: Url, held: Held) {
         if url.server.is_none_or(|server| server.id != from.id()) {
             return;
         }
@@ -120,11 +108,11 @@ impl Machine {
             fingerprint: from,
             url,
             name: String::new(),
-            started,
+            count: 0,
         });
         let message = Message::Pong {
             nonce,
-            started: self.me.started,
+            count: self.me.count,
             incarnation: self.incarnation,
         };
         self.outputs.push_back(Output::Datagram { to, message });
@@ -138,7 +126,7 @@ impl Machine {
             age: 0,
             record: None,
         };
-        if held.incarnation <= MAX_INCARNATION {
+        if held.is_sane() {
             self.on_entry_about_me(&entry, None);
         }
     }

@@ -258,7 +258,7 @@ impl Machine {
             Phase::Alive
         };
         Held {
-            started: self.me.started,
+            count: self.me.count,
             incarnation: self.incarnation,
             phase,
         }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use super::tuning::{MAX_INCARNATION, MAX_LIVES};
 use crate::{Fingerprint, Url};
 
-/// What is held of a member, from best to worst: the second part of its lattice value, after the
-/// incarnation.
+/// What is held of a member, from best to worst: the last part of its lattice value, after the
+/// life and the incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Phase {
     /// Nothing is held against it.
@@ -37,26 +38,29 @@ impl Phase {
     }
 }
 
-/// What is held of one life of a server, without saying of which server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What is held of one server, without saying of which: a value of the lattice.
+///
+/// Values are ordered by their fields: what is held of a later life counts for more than anything
+/// that is held of an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Held {
-    /// When that life began, in milliseconds since 1970.
-    pub started: u64,
-    /// The incarnation.
+    /// Of which life it is held: [`Life::count`](crate::Life::count).
+    pub count: u64,
+    /// The incarnation in that life: 0 at its start. The server raises it to outbid what is held
+    /// against it.
     pub incarnation: u64,
     /// What is held of that incarnation.
     pub phase: Phase,
 }
 
 impl Held {
-    /// The order of the lattice: the incarnation first; then, for two lives that claim the same
-    /// one, the later life, for what is held against the earlier says nothing of it; then the phase.
-    pub fn rank(&self) -> (u64, u64, Phase) {
-        (self.incarnation, self.started, self.phase)
+    /// Whether a peer's numbers can be believed.
+    pub(super) fn is_sane(&self) -> bool {
+        self.count <= MAX_LIVES && self.incarnation <= MAX_INCARNATION
     }
 }
 
-/// Where a server is and what it is called: what a [`Record`] says besides who and since when.
+/// Where a server is and what it is called: what a [`Record`] says besides who and which life.
 #[derive(Serialize, Deserialize)]
 struct Place {
     url: Url,
@@ -122,7 +126,7 @@ impl From<Wire> for Entry {
                 fingerprint,
                 url,
                 name,
-                started: held.started,
+                count: held.count,
             })
         });
         Entry {

@@ -92,7 +92,7 @@ impl Machine {
                 let known = self
                     .view
                     .get(&who)
-                    .is_some_and(|member| member.record.started == entry.held.started);
+                    .is_some_and(|member| member.record.count == entry.held.count);
                 if entry.record.is_none() && !known && entry.held.phase.is_live() {
                     return false;
                 }

@@ -102,8 +102,8 @@ pub enum Message {
     Pong {
         /// That of the question.
         nonce: u64,
-        /// When the sender's life began.
-        started: u64,
+        /// Which life of the sender answers.
+        count: u64,
         /// The sender's incarnation.
         incarnation: u64,
     },
@@ -112,8 +112,6 @@ pub enum Message {
     Knock {
         /// Comes back in the answer.
         nonce: u64,
-        /// When the sender's life began.
-        started: u64,
         /// Where the sender is.
         url: Url,
         /// What the sender holds of the receiver.
@@ -193,7 +191,7 @@ mod tests {
 
     const WHO: Fingerprint = Fingerprint([255; 32]);
     const HELD: Held = Held {
-        started: u64::MAX,
+        count: u64::MAX,
         incarnation: u64::MAX,
         phase: Phase::Left,
     };
@@ -219,7 +217,7 @@ mod tests {
             fingerprint: WHO,
             url,
             name: "n".repeat(255),
-            started: u64::MAX,
+            count: u64::MAX,
         });
         let entry = Entry {
             fingerprint: WHO,
@@ -246,12 +244,11 @@ mod tests {
             },
             Message::Pong {
                 nonce: u64::MAX,
-                started: u64::MAX,
+                count: u64::MAX,
                 incarnation: u64::MAX,
             },
             Message::Knock {
                 nonce: u64::MAX,
-                started: u64::MAX,
                 url: longest_address.parse().unwrap(),
                 held: HELD,
             },

@@ -29,7 +29,7 @@ pub enum Output {
     },
     /// Send outside of connections: cheap, unreliable, at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
     Datagram {
-        /// To whom. The name may be empty and the start 0 where they are not known.
+        /// To whom. The name may be empty and the count 0 where they are not known.
         to: Arc<Record>,
         /// What to say.
         message: Message,

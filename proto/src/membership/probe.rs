@@ -303,7 +303,7 @@ impl Machine {
         self.on_held_of_me(held);
         let answer = Message::Pong {
             nonce,
-            started: self.me.started,
+            count: self.me.count,
             incarnation: self.incarnation,
         };
         if datagram {
@@ -315,13 +315,7 @@ impl Machine {
     }
 
     /// A server answers.
-    pub(super) fn on_pong(
-        &mut self,
-        from: Fingerprint,
-        nonce: u64,
-        started: u64,
-        incarnation: u64,
-    ) {
+    pub(super) fn on_pong(&mut self, from: Fingerprint, nonce: u64, count: u64, incarnation: u64) {
         let Some(pinged) = self.pinged(nonce) else {
             return;
         };
@@ -337,12 +331,12 @@ impl Machine {
             self.reunite(from);
             return;
         };
-        if member.record.started != started {
+        if member.record.count != count {
             // Another life, of which we have not heard yet.
             self.meet(from);
         } else if incarnation > member.incarnation {
             let held = Held {
-                started,
+                count,
                 incarnation,
                 phase: Phase::Alive,
             };

@@ -108,8 +108,7 @@ impl Simulation {
     /// Starts a server, which goes on dialling these until it has reached one.
     pub fn start(&mut self, i: usize, joins: &[usize]) {
         let seed = self.random.bits();
-        let life = self.now.as_millis() as u64;
-        self.nodes[i].start(life, seed, self.now);
+        self.nodes[i].start(seed, self.now);
         self.nodes[i].joins = joins.to_vec();
         self.push(
             self.now,

@@ -5,13 +5,14 @@
 //! only if no accuser was left to do so. Only the subject can lift a suspicion, by raising its
 //! incarnation; so whoever hears from it tells it what is held against it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Machine;
 use super::entry::{Entry, Held, Phase};
 use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
+use super::{Machine, Output, Record};
 use crate::Fingerprint;
 
 /// One's own accusation of a suspected member.
@@ -258,7 +259,7 @@ impl Machine {
         let Some(member) = self.view.live_member(&entry.fingerprint) else {
             return false;
         };
-        if entry.held.phase != Phase::Down || entry.held.started != member.record.started {
+        if entry.held.phase != Phase::Down || entry.held.count != member.record.count {
             return false;
         }
         let for_long = self.now.saturating_sub(member.since);
@@ -316,27 +317,40 @@ impl Machine {
         if self.leaving || entry.held == mine {
             return;
         }
-        if entry.held.rank() < mine.rank() {
+        if entry.held < mine {
             if let Some(from) = from {
                 self.tell(from, me);
             }
             return;
         }
         // Of two running processes with one key each outbids the other, but not without rest.
-        if entry.held.started != mine.started {
+        if entry.held.count != mine.count {
             if self.outbid.is_some_and(|at| at + OUTBID > self.now) {
                 return;
             }
             self.outbid = Some(self.now);
         }
-        let higher = (entry.held.incarnation + 1).min(MAX_INCARNATION);
-        if higher == self.incarnation {
+        let (count, incarnation) = if entry.held.count == mine.count || mine.count == MAX_LIVES {
+            let higher = (entry.held.incarnation + 1).min(MAX_INCARNATION);
+            (mine.count, higher)
+        } else {
+            // The count that was kept has been set back: this life is a later one than it says.
+            ((entry.held.count + 1).min(MAX_LIVES), 0)
+        };
+        if (count, incarnation) <= (mine.count, mine.incarnation) {
             // A hostile member has said the last word there is: to object would be no news.
             return;
         }
-        self.incarnation = higher;
-        let held = self.my_held();
-        self.view.raise(me, held, None, self.now);
+        if count != mine.count {
+            self.me = Arc::new(Record {
+                count,
+                ..Record::clone(&self.me)
+            });
+        }
+        self.incarnation = incarnation;
+        let (held, record) = (self.my_held(), Arc::clone(&self.me));
+        let notices = self.view.raise(me, held, Some(record), self.now);
+        self.outputs.extend(notices.into_iter().map(Output::Notice));
         self.spread(me, None);
         // Who gave us up agrees to no link before it knows better.
         if let Some(from) = from {
@@ -372,7 +386,7 @@ impl Machine {
         if held.phase == Phase::Alive {
             self.avoided.remove(&who);
             if before
-                .is_some_and(|before| before.phase.is_suspected() && before.started == held.started)
+                .is_some_and(|before| before.phase.is_suspected() && before.count == held.count)
             {
                 self.be_patient(who);
             }

@@ -210,7 +210,10 @@ pub(super) const MAX_PROBES: usize = 256;
 /// The longest name of a server, in bytes.
 pub(super) const MAX_NAME: usize = 255;
 
-/// The highest incarnation that is believed: far from overflow, and never reached by counting.
+/// The highest count of a life that is believed: far from overflow, and never reached by counting.
+pub(super) const MAX_LIVES: u64 = 1 << 48;
+
+/// The highest incarnation that is believed, for the same reasons.
 pub(super) const MAX_INCARNATION: u64 = 1 << 48;
 
 /// How many heartbeats in a row must differ in their digest, on a quiet link, for a sync.

@@ -17,9 +17,7 @@ use std::time::Duration;
 use super::entry::{Entry, Held, Phase};
 use super::message::BUCKETS;
 use super::random::Random;
-use super::tuning::{
-    MAX_FORGOTTEN, MAX_INCARNATION, MAX_MEMBERS, MAX_NAME, MAX_TOMBSTONES, TOMBSTONE,
-};
+use super::tuning::{MAX_FORGOTTEN, MAX_MEMBERS, MAX_NAME, MAX_TOMBSTONES, TOMBSTONE};
 use super::{Notice, Record};
 use crate::{Fingerprint, ServerId};
 
@@ -39,7 +37,7 @@ impl Member {
     /// The lattice value.
     pub(super) fn held(&self) -> Held {
         Held {
-            started: self.record.started,
+            count: self.record.count,
             incarnation: self.incarnation,
             phase: self.phase,
         }
@@ -209,7 +207,7 @@ impl View {
             Some(member) => Some(member.held()),
             None => self.forgotten.get(who).copied(),
         };
-        match known.map(|known| held.rank().cmp(&known.rank())) {
+        match known.map(|known| held.cmp(&known)) {
             None => Standing::Unknown,
             Some(Ordering::Equal) => Standing::Same,
             Some(Ordering::Less) => Standing::Older,
@@ -240,9 +238,7 @@ impl View {
         };
         let before = self.take(&who);
         let mut notices = Vec::new();
-        let same_life = before
-            .as_ref()
-            .is_some_and(|old| old.started == record.started);
+        let same_life = before.as_ref().is_some_and(|old| old.count == record.count);
         if let Some(old) = before
             && !(held.phase.is_live() && same_life)
         {
@@ -265,13 +261,13 @@ impl View {
     ) -> Option<Arc<Record>> {
         let known = self.members.get(&who).map(|member| &member.record);
         match (record, known) {
-            (_, Some(known)) if known.started == held.started => Some(Arc::clone(known)),
+            (_, Some(known)) if known.count == held.count => Some(Arc::clone(known)),
             (Some(record), _) if self.members.len() < MAX_MEMBERS || known.is_some() => {
                 Some(record)
             }
             // Of a life that was never seen, only its end is told: a tombstone at the last place.
             (None, Some(known)) if !held.phase.is_live() => Some(Arc::new(Record {
-                started: held.started,
+                count: held.count,
                 ..Record::clone(known)
             })),
             _ => None,
@@ -373,7 +369,7 @@ pub(super) fn bucket(who: &Fingerprint) -> usize {
 /// who could make values collide is a member already.
 pub(super) fn hash(who: &Fingerprint, held: &Held) -> u64 {
     let mut state = mix(held.incarnation ^ (held.phase as u64) << 56);
-    state = mix(state ^ held.started);
+    state = mix(state ^ held.count);
     for word in who.0.chunks_exact(8) {
         let word = word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         state = mix(state ^ word);
@@ -391,9 +387,9 @@ fn mix(value: u64) -> u64 {
 /// Whether an entry can be believed at all: what a peer sends may be anything.
 pub(super) fn is_sane(entry: &Entry) -> bool {
     let of_the_same = |record: &Record| {
-        record.fingerprint == entry.fingerprint && record.started == entry.held.started
+        record.fingerprint == entry.fingerprint && record.count == entry.held.count
     };
-    entry.held.incarnation <= MAX_INCARNATION
+    entry.held.is_sane()
         && entry
             .record
             .as_ref()

@@ -23,7 +23,7 @@ fn server(number: u64) -> Arc<Server> {
         fingerprint,
         url: "circuit://10.0.0.1:1".parse().unwrap(),
         name: "a".to_owned(),
-        started: 1,
+        count: 1,
     })
 }
 

@@ -4,8 +4,8 @@
 use std::sync::Mutex;
 
 use circuit_client::discover::{DiscoverError, discover_on};
-use circuit_proto::Key;
 use circuit_proto::auth::KeyMismatch;
+use circuit_proto::{Key, Url};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -26,7 +26,7 @@ fn key(byte: u8) -> Key {
 struct Server {
     id: ServerId,
     live: Arc<Mutex<BTreeSet<ServerId>>>,
-    heard: mpsc::Receiver<Heard>,
+    heard: mpsc::Receiver<Identity>,
     task: JoinHandle<()>,
 }
 
@@ -36,14 +36,22 @@ impl Server {
         let url: Url = format!("circuit://127.0.0.1:1/1/{}", id.in_url())
             .parse()
             .unwrap();
-        let machine = Machine::new(url, "a", key, id.0).unwrap();
+        let me = Identity {
+            url,
+            name: "a".to_owned(),
+            count: 0,
+        };
+        let machine = Machine::new(me, key, id.0).unwrap();
         let multicast = Multicast::open(group, Scope::Loopback).unwrap();
         assert_eq!(multicast.segments().len(), 1);
         let live = Arc::new(Mutex::new(BTreeSet::new()));
         let view = live.clone();
-        let is_live: IsLive = Arc::new(move |id, _| view.lock().unwrap().contains(&id));
+        let life_of: LifeOf = Arc::new(move |id| {
+            let live = view.lock().unwrap().contains(&id);
+            live.then_some(Life { id, count: 0 })
+        });
         let (sender, heard) = mpsc::channel(8);
-        let task = tokio::spawn(run(multicast, machine, is_live, sender));
+        let task = tokio::spawn(run(multicast, machine, life_of, sender));
         Server {
             id,
             live,

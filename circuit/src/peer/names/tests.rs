@@ -76,14 +76,14 @@ fn record(server: u64, host: &str) -> Record {
         fingerprint,
         url: format!("circuit://{host}:7/1/{id}").parse().unwrap(),
         name: String::new(),
-        started: 0,
+        count: 0,
     }
 }
 
 fn numbered(nonce: u64) -> Message {
     Message::Pong {
         nonce,
-        started: 0,
+        count: 0,
         incarnation: 0,
     }
 }

@@ -16,7 +16,7 @@ impl Simulation {
             .nodes
             .iter()
             .filter(|node| node.is_up())
-            .map(|node| (node.record().fingerprint, node.record().started))
+            .map(|node| (node.record().fingerprint, node.record().count))
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
@@ -26,7 +26,7 @@ impl Simulation {
             !checked.insert(machine.digest())
                 || machine
                     .live()
-                    .map(|record| (record.fingerprint, record.started))
+                    .map(|record| (record.fingerprint, record.count))
                     .eq(up.iter().copied())
         })
     }
@@ -34,12 +34,12 @@ impl Simulation {
     /// How many running servers hold this one, in its present or last life, to be live.
     pub fn knowing(&self, i: usize) -> usize {
         let node = &self.nodes[i];
-        let (who, started) = (node.record().fingerprint, node.record().started);
+        let (who, count) = (node.record().fingerprint, node.record().count);
         self.up()
             .filter(|(_, machine)| {
                 machine
                     .record(&who)
-                    .is_some_and(|record| record.started == started)
+                    .is_some_and(|record| record.count == count)
             })
             .count()
     }

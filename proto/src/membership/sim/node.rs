@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::membership::random::Random;
-use crate::membership::{Config, Input, Machine, Message, Notice, Output, Record};
+use crate::membership::{Input, Machine, Message, Notice, Output, Record};
 use crate::url::{Host, Server};
 use crate::{Fingerprint, Url};
 
 /// A server, running or not.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// The incarnation that its next life begins with.
-    pub incarnation: u64,
+    /// The count of its next life.
+    pub count: u64,
     record: Record,
     machine: Option<Machine>,
     /// Counts its lives.
@@ -33,7 +33,7 @@ pub struct Node {
 /// Who is in the circuit, as a subscriber knows it: the first list, and then the notices.
 #[derive(Debug, Clone, Default)]
 struct Subscriber {
-    /// By the servers' numbers: the start of the life that is in, plus one; 0 for none.
+    /// By the servers' numbers: the count of the life that is in, plus one; 0 for none.
     lives: Vec<u64>,
     count: usize,
 }
@@ -48,14 +48,14 @@ impl Subscriber {
     }
 
     fn joins(&mut self, who: &Record) {
-        let before = std::mem::replace(self.life(who), who.started + 1);
+        let before = std::mem::replace(self.life(who), who.count + 1);
         assert_eq!(before, 0, "a join of who was in already");
         self.count += 1;
     }
 
     fn leaves(&mut self, who: &Record) {
         let before = std::mem::replace(self.life(who), 0);
-        assert_eq!(before, who.started + 1, "a leave of who was not in");
+        assert_eq!(before, who.count + 1, "a leave of who was not in");
         self.count -= 1;
     }
 }
@@ -105,12 +105,12 @@ impl Node {
             server,
         };
         Node {
-            incarnation: 0,
+            count: 0,
             record: Record {
                 fingerprint,
                 url,
                 name: format!("host-{i}"),
-                started: 0,
+                count: 0,
             },
             machine: None,
             life: 0,
@@ -126,7 +126,7 @@ impl Node {
 
     /// Its record, of its present or last life.
     pub fn record(&self) -> &Record {
-        &self.record
+        self.machine.as_ref().map_or(&self.record, Machine::me)
     }
 
     /// Its machine, if it runs.
@@ -139,16 +139,14 @@ impl Node {
         self.machine.is_some()
     }
 
-    pub(super) fn start(&mut self, started: u64, seed: u64, now: Duration) {
+    pub(super) fn start(&mut self, seed: u64, now: Duration) {
         self.life += 1;
         self.dialling.clear();
         self.stalled = None;
         self.armed = None;
-        self.record.started = started;
-        let config = Config {
-            incarnation: self.incarnation,
-        };
-        let machine = Machine::new(self.record.clone(), config, seed, self.local(now));
+        self.record.count = self.count;
+        self.count += 1;
+        let machine = Machine::new(self.record.clone(), seed, self.local(now));
         self.subscriber = Subscriber::default();
         machine.live().for_each(|who| self.subscriber.joins(who));
         self.machine = Some(machine);

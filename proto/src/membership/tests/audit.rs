@@ -38,7 +38,7 @@ fn audits(machine: &mut Machine, begun: &mut Begun, from: u64, to: u64) -> Audit
         audits.push((began, now));
         let message = Message::Pong {
             nonce: *nonce,
-            started: 1,
+            count: 1,
             incarnation: 0,
         };
         machine.handle(Input::Datagram { from, message }, now);

@@ -22,7 +22,7 @@ fn few_are_dialled_at_a_time_of_those_that_came_back() {
             for from in strangers(MANY) {
                 let message = Message::Pong {
                     nonce,
-                    started: 2,
+                    count: 2,
                     incarnation: 0,
                 };
                 machine.handle(Input::Datagram { from, message }, at);
@@ -69,7 +69,7 @@ fn a_server_is_tried_for_so_many_at_the_same_time() {
     );
     tell_of(&mut machine, 1, [subject], Phase::Alive, NOW);
     let held = Held {
-        started: 1,
+        count: 1,
         incarnation: 0,
         phase: Phase::Alive,
     };

@@ -40,7 +40,7 @@ fn pass(machine: &mut Machine, from: u64, to: u64) -> Vec<u64> {
 fn pong(nonce: u64) -> Message {
     Message::Pong {
         nonce,
-        started: 1,
+        count: 1,
         incarnation: 0,
     }
 }
@@ -48,21 +48,16 @@ fn pong(nonce: u64) -> Message {
 /// What server 1 may have said once that names nobody's ping.
 fn said_once() -> Vec<Message> {
     let held = Held {
-        started: 1,
+        count: 1,
         incarnation: 0,
         phase: Phase::Alive,
     };
     let (nonce, subject, answered) = (7, fingerprint(2), Some(true));
-    let (url, started) = (record(1, 1).url, 1);
+    let url = record(1, 1).url;
     vec![
         Message::Ping { nonce, held },
         pong(nonce),
-        Message::Knock {
-            nonce,
-            started,
-            url,
-            held,
-        },
+        Message::Knock { nonce, url, held },
         Message::Witness {
             nonce,
             subject,

@@ -19,7 +19,7 @@ const INCREDIBLE: [Change; 8] = [
         record.fingerprint = fingerprint(8);
         record.url = self::record(8, 1).url;
     }),
-    ("of another life", |_, record| record.started = 2),
+    ("of another life", |_, record| record.count = 2),
     ("another's URL", |_, record| {
         record.url = self::record(8, 1).url;
     }),
@@ -133,7 +133,6 @@ fn a_knock_that_gives_the_address_of_another_is_not_answered() {
         let held = entry(fingerprint(0), 0, 0, Phase::Down).held;
         let message = Message::Knock {
             nonce: 1,
-            started: 1,
             url: url.clone(),
             held,
         };
@@ -152,13 +151,13 @@ fn incarnations_beyond_the_highest_are_not_believed() {
     let subject = fingerprint(0);
     let incarnation = MAX_INCARNATION + 1;
     let held = entry(subject, 0, incarnation, Phase::Alive).held;
-    let (nonce, started) = (machine.nonce(), 1);
+    let (nonce, count) = (machine.nonce(), 1);
     let url = record(1, 1).url;
     for message in [
         Message::Ping { nonce, held },
         Message::Pong {
             nonce,
-            started,
+            count,
             incarnation,
         },
         Message::Witness {
@@ -166,12 +165,7 @@ fn incarnations_beyond_the_highest_are_not_believed() {
             subject,
             held,
         },
-        Message::Knock {
-            nonce,
-            started,
-            url,
-            held,
-        },
+        Message::Knock { nonce, url, held },
     ] {
         let from = fingerprint(1);
         say(&mut machine, 1, message.clone(), NOW);

@@ -114,7 +114,7 @@ fn every_table_is_bounded() {
             say(&mut machine, 1, Message::Delta { entries }, now);
             for i in first..first + 3 {
                 let held = Held {
-                    started: 1,
+                    count: 1,
                     incarnation: 0,
                     phase,
                 };
@@ -299,7 +299,7 @@ fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, no
     let message = match *message {
         Message::Ping { nonce, .. } if pong => Message::Pong {
             nonce,
-            started: 1,
+            count: 1,
             incarnation: 0,
         },
         Message::Witness { nonce, subject, .. } => match testimony {
@@ -362,7 +362,7 @@ fn judge(
 ) -> Result<(), TestCaseError> {
     for (who, (held, _)) in after {
         if let Some((old, _)) = before.get(who) {
-            prop_assert!(held.rank() >= old.rank(), "{old:?} became {held:?}");
+            prop_assert!(held >= old, "{old:?} became {held:?}");
             if held.phase == Phase::Down && old.phase.is_live() {
                 let known = since.get(who).copied();
                 let (incarnation, hard, since) = known.unwrap_or((u64::MAX, false, now));

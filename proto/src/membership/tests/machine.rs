@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::peers::NOW;
 use super::random::{fingerprint, record};
 use crate::Fingerprint;
-use crate::membership::tuning::{MAX_CHANGES, OUTBID};
+use crate::membership::tuning::{MAX_CHANGES, MAX_LIVES, OUTBID};
 use crate::membership::{
-    Config, Entry, Gone, Held, Input, Machine, Message, Output, Phase, TetherState, Wish,
+    Entry, Gone, Held, Input, Machine, Message, Notice, Output, Phase, TetherState, Wish,
 };
 
 pub(super) fn machine() -> Machine {
-    Machine::new(record(0, 1), Config::default(), 1, NOW)
+    Machine::new(record(0, 1), 1, NOW)
 }
 
 pub(super) fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase) -> Entry {
@@ -24,7 +24,7 @@ pub(super) fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase
     Entry {
         fingerprint: who,
         held: Held {
-            started: 1,
+            count: 1,
             incarnation,
             phase,
         },
@@ -140,23 +140,66 @@ fn another_process_with_the_same_key_is_outbid_but_not_without_rest() {
     let mut now = NOW;
     for turn in 0..100u64 {
         now += Duration::from_millis(50);
-        let mut other = entry(fingerprint(0), 0, machine.incarnation() + 1, Phase::Alive);
-        other.held.started = 2;
-        other.record = Some(Arc::new(record(0, 2)));
+        let mut other = entry(fingerprint(0), 0, 0, Phase::Alive);
+        other.held.count = machine.me().count + 1;
+        other.record = Some(Arc::new(record(0, other.held.count)));
         let entries = vec![other];
         say(&mut machine, 1, Message::Delta { entries }, now);
-        assert!(machine.incarnation() > 0, "turn {turn}");
+        assert!(machine.me().count > 1, "turn {turn}");
     }
-    let bids = machine.incarnation() / 2;
+    let bids = machine.me().count / 2;
     let rests = (now - NOW).as_millis() / OUTBID.as_millis();
     assert!(u128::from(bids) <= rests + 1, "{bids} bids");
     // A suspicion of this life itself is outbid at once, each time.
     let before = machine.incarnation();
     for incarnation in before..before + 3 {
-        let entries = vec![entry(fingerprint(0), 0, incarnation, Phase::Suspect)];
+        let mut suspected = entry(fingerprint(0), 0, incarnation, Phase::Suspect);
+        suspected.held.count = machine.me().count;
+        suspected.record = None;
+        let entries = vec![suspected];
         say(&mut machine, 1, Message::Delta { entries }, now);
     }
     assert_eq!(machine.incarnation(), before + 3);
+}
+
+/// What the machine holds of itself once it was told this.
+fn after_being_told(count: u64, incarnation: u64, phase: Phase) -> (Machine, Held) {
+    let mut machine = machine();
+    connect(&mut machine, 1, NOW);
+    while machine.poll_output().is_some() {}
+    let mut told = entry(fingerprint(0), 0, incarnation, phase);
+    (told.held.count, told.record) = (count, None);
+    let entries = vec![told];
+    say(&mut machine, 1, Message::Delta { entries }, NOW);
+    let held = machine.my_held();
+    (machine, held)
+}
+
+#[test]
+fn a_server_whose_count_was_set_back_begins_a_later_life_than_is_known_of_it() {
+    for phase in [Phase::Alive, Phase::Suspect, Phase::Down, Phase::Left] {
+        let (mut machine, held) = after_being_told(5, 9, phase);
+        assert_eq!((held.count, held.incarnation), (6, 0), "{phase:?}");
+        // It is a leave and a join in its own view too.
+        let outputs = std::iter::from_fn(|| machine.poll_output());
+        let notices: Vec<_> = outputs
+            .filter_map(|output| match output {
+                Output::Notice(Notice::Join(who)) => Some((true, who.count)),
+                Output::Notice(Notice::Leave(who)) => Some((false, who.count)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(notices, [(false, 1), (true, 6)]);
+        assert_eq!(machine.me().count, 6);
+    }
+    // Of an earlier life anything may be said.
+    let (_, held) = after_being_told(0, 9, Phase::Left);
+    assert_eq!((held.count, held.incarnation), (1, 0));
+    // A liar gets no further than the greatest count there is.
+    let (_, held) = after_being_told(MAX_LIVES, 0, Phase::Down);
+    assert!(held.count == MAX_LIVES);
+    let (_, held) = after_being_told(MAX_LIVES + 1, 0, Phase::Down);
+    assert_eq!((held.count, held.incarnation), (1, 0));
 }
 
 #[test]
@@ -196,7 +239,7 @@ fn what_is_held_against_an_earlier_life_says_nothing_of_the_next() {
     let mut machine = machine();
     connect(&mut machine, 1, NOW);
     let mut next = entry(fingerprint(2), 2, 0, Phase::Alive);
-    next.held.started = 5;
+    next.held.count = 5;
     next.record = Some(Arc::new(record(2, 5)));
     let entries = vec![next];
     say(&mut machine, 1, Message::Delta { entries }, NOW);

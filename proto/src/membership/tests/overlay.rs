@@ -41,7 +41,7 @@ fn fail(failure: Failure) -> impl Fn(&mut Machine, &Output, Duration) {
             let from = to.fingerprint;
             let message = Message::Pong {
                 nonce: *nonce,
-                started: held.started,
+                count: held.count,
                 incarnation: held.incarnation,
             };
             machine.handle(Input::Datagram { from, message }, now);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{SECOND, becomes_whole, circuit};
-use crate::membership::tuning::{MAX_DEGREE, MAX_INCARNATION, SEEKING};
+use crate::membership::tuning::{MAX_DEGREE, MAX_INCARNATION, MAX_LIVES, SEEKING};
 use crate::membership::{
-    Config, Entry, Gone, Held, Input, MAX_DATAGRAM, Machine, Message, Notice, Output, Phase,
-    Record, TetherState, Wish,
+    Entry, Gone, Held, Input, MAX_DATAGRAM, Machine, Message, Notice, Output, Phase, Record,
+    TetherState, Wish,
 };
 use crate::url::{Host, Server};
 use crate::{Fingerprint, Url};
@@ -88,7 +88,7 @@ pub(super) fn fingerprint(who: u8) -> Fingerprint {
     Fingerprint([who; 32])
 }
 
-pub(super) fn record(who: u8, started: u64) -> Record {
+pub(super) fn record(who: u8, count: u64) -> Record {
     let fingerprint = fingerprint(who);
     let server = Some(Server {
         pid: 1,
@@ -103,7 +103,7 @@ pub(super) fn record(who: u8, started: u64) -> Record {
         fingerprint,
         url,
         name: String::new(),
-        started,
+        count,
     }
 }
 
@@ -125,9 +125,9 @@ fn held() -> impl Strategy<Value = Held> {
         Phase::Down,
         Phase::Left,
     ];
-    (number(), number(), prop::sample::select(phases)).prop_map(|(started, incarnation, phase)| {
+    (number(), number(), prop::sample::select(phases)).prop_map(|(count, incarnation, phase)| {
         Held {
-            started,
+            count,
             incarnation,
             phase,
         }
@@ -142,7 +142,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             age,
             // Now and then the record of somebody else.
             record: whole
-                .then(|| Arc::new(record(if other == 0 { other } else { who }, held.started))),
+                .then(|| Arc::new(record(if other == 0 { other } else { who }, held.count))),
         },
     )
 }
@@ -169,18 +169,15 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(accepted, other)| Message::LinkReply { accepted, other }),
         other().prop_map(|replacement| Message::Unlink { replacement }),
         (number(), held()).prop_map(|(nonce, held)| Message::Ping { nonce, held }),
-        (number(), number(), number()).prop_map(|(nonce, started, incarnation)| Message::Pong {
+        (number(), number(), number()).prop_map(|(nonce, count, incarnation)| Message::Pong {
             nonce,
-            started,
+            count,
             incarnation
         }),
-        (number(), number(), 0..16u8, held()).prop_map(|(nonce, started, who, held)| {
-            Message::Knock {
-                nonce,
-                started,
-                url: record(who, 0).url,
-                held,
-            }
+        (number(), 0..16u8, held()).prop_map(|(nonce, who, held)| Message::Knock {
+            nonce,
+            url: record(who, 0).url,
+            held,
         }),
         (number(), who(), held()).prop_map(|(nonce, subject, held)| Message::Witness {
             nonce,
@@ -212,9 +209,9 @@ fn input() -> impl Strategy<Value = Vec<Input>> {
     ];
     prop_oneof![
         // A connection with a sane introduction, without which nothing else would be listened to.
-        4 => (1..16u8, number(), 0..9u32).prop_map(|(who, started, live)| {
-            let held = Held { started, incarnation: 0, phase: Phase::Alive };
-            let entry = Entry { fingerprint: fingerprint(who), held, age: 0, record: Some(Arc::new(record(who, started))) };
+        4 => (1..16u8, number(), 0..9u32).prop_map(|(who, count, live)| {
+            let held = Held { count, incarnation: 0, phase: Phase::Alive };
+            let entry = Entry { fingerprint: fingerprint(who), held, age: 0, record: Some(Arc::new(record(who, count))) };
             let hello = Message::Hello { entry, live, digest: 1 };
             let peer = fingerprint(who);
             vec![Input::Connected { peer, dialled: true }, Input::Message { from: peer, message: hello }]
@@ -235,11 +232,10 @@ proptest! {
     fn nothing_that_is_said_breaks_the_machine(
         steps in prop::collection::vec((input(), 0..2000u64), 1..120),
         seed in any::<u64>(),
-        incarnation in number(),
     ) {
         let mut now = Duration::from_secs(1);
         let me = record(0, 2);
-        let mut machine = Machine::new(me.clone(), Config { incarnation }, seed, now);
+        let mut machine = Machine::new(me.clone(), seed, now);
         let mut subscribed = BTreeMap::from([(me.fingerprint, Arc::new(me.clone()))]);
         for (inputs, pause) in steps {
             now += Duration::from_millis(pause);
@@ -290,6 +286,7 @@ fn check(
     prop_assert!(machine.is_live(&machine.me().fingerprint));
     prop_assert!(machine.suspected().all(|record| record != machine.me()));
     prop_assert!(machine.incarnation() <= MAX_INCARNATION);
+    prop_assert!(machine.me().count <= MAX_LIVES);
     prop_assert!(machine.neighbours().count() <= MAX_DEGREE + SEEKING);
     Ok(())
 }

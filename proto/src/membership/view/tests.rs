@@ -8,7 +8,7 @@ use crate::url::{Host, Server};
 
 const NOW: Duration = Duration::from_secs(100);
 
-fn record(who: u8, started: u64) -> Arc<Record> {
+fn record(who: u8, count: u64) -> Arc<Record> {
     let fingerprint = Fingerprint([who; 32]);
     let server = Some(Server {
         pid: 1,
@@ -23,7 +23,7 @@ fn record(who: u8, started: u64) -> Arc<Record> {
         fingerprint,
         url,
         name: String::new(),
-        started,
+        count,
     })
 }
 
@@ -31,7 +31,7 @@ fn raise(view: &mut View, (who, held): (u8, Held)) -> Vec<Notice> {
     view.raise(
         Fingerprint([who; 32]),
         held,
-        Some(record(who, held.started)),
+        Some(record(who, held.count)),
         NOW,
     )
 }
@@ -46,8 +46,8 @@ fn values() -> impl Strategy<Value = Vec<(u8, Held)>> {
         Phase::Left,
     ];
     let held = (0..3u64, 0..3u64, prop::sample::select(phases.to_vec())).prop_map(
-        |(started, incarnation, phase)| Held {
-            started,
+        |(count, incarnation, phase)| Held {
+            count,
             incarnation,
             phase,
         },
@@ -55,11 +55,8 @@ fn values() -> impl Strategy<Value = Vec<(u8, Held)>> {
     prop::collection::vec((0..4u8, held), 0..20)
 }
 
-fn state(view: &View) -> Vec<(u64, u64, Phase)> {
-    view.members
-        .iter()
-        .map(|member| member.held().rank())
-        .collect()
+fn state(view: &View) -> Vec<Held> {
+    view.members.iter().map(|member| member.held()).collect()
 }
 
 fn live(view: &View) -> Vec<(Fingerprint, Held)> {
@@ -91,14 +88,14 @@ proptest! {
         let mut view = View::new();
         let mut subscribed = BTreeMap::new();
         for (who, held) in values {
-            let before = view.get(&Fingerprint([who; 32])).map(|member| member.held().rank());
+            let before = view.get(&Fingerprint([who; 32])).map(|member| member.held());
             for notice in raise(&mut view, (who, held)) {
                 match notice {
                     Notice::Join(record) => prop_assert_eq!(subscribed.insert(record.fingerprint, record), None),
                     Notice::Leave(record) => prop_assert_eq!(subscribed.remove(&record.fingerprint), Some(record)),
                 }
             }
-            prop_assert!(view.get(&Fingerprint([who; 32])).map(|member| member.held().rank()) >= before);
+            prop_assert!(view.get(&Fingerprint([who; 32])).map(|member| member.held()) >= before);
             prop_assert!(view.iter().map(|member| &member.record).eq(subscribed.values()));
             prop_assert_eq!(view.live().len(), subscribed.len());
             prop_assert_eq!(view.live().len() + view.buried(), view.members.len());
@@ -118,7 +115,7 @@ proptest! {
 #[test]
 fn an_expired_tombstone_resurrects_nobody() {
     let held = |incarnation, phase| Held {
-        started: 1,
+        count: 1,
         incarnation,
         phase,
     };
@@ -149,7 +146,7 @@ fn tombstones_are_bounded() {
             ..Record::clone(&record(0, 0))
         });
         let held = Held {
-            started: 0,
+            count: 0,
             incarnation: 0,
             phase: Phase::Down,
         };
@@ -179,7 +176,7 @@ fn record_of(who: Fingerprint) -> Option<Arc<Record>> {
 
 fn first(incarnation: u64, phase: Phase) -> Held {
     Held {
-        started: 1,
+        count: 1,
         incarnation,
         phase,
     }

@@ -15,7 +15,7 @@ fn server(number: u32, host: &str) -> Server {
         fingerprint,
         url: format!("circuit://{host}:{}", 1 + number).parse().unwrap(),
         name: "a".to_owned(),
-        started: 1,
+        count: 1,
     }
 }
 

@@ -74,9 +74,9 @@ pub(super) fn restart(sim: &mut Simulation, n: usize) -> Vec<Row> {
         sim.run(SECOND * 2);
         let by = sim.some_up(1);
         if turn % 2 == 0 {
-            // Half of those that keep their identity have kept their incarnation.
-            if turn % 4 == 0 {
-                sim.nodes[i].incarnation += 1;
+            // Half of those that keep their key have had the count of their lives set back.
+            if turn % 4 != 0 {
+                sim.nodes[i].count = 0;
             }
             sim.start(i, &by);
             same.add(sim.exact_after(30));
