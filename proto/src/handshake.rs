@@ -47,6 +47,11 @@ impl Versions {
         let highest = self.highest.min(other.highest);
         (highest >= self.lowest.max(other.lowest)).then_some(highest)
     }
+
+    /// Whether this version is one of them.
+    pub fn contains(self, version: u16) -> bool {
+        (self.lowest..=self.highest).contains(&version)
+    }
 }
 
 /// What a [`Hello`] says besides its versions.
@@ -249,6 +254,12 @@ mod tests {
         check((1, 3), (2, 5), Some(3));
         check((1, 1), (2, 2), None);
         check((3, 1), (1, 3), None);
+        let range = Versions {
+            lowest: 2,
+            highest: 3,
+        };
+        let contained = [1, 2, 3, 4].map(|version| range.contains(version));
+        assert_eq!(contained, [false, true, true, false]);
     }
 
     #[test]

@@ -321,6 +321,9 @@ impl Dialler<'_> {
         };
         auth::check(self.key, End::Acceptor, &exporter, welcome.proof.as_ref())
             .map_err(|reason| DialError::Unproven { address, reason })?;
+        if !SPOKEN.contains(welcome.version) {
+            return Err(broken("it answers in a version that we do not speak"));
+        }
         check_identity(&welcome.identity, fingerprint)
             .map_err(|_| broken("its URL does not name its key"))?;
         Ok(welcome.identity)
