@@ -159,7 +159,7 @@ fn the_examples_of_the_commands_work() {
     let blocks = blocks(COMMANDS, "sh");
     assert!(blocks.len() > 10, "{blocks:?}");
     let printed = shell(&home, &blocks.concat());
-    assert!(printed.contains("copying\ndone\n"), "{printed}");
+    assert!(printed.contains("counting\n13\ndone\n"), "{printed}");
     assert!(printed.contains("/db/bad\texit status 1\n"), "{printed}");
 }
 

@@ -220,6 +220,10 @@ impl Daemon {
 
     /// Starts one; nothing, and a word about it, if it cannot be.
     pub(super) fn start(flags: &'static [&'static str]) -> Option<Daemon> {
+        if !Path::new("/bin/busybox").exists() {
+            skipped("/bin/busybox (busybox-static)");
+            return None;
+        }
         let dir = tempfile::Builder::new()
             .prefix("circuit-dockerd-")
             .tempdir()
