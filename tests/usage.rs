@@ -266,6 +266,7 @@ fn a_stdout_that_is_full_is_an_error() {
         let full = fs::OpenOptions::new().write(true).open("/dev/full");
         let end = home.circuit(line).spawn_into(full.unwrap()).finish();
         let command = match line {
+            "keygen" => "keygen: ",
             "completions bash" => "completions: ",
             _ => "",
         };

@@ -6,11 +6,12 @@
 //!
 //! What a command asks of a circuit, it asks through the client crate.
 
-mod anchors;
+mod anchor;
 mod arguments;
 mod channel;
 mod command;
 mod container;
+mod definition;
 mod dial;
 mod dns;
 mod error;
@@ -21,126 +22,55 @@ mod process;
 mod run;
 mod server;
 mod start;
+mod streams;
+mod subscription;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
-use command::{Cli, Command};
+use command::Cli;
 use error::Failure;
 use interrupt::Interrupts;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = arguments::normalized(std::env::args_os());
-    match Cli::try_parse_from(arguments) {
-        Ok(cli) => error::exit(&execute(cli.command)),
+    match parse(std::env::args_os()) {
+        Ok((name, cli)) => {
+            let result = cli.command.execute();
+            error::exit(&result.map_err(|failure| failure.of_command(name)))
+        }
         Err(wrong) => error::exit_of_usage(&wrong),
+    }
+}
+
+/// The name of the command that the arguments ask for, and the command.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(String, Cli), clap::Error> {
+    let arguments = arguments::normalized(arguments);
+    let mut matches = definition().try_get_matches_from(arguments)?;
+    let name = matches.subcommand_name().unwrap_or_default().to_owned();
+    match Cli::from_arg_matches_mut(&mut matches) {
+        Ok(cli) => Ok((name, cli)),
+        Err(wrong) => Err(wrong.format(&mut definition())),
     }
 }
 
 /// The whole of the definition, for those who print it.
 fn definition() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
-}
-
-fn execute(command: Command) -> Result<u8, Failure> {
-    match command {
-        Command::Start(options) => start::start(options),
-        Command::Keygen { file } => start::keygen(file.as_deref()),
-        Command::Completions { shell } => {
-            output::completions(shell).map_err(|failure| failure.of_command("completions"))
-        }
-        Command::Man { directory } => {
-            output::manual_pages(&directory).map_err(|failure| failure.of_command("man"))
-        }
-        // These end in their own way when they are interrupted: it passes signals on, and so ends as
-        // the process does; readers print what had come.
-        Command::Run(options) => block_on("run", run::run(options)),
-        Command::Stdout { path, dial } => {
-            let which = process::Which::Stdout;
-            block_on("stdout", process::output(path, which, dial))
-        }
-        Command::Stderr { path, dial } => {
-            let which = process::Which::Stderr;
-            block_on("stderr", process::output(path, which, dial))
-        }
-        Command::Recv(options) => block_on("recv", channel::recv(options)),
-        Command::Ls(options) => async_command("ls", anchors::ls(options)),
-        Command::Peek { path, dial } => async_command("peek", anchors::peek(path, dial)),
-        Command::Scrub { path, dial } => async_command("scrub", anchors::scrub(path, dial)),
-        Command::Mkproc { scrub, path, dial } => {
-            async_command("mkproc", process::mkproc(path, scrub, dial))
-        }
-        Command::Mkdkr { scrub, path, dial } => {
-            async_command("mkdkr", container::mkdkr(path, scrub, dial))
-        }
-        Command::Stdin { path, dial } => async_command("stdin", process::stdin(path, dial)),
-        Command::Wait { path, dial } => async_command("wait", process::wait(path, dial)),
-        Command::Waitall { dial } => async_command("waitall", process::waitall(dial)),
-        Command::Signal {
-            group,
-            signal,
-            path,
-            dial,
-        } => async_command("signal", process::signal(signal, path, group, dial)),
-        Command::Mkchan {
-            path,
-            capacity,
-            dial,
-        } => async_command("mkchan", channel::mkchan(path, capacity, dial)),
-        Command::Send { lines, path, dial } => {
-            async_command("send", channel::send(path, lines, dial))
-        }
-        Command::Close { path, dial } => async_command("close", channel::close(path, dial)),
-        Command::Mkdns {
-            zone,
-            path,
-            address,
-            dial,
-        } => async_command("mkdns", dns::mkdns(path, address, zone, dial)),
-        Command::Set {
-            path,
-            record,
-            rest,
-            dial,
-        } => async_command("set", dns::set(path, record, rest, dial)),
-        Command::Unset {
-            path,
-            name,
-            kind,
-            dial,
-        } => async_command("unset", dns::unset(path, name, kind, dial)),
-        Command::MkOnJoin { path, dial } => async_command(
-            "mk@join",
-            channel::subscribe(path, channel::Events::Joins, dial),
-        ),
-        Command::MkOnLeave { path, dial } => async_command(
-            "mk@leave",
-            channel::subscribe(path, channel::Events::Leaves, dial),
-        ),
-        Command::Join { path, url, dial } => async_command("join", server::join(path, url, dial)),
-        Command::Suicide { path, dial } => async_command("suicide", server::suicide(path, dial)),
-        Command::Stk { path, dial } => async_command("stk", server::stk(path, dial)),
-    }
+    Cli::command()
 }
 
 /// Runs a client's command, until it is done or interrupted.
-fn async_command(
-    name: &'static str,
-    command: impl Future<Output = Result<u8, Failure>>,
-) -> Result<u8, Failure> {
-    block_on(name, async {
+fn interruptible(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    block_on(async {
         let done = Interrupts::listen()?.unless(command).await;
         done.unwrap_or_else(Ok)
     })
 }
 
 /// Runs a client's command on a runtime of one thread: a command is over in milliseconds.
-fn block_on(
-    name: &'static str,
-    command: impl Future<Output = Result<u8, Failure>>,
-) -> Result<u8, Failure> {
+fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -156,7 +86,7 @@ fn block_on(
     });
     // A thread that reads a terminal or pipe is not waited for.
     runtime.shutdown_background();
-    result.map_err(|failure| failure.of_command(name))
+    result
 }
 
 /// What the circuit knows of a server that did not answer.
@@ -169,13 +99,4 @@ async fn explained(failure: Failure) -> Failure {
         Some(suspicion) => failure.with_hint(suspicion),
         None => failure,
     }
-}
-
-/// The arguments of this process as the tests of parsing want them.
-#[cfg(test)]
-fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-    let arguments = arguments.iter().map(std::ffi::OsString::from);
-    Cli::try_parse_from(arguments::normalized(
-        std::iter::once("circuit".into()).chain(arguments),
-    ))
 }

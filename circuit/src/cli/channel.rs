@@ -1,49 +1,121 @@
-//! Channels and subscriptions: `mkchan`, `send`, `recv`, `close`, `mk@join`, `mk@leave`.
+//! Channels: `mkchan`, `send`, `recv`, `close`.
 
 use bytes::{Buf, Bytes, BytesMut};
 use circuit_client::{Chan, Code, Error, Path, Receiver, Sender};
+use circuit_proto::element::channel::MAX_CAPACITY;
+use clap::{Args, Subcommand};
 use tokio::io::AsyncReadExt;
 
-use super::command::{Dial, Recv};
-use super::dial::dial;
+use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interrupt::{Asked, Interrupts};
 use super::output::{Pipe, Target};
+use super::{block_on, interruptible};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a channel
+    ///
+    /// It holds up to CAPACITY messages for receivers to come; with 0, a send waits for its
+    /// receiver.
+    Mkchan {
+        /// The anchor
+        path: Path,
+        /// How many messages it holds: at most 16777216
+        #[arg(allow_negative_numbers = true, value_parser = capacity)]
+        capacity: u64,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Send stdin to a channel as a message
+    ///
+    /// Waits until there is a place for the message, and ends once the channel holds all of it, or
+    /// a receiver has it.
+    Send {
+        /// Send every line as a message, without its line end
+        #[arg(long)]
+        lines: bool,
+        /// The channel
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Receive a message from a channel or subscription, and print it
+    ///
+    /// The message is gone from the channel once it is printed; a receiver that is interrupted
+    /// leaves it to another.
+    Recv(Recv),
+    /// Close a channel: what it holds is received still, and it takes no more
+    Close {
+        /// The channel
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Recv {
+    /// Print a line end after each message; alone, one message
+    #[arg(long)]
+    lines: bool,
+    /// Receive so many messages
+    #[arg(long, value_name = "N", conflicts_with = "follow")]
+    #[arg(allow_negative_numbers = true, value_parser = messages)]
+    count: Option<u64>,
+    /// Receive until the channel is closed
+    #[arg(long)]
+    follow: bool,
+    /// The channel or subscription
+    path: Path,
+    #[command(flatten)]
+    dial: Dial,
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Command::Mkchan {
+                path,
+                capacity,
+                dial,
+            } => interruptible(mkchan(path, capacity, dial)),
+            Command::Send { lines, path, dial } => interruptible(send(path, lines, dial)),
+            // Interrupted, it commits the messages that it has written.
+            Command::Recv(options) => block_on(recv(options)),
+            Command::Close { path, dial } => interruptible(close(path, dial)),
+        }
+    }
+}
+
+fn capacity(text: &str) -> Result<u64, String> {
+    let capacity = text.parse().ok();
+    capacity
+        .filter(|capacity| *capacity <= MAX_CAPACITY)
+        .ok_or_else(|| format!("not a number of messages from 0 to {MAX_CAPACITY}"))
+}
+
+fn messages(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| format!("not a number of messages from 0 to {}", u64::MAX))
+}
 
 /// Makes a channel.
-pub(super) async fn mkchan(path: Path, capacity: u64, options: Dial) -> Result<u8, Failure> {
+async fn mkchan(path: Path, capacity: u64, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).make_chan(capacity).await?;
     Ok(0)
 }
 
-/// Which events a subscription tells.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Events {
-    Joins,
-    Leaves,
-}
-
-/// Makes a subscription.
-pub(super) async fn subscribe(path: Path, events: Events, options: Dial) -> Result<u8, Failure> {
-    let client = dial(&options).await?;
-    let anchor = client.anchor(path);
-    match events {
-        Events::Joins => anchor.make_on_join().await?,
-        Events::Leaves => anchor.make_on_leave().await?,
-    };
-    Ok(0)
-}
-
 /// Closes a channel.
-pub(super) async fn close(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn close(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).chan().close().await?;
     Ok(0)
 }
 
 /// Sends stdin, as one message or a message a line.
-pub(super) async fn send(path: Path, lines: bool, options: Dial) -> Result<u8, Failure> {
+async fn send(path: Path, lines: bool, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     let chan = client.anchor(path).chan();
     match lines {
@@ -149,7 +221,7 @@ async fn read(stdin: &mut tokio::io::Stdin, buffer: &mut BytesMut) -> Result<usi
 
 /// Receives one message, or many, on stdout. Interrupted, it still tells the channel of what it has
 /// written.
-pub(super) async fn recv(options: Recv) -> Result<u8, Failure> {
+async fn recv(options: Recv) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let client = match interrupts.unless(dial(&options.dial)).await {
         Ok(client) => client?,

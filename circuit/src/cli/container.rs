@@ -1,11 +1,43 @@
 //! Containers: `mkdkr`. What is done with them afterwards is done as with processes.
 
 use circuit_client::{Path, Run};
+use clap::Subcommand;
 
-use super::command::Dial;
-use super::dial::dial;
+use super::dial::{Dial, dial};
 use super::error::{Failure, say};
+use super::interruptible;
 use super::object::{Form, field, field_or_default};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a container, from a description as JSON on stdin
+    ///
+    /// The server must have been started with -docker. The fields: Image (required), Path, Args,
+    /// Entry, Dir, Env (in addition to the image's), Memory (bytes), CpuShares, Lxc, Volume,
+    /// Network, Ports, Labels, Scrub, and Pull ("missing", "never" or "always": when the image is
+    /// fetched, its progress on stderr).
+    #[command(
+        after_help = "Example: echo '{\"Image\": \"ubuntu\", \"Path\": \"/bin/ls\", \"Args\": \
+[\"/\"]}' | circuit mkdkr /X88550014d4c82e4d/docky"
+    )]
+    Mkdkr {
+        /// Remove the container when it exits, and forget the element once its readers are gone
+        #[arg(long)]
+        scrub: bool,
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Command::Mkdkr { scrub, path, dial } => interruptible(mkdkr(path, scrub, dial)),
+        }
+    }
+}
 
 /// A container as people paste it; its fields in the reference's order, then ours.
 const CONTAINER: Form = Form {
@@ -31,7 +63,7 @@ const CONTAINER: Form = Form {
 };
 
 /// Makes a container from JSON on stdin.
-pub(super) async fn mkdkr(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
+async fn mkdkr(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
     let mut run = parse(&CONTAINER.read().await?)?;
     run.scrub |= scrub;
     let client = dial(&options).await?;

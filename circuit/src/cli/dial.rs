@@ -11,9 +11,51 @@ use std::time::Duration;
 use circuit_client::runtime_dir::{LocalServer, RuntimeDir};
 use circuit_client::{Client, Key, ServerEntry, ServerId, ServerState, Url, key_file};
 use circuit_proto::path::ServerPart;
+use clap::Args;
 
-use super::command::{self, Dial};
 use super::error::{Failure, say};
+
+/// How to reach the circuit.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Reaching the circuit")]
+pub(super) struct Dial {
+    /// Dial this server
+    // Named apart from the URL that `join` takes.
+    #[arg(id = "dial", short = 'd', long = "dial", value_name = "URL")]
+    pub(super) url: Option<Url>,
+    /// Ask this multicast group for a server [env: CIRCUIT_DISCOVER]
+    #[arg(long, value_name = "GROUP:PORT", value_parser = group)]
+    pub(super) discover: Option<SocketAddr>,
+    /// The file that holds the circuit's key [env: CIRCUIT_HMAC]
+    #[arg(long, value_name = "FILE")]
+    pub(super) hmac: Option<PathBuf>,
+    /// The deadline of operations that do not block by nature
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(super) timeout: Duration,
+}
+
+/// A multicast group and port.
+pub(super) fn group(text: &str) -> Result<SocketAddr, String> {
+    let group: SocketAddr = text
+        .parse()
+        .map_err(|_| "not GROUP:PORT, as in 228.8.8.8:7711".to_owned())?;
+    match group {
+        group if !group.ip().is_multicast() => Err(
+            "not a multicast address: those are 224.0.0.0 to 239.255.255.255, and ff00::/8"
+                .to_owned(),
+        ),
+        group if group.port() == 0 => Err("the port cannot be 0".to_owned()),
+        group => Ok(group),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().unwrap_or(f64::NAN);
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() && seconds <= 1e9 => Ok(duration),
+        _ => Err("not a number of seconds above 0, and at most 1000000000".to_owned()),
+    }
+}
 
 /// What the process's one command has dialled: some end without having closed it.
 static DIALLED: OnceLock<Client> = OnceLock::new();
@@ -111,7 +153,7 @@ pub(super) fn groups_in_environment() -> Result<Vec<SocketAddr>, Failure> {
     let groups = value.split([' ', ',']).filter(|group| !group.is_empty());
     groups
         .map(|group| {
-            command::group(group)
+            self::group(group)
                 .map_err(|error| Failure::usage(format!("CIRCUIT_DISCOVER={group}: {error}")))
         })
         .collect()

@@ -1,13 +1,88 @@
 //! DNS servers: `mkdns`, `set`, `unset`.
 
 use circuit_client::Path;
+use clap::Subcommand;
 
-use super::command::Dial;
-use super::dial::dial;
+use super::dial::{Dial, dial};
 use super::error::Failure;
+use super::interruptible;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a DNS server
+    ///
+    /// It answers over UDP and TCP, and is empty: `set` gives it records, `peek` tells its address.
+    Mkdns {
+        /// Serve the live servers of the circuit in this zone, as xID.ZONE and _circuit._udp.ZONE
+        #[arg(long, value_name = "ZONE")]
+        zone: Option<String>,
+        /// The anchor
+        path: Path,
+        /// Where it answers; a missing port is any free one [default: the server's own address]
+        #[arg(value_name = "HOST[:PORT]")]
+        address: Option<String>,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Set a record of a DNS server
+    ///
+    /// One that is there already changes nothing; one that differs only in its TTL replaces the
+    /// other. TTL and class may be left out: 3600 and IN. Names are taken from the root.
+    #[command(
+        after_help = "Example: circuit set /X88550014d4c82e4d/mydns \"miek.nl. 3600 IN MX 10 mx.miek.nl.\""
+    )]
+    Set {
+        /// The DNS server
+        path: Path,
+        /// The record, as in a zone file
+        record: String,
+        /// What follows where the record is not quoted: refused in better words than clap's.
+        #[arg(hide = true)]
+        rest: Vec<String>,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Remove the records of a name from a DNS server
+    Unset {
+        /// The DNS server
+        path: Path,
+        /// The name
+        name: String,
+        /// Only the records of this type
+        #[arg(value_name = "TYPE")]
+        kind: Option<String>,
+        #[command(flatten)]
+        dial: Dial,
+    },
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Command::Mkdns {
+                zone,
+                path,
+                address,
+                dial,
+            } => interruptible(mkdns(path, address, zone, dial)),
+            Command::Set {
+                path,
+                record,
+                rest,
+                dial,
+            } => interruptible(set(path, record, rest, dial)),
+            Command::Unset {
+                path,
+                name,
+                kind,
+                dial,
+            } => interruptible(unset(path, name, kind, dial)),
+        }
+    }
+}
 
 /// Makes a DNS server.
-pub(super) async fn mkdns(
+async fn mkdns(
     path: Path,
     address: Option<String>,
     zone: Option<String>,
@@ -27,12 +102,7 @@ pub(super) async fn mkdns(
 }
 
 /// Sets a record.
-pub(super) async fn set(
-    path: Path,
-    record: String,
-    rest: Vec<String>,
-    options: Dial,
-) -> Result<u8, Failure> {
+async fn set(path: Path, record: String, rest: Vec<String>, options: Dial) -> Result<u8, Failure> {
     if !rest.is_empty() {
         let hint = format!("circuit set {path} '{record} {}'", rest.join(" "));
         return Err(Failure::usage("a record is one argument: quote it").with_hint(hint));
@@ -43,7 +113,7 @@ pub(super) async fn set(
 }
 
 /// Removes the records of a name.
-pub(super) async fn unset(
+async fn unset(
     path: Path,
     name: String,
     kind: Option<String>,

@@ -26,7 +26,7 @@ const NO_CIRCUIT: u8 = 255;
 #[derive(Debug)]
 pub(super) struct Failure {
     status: u8,
-    command: Option<&'static str>,
+    command: Option<String>,
     text: String,
     hint: Option<String>,
     /// The text begins with an anchor's path.
@@ -84,7 +84,7 @@ impl Failure {
     }
 
     /// The command that failed, which the message names first.
-    pub(super) fn of_command(mut self, name: &'static str) -> Failure {
+    pub(super) fn of_command(mut self, name: String) -> Failure {
         self.command = Some(name);
         self
     }
@@ -221,10 +221,8 @@ pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
         Ok(status) => ExitCode::from(*status),
         Err(failure) if failure.pipe_closed => ExitCode::from(failure.status),
         Err(failure) => {
-            let command = failure
-                .command
-                .map(|name| format!("{name}: "))
-                .unwrap_or_default();
+            let command = failure.command.as_ref();
+            let command = command.map(|name| format!("{name}: ")).unwrap_or_default();
             // A path follows its command without a colon: `mkproc /X…/a: …`.
             let command = match failure.of_anchor {
                 true => command.replace(": ", " "),

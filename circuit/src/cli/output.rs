@@ -1,7 +1,6 @@
 //! The one place that writes to stdout. A reader who has gone is no error.
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -182,25 +181,6 @@ pub(super) fn help(asked: &clap::Error) -> Result<(), Failure> {
         .print()
         .and_then(|()| io::stdout().flush())
         .map_err(|error| failed(&error))
-}
-
-/// Prints the completions of a shell.
-pub(super) fn completions(shell: clap_complete::Shell) -> Result<u8, Failure> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut super::definition(), "circuit", &mut text);
-    print(&String::from_utf8_lossy(&text))?;
-    Ok(0)
-}
-
-/// Writes the manual pages, one per command.
-pub(super) fn manual_pages(directory: &Path) -> Result<u8, Failure> {
-    clap_mangen::generate_to(super::definition(), directory).map_err(|error| {
-        Failure::operation(
-            &format!("cannot write the manual pages to {}", directory.display()),
-            &error,
-        )
-    })?;
-    Ok(0)
 }
 
 #[cfg(test)]

@@ -4,14 +4,50 @@ use parking_lot::Mutex;
 use std::os::fd::BorrowedFd;
 
 use circuit_client::{Cmd, Code, Error, Path, Proc, Reader, TerminalSize, process};
+use clap::{Args, Subcommand};
 use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::command::Run;
-use super::dial::dial;
+use super::block_on;
+use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::output::{Pipe, Target};
-use super::process::{Copied, copy};
+use super::streams::{Copied, copy};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Execute a command on a server as if it ran here
+    ///
+    /// Makes a process, attaches stdin, stdout and stderr, passes signals on, exits as the process
+    /// did (128 + the signal's number if one ended it), and scrubs it. Killed, it leaves
+    /// nothing behind: the process is hung up, as by a terminal that closes.
+    #[command(override_usage = "circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...")]
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Run it on a terminal, which is this one
+    #[arg(short = 'i', long)]
+    interactive: bool,
+    /// Where to make the process: an anchor, or a server's path, id or name for a new anchor there
+    #[arg(value_name = "PATH|SERVER")]
+    place: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    dial: Dial,
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            // It passes signals on, and ends as the process does.
+            Command::Run(options) => block_on(run(options)),
+        }
+    }
+}
 
 /// A signal's name, and the signal.
 type Named = (&'static str, fn() -> SignalKind);
@@ -28,7 +64,7 @@ const PASSED_ON: [Named; 6] = [
 ];
 
 /// Runs a command on a server, attached, and exits as it did.
-pub(super) async fn run(options: Run) -> Result<u8, Failure> {
+async fn run(options: Run) -> Result<u8, Failure> {
     let mut cmd = command(&options.command)?;
     let place = place(&options.place)?;
     let terminal = match options.interactive {

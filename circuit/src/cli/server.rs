@@ -3,11 +3,49 @@
 use std::time::Duration;
 
 use circuit_client::{Client, Error, Path, ServerEntry, ServerId, Url};
+use clap::Subcommand;
 
-use super::command::Dial;
-use super::dial::dial;
+use super::dial::{Dial, dial};
 use super::error::{Failure, say};
+use super::interruptible;
 use super::output::{Pipe, Target};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Merge the circuit of a server with another circuit
+    Join {
+        /// The server
+        path: Path,
+        /// A server of the other circuit
+        url: Url,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Make a server leave the circuit and exit
+    Suicide {
+        /// The server
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Print what a server's threads and operations are doing
+    Stk {
+        /// The server
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Command::Join { path, url, dial } => interruptible(join(path, url, dial)),
+            Command::Suicide { path, dial } => interruptible(suicide(path, dial)),
+            Command::Stk { path, dial } => interruptible(stk(path, dial)),
+        }
+    }
+}
 
 /// How long the dialled server may take to hear of the one that was joined. Chosen: many times what
 /// news takes.
@@ -18,7 +56,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Merges a server's circuit with another. Says so if another server than the one that was meant
 /// was there.
-pub(super) async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Failure> {
+async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     let place = format!("join {path}");
     client.anchor(path).as_server().join(url.clone()).await?;
@@ -56,14 +94,14 @@ async fn found_at(client: &Client, url: &Url) -> Result<ServerId, Error> {
 }
 
 /// Makes a server leave.
-pub(super) async fn suicide(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn suicide(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).as_server().suicide().await?;
     Ok(0)
 }
 
 /// Prints what a server is doing.
-pub(super) async fn stk(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn stk(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     let mut text = client.anchor(path).as_server().stacks().await?;
     let mut out = Pipe::new(Target::Stdout);

@@ -1,26 +1,87 @@
 //! `start` and `keygen`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use circuit_client::{Url, key_file};
 use circuit_proto::path::check_name;
 use circuit_proto::url::Host;
+use clap::{Args, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::command::{LogFormat, Start};
-use super::dial;
+use super::dial::{self, group};
 use super::error::{Failure, chain, say};
 use super::output::print;
 use crate::server::address::{self, AddressError};
 use crate::server::{self, Listen, Options, log};
 
-/// Runs a server until it is told to stop.
-pub(super) fn start(flags: Start) -> Result<u8, Failure> {
-    serve(flags).map_err(|failure| failure.of_command("start"))
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a server on this host until it is told to stop
+    ///
+    /// Prints its URL as the first line of stdout, and a log of its operations on stderr. Leaves
+    /// the circuit in order on SIGINT and SIGTERM; the processes it started go on.
+    ///
+    /// Without -a, -if, -discover and -j it listens on loopback only.
+    Start(Start),
+    /// Print a new key for a circuit, or write it to a new file
+    Keygen {
+        /// The file, which must not exist; it is made with mode 0600
+        file: Option<PathBuf>,
+    },
 }
 
-fn serve(flags: Start) -> Result<u8, Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Start {
+    /// The address to listen on; a missing port is any free one
+    #[arg(short = 'a', long = "addr", value_name = "HOST[:PORT]")]
+    address: Option<String>,
+    /// Listen on this network interface's address
+    #[arg(long = "if", value_name = "NAME")]
+    interface: Option<String>,
+    /// The address that others dial, where it is another than the one listened on
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<String>,
+    /// A name for people [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Keep the server's identity in this directory, and come back as itself
+    #[arg(long, value_name = "DIR")]
+    var: Option<PathBuf>,
+    /// Join this server's circuit; may be repeated
+    #[arg(short = 'j', long, value_name = "URL")]
+    join: Vec<Url>,
+    /// Find other servers on this multicast group; may be repeated [env: CIRCUIT_DISCOVER]
+    #[arg(long, value_name = "GROUP:PORT", value_parser = group)]
+    discover: Vec<SocketAddr>,
+    /// The file that holds the circuit's key [env: CIRCUIT_HMAC]
+    #[arg(long, value_name = "FILE")]
+    hmac: Option<PathBuf>,
+    /// Host containers, by the Docker Engine that DOCKER_HOST names or that is found at its usual place
+    #[arg(long)]
+    docker: bool,
+    /// The form of the log on stderr
+    #[arg(long, value_name = "FORM", default_value = "text")]
+    log: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Command::Start(flags) => start(flags),
+            Command::Keygen { file } => keygen(file.as_deref()),
+        }
+    }
+}
+
+/// Runs a server until it is told to stop.
+fn start(flags: Start) -> Result<u8, Failure> {
     let format = match flags.log {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
@@ -182,9 +243,8 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
 }
 
 /// Prints a new key, or writes it to a new file.
-pub(super) fn keygen(file: Option<&Path>) -> Result<u8, Failure> {
-    let failed =
-        |error: key_file::KeyFileError| Failure::failed(chain(&error)).of_command("keygen");
+fn keygen(file: Option<&Path>) -> Result<u8, Failure> {
+    let failed = |error: key_file::KeyFileError| Failure::failed(chain(&error));
     let key = key_file::generate().map_err(failed)?;
     match file {
         Some(path) => key_file::write_new(path, &key).map_err(failed)?,

@@ -4,17 +4,65 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use circuit_client::{Client, ElementKind, Entry, Path, Pattern, ServerEntry, ServerState};
+use clap::{Args, Subcommand};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::command::{Dial, Ls};
-use super::dial::dial;
+use super::dial::{Dial, dial};
 use super::error::{Failure, say};
+use super::interruptible;
 use super::output::{print, print_indented, print_json};
-use super::process::AT_ONCE;
+use super::streams::AT_ONCE;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List anchors
+    Ls(Ls),
+    /// Print the status of an element as JSON; null if there is none
+    Peek {
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Remove an element; a process or container that runs goes on, forgotten
+    ///
+    /// A container that has ended is removed from its Engine too.
+    Scrub {
+        /// The anchor
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Show what each anchor holds, and of servers the name and address
+    #[arg(short = 'l', long)]
+    long: bool,
+    /// Print what is below an anchor before the anchor
+    #[arg(long)]
+    depth: bool,
+    /// An anchor, whose children are listed, or PATH/... for all that is below it
+    #[arg(default_value = "/")]
+    pattern: Pattern,
+    #[command(flatten)]
+    dial: Dial,
+}
+
+impl Command {
+    pub(super) fn execute(self) -> Result<u8, Failure> {
+        match self {
+            Command::Ls(options) => interruptible(ls(options)),
+            Command::Peek { path, dial } => interruptible(peek(path, dial)),
+            Command::Scrub { path, dial } => interruptible(scrub(path, dial)),
+        }
+    }
+}
 
 /// Lists anchors. A server that does not answer is named, and the rest is printed all the same.
-pub(super) async fn ls(options: Ls) -> Result<u8, Failure> {
+async fn ls(options: Ls) -> Result<u8, Failure> {
     let client = dial(&options.dial).await?;
     let (mut entries, silent) = entries(&client, &options.pattern).await?;
     match options.depth {
@@ -141,7 +189,7 @@ fn long_lines(entries: &[Entry]) -> String {
 }
 
 /// Prints the status of an element; `null` where there is none.
-pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     let status = client.anchor(path).peek().await?;
     match status {
@@ -163,7 +211,7 @@ pub(super) async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
 }
 
 /// Removes an element.
-pub(super) async fn scrub(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn scrub(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     client.anchor(path).scrub().await?;
     Ok(0)
