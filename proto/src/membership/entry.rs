@@ -77,7 +77,7 @@ pub struct Entry {
     pub fingerprint: Fingerprint,
     /// What is held of it.
     pub held: Held,
-    /// For how many seconds it has been down, or stalled; 0 otherwise.
+    /// For how many seconds it has been stalled, down or gone; 0 otherwise.
     pub age: u32,
     /// Its record; left out where the receiver is thought to know.
     pub record: Option<Arc<Record>>,
