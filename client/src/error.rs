@@ -7,7 +7,7 @@ use circuit_proto::path::PathError;
 use circuit_proto::{Code, Path, Url};
 
 pub use crate::transport::dial::DialError;
-use crate::transport::stream::{StreamError, loss};
+use crate::transport::stream::StreamError;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,7 @@ impl Error {
             StreamError::Lost(lost) => Error::CircuitGone {
                 path: path.clone(),
                 url: url.clone(),
-                reason: loss(&lost),
+                reason: lost.to_string(),
             },
             StreamError::Protocol(codec) => Error::protocol(path, codec),
         }

@@ -8,5 +8,6 @@ mod buffer;
 pub mod congestion;
 pub mod dial;
 pub mod endpoint;
+pub mod lost;
 pub mod stream;
 pub mod tls;

@@ -14,10 +14,10 @@ use circuit_proto::handshake::{
 };
 use circuit_proto::{Fingerprint, Key, Life, Url};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, TransportErrorCode};
 
 use super::endpoint::{close, plain};
-use super::stream::{RecvHalf, SendHalf, StreamError, loss};
+use super::lost::Lost;
+use super::stream::{RecvHalf, SendHalf, StreamError};
 use super::tls::{self, Certificate, Pin, Verifier};
 
 /// How long a dial may take. A closed port never says so over UDP. Lost first packets are
@@ -267,7 +267,7 @@ impl Dialler<'_> {
                     expected: expected(pin),
                     found,
                 },
-                None => lost(address, error, timeout),
+                None => lost(address, error.into(), timeout),
             })?;
         // TLS has proved that there is one; only a defect could lose it.
         let fingerprint = tls::peer_fingerprint(&connection)
@@ -308,7 +308,7 @@ impl Dialler<'_> {
         let (send, recv) = connection
             .open_bi()
             .await
-            .map_err(|e| lost(address, e, timeout))?;
+            .map_err(|e| lost(address, e.into(), timeout))?;
         let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
         let hello = hello.encode().map_err(|error| failed(error.into()))?;
         send.raw_frame(hello.into()).await.map_err(failed)?;
@@ -356,27 +356,15 @@ fn expected(pin: Pin) -> String {
     }
 }
 
-fn lost(address: SocketAddr, error: ConnectionError, after: Duration) -> DialError {
-    match &error {
-        ConnectionError::TimedOut => DialError::NoAnswer { address, after },
-        ConnectionError::ApplicationClosed(closed) => match refusal(u64::from(closed.error_code)) {
-            Some(reason) => DialError::Refused { address, reason },
-            None => DialError::Broken {
-                address,
-                reason: loss(&error),
-            },
-        },
-        ConnectionError::ConnectionClosed(closed)
-            if closed.error_code == TransportErrorCode::CONNECTION_REFUSED =>
-        {
-            DialError::Refused {
-                address,
-                reason: Refused::Busy,
-            }
-        }
-        _ => DialError::Broken {
+fn lost(address: SocketAddr, lost: Lost, after: Duration) -> DialError {
+    let refused = |reason| DialError::Refused { address, reason };
+    match (&lost, lost.code().and_then(refusal)) {
+        (_, Some(reason)) => refused(reason),
+        (Lost::Silent, None) => DialError::NoAnswer { address, after },
+        (Lost::Refused, None) => refused(Refused::Busy),
+        (_, None) => DialError::Broken {
             address,
-            reason: loss(&error),
+            reason: lost.to_string(),
         },
     }
 }
@@ -404,7 +392,8 @@ fn stream_lost(
     after: Duration,
 ) -> DialError {
     match (error, connection.close_reason()) {
-        (StreamError::Lost(error), _) | (_, Some(error)) => lost(address, error, after),
+        (StreamError::Lost(error), _) => lost(address, error, after),
+        (_, Some(error)) => lost(address, error.into(), after),
         (error, None) => DialError::Broken {
             address,
             reason: error.to_string(),

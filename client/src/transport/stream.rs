@@ -12,23 +12,25 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use circuit_proto::codec::{self, CodecError, HEADER, MAX_CHUNK, MAX_FRAME};
-use circuit_proto::handshake::Close;
 use circuit_proto::request::End;
-use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::backend::Fate;
+pub use self::backend::{Receiving, Sending};
 use super::buffer::Buffer;
+use super::lost::Lost;
 
-/// The code of a reset or a stop: whoever used the stream went away.
-const ABANDONED: VarInt = VarInt::from_u32(1);
+mod backend;
+pub mod memory;
+#[cfg(test)]
+mod tests;
 
-/// Why a stream gave nothing more.
+/// Why a stream gives or takes nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The other side said in order that it failed.
@@ -38,72 +40,26 @@ pub enum StreamError {
     #[error("the other side abandoned the stream")]
     Abandoned,
     /// The connection is lost.
-    #[error("the connection is lost: {}", loss(.0))]
-    Lost(#[from] ConnectionError),
+    #[error("the connection is lost: {0}")]
+    Lost(Lost),
     /// The other side broke the protocol.
     #[error(transparent)]
     Protocol(#[from] CodecError),
 }
 
-/// A lost connection in words, none of which are the peer's: what it gives as its reason may be
-/// anything.
-pub fn loss(lost: &ConnectionError) -> String {
-    match lost {
-        ConnectionError::TimedOut => "it no longer answers".to_owned(),
-        // All that it says is that it does not know the connection.
-        ConnectionError::Reset => {
-            "it was restarted, or had not heard from us for too long".to_owned()
-        }
-        ConnectionError::LocallyClosed => "we closed it".to_owned(),
-        ConnectionError::ApplicationClosed(closed) => match u64::from(closed.error_code) {
-            code if code == Close::Leaving as u64 => "it left the circuit".to_owned(),
-            code => format!("it closed the connection with code {code}"),
-        },
-        ConnectionError::ConnectionClosed(closed) => {
-            format!("it closed the connection: {}", closed.error_code)
-        }
-        ConnectionError::VersionMismatch
-        | ConnectionError::TransportError(_)
-        | ConnectionError::CidsExhausted => lost.to_string(),
-    }
-}
-
-impl From<WriteError> for StreamError {
-    fn from(error: WriteError) -> StreamError {
-        match error {
-            WriteError::ConnectionLost(lost) => StreamError::Lost(lost),
-            WriteError::Stopped(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {
-                StreamError::Abandoned
-            }
-        }
-    }
-}
-
-impl From<ReadError> for StreamError {
-    fn from(error: ReadError) -> StreamError {
-        match error {
-            ReadError::ConnectionLost(lost) => StreamError::Lost(lost),
-            ReadError::Reset(_)
-            | ReadError::ClosedStream
-            | ReadError::IllegalOrderedRead
-            | ReadError::ZeroRttRejected => StreamError::Abandoned,
-        }
-    }
-}
-
 /// The sending half of a stream. Dropped before [`finish`](Self::finish), it resets.
 #[derive(Debug)]
 pub struct SendHalf {
-    inner: quinn::SendStream,
+    inner: Sending,
     queued: VecDeque<Bytes>,
     finished: bool,
 }
 
 impl SendHalf {
     /// Wraps a stream that nothing was written to.
-    pub fn new(inner: quinn::SendStream) -> SendHalf {
+    pub fn new(inner: impl Into<Sending>) -> SendHalf {
         SendHalf {
-            inner,
+            inner: inner.into(),
             queued: VecDeque::new(),
             finished: false,
         }
@@ -160,15 +116,14 @@ impl SendHalf {
     /// Ends the stream in order. What was sent is delivered still.
     pub fn finish(&mut self) {
         self.finished = true;
-        // Fails only on a stream that was reset or finished before, and then says nothing new.
-        let _ = self.inner.finish();
+        self.inner.finish();
     }
 
     /// Resolves when the other side lets go of the stream, or the connection is lost.
     pub fn abandoned(&self) -> impl Future<Output = ()> + Send + 'static {
-        let stopped = self.inner.stopped();
+        let fate = self.inner.fate();
         async move {
-            if let Ok(None) = stopped.await {
+            if let Fate::Received = fate.await {
                 // All was received in order: nobody lets go of anything.
                 std::future::pending().await
             }
@@ -177,10 +132,10 @@ impl SendHalf {
 
     /// Resolves when the other side has received all of a stream that was finished, or never will.
     pub fn received(&self) -> impl Future<Output = ()> + Send + 'static {
-        let stopped = self.inner.stopped();
+        let fate = self.inner.fate();
         async move {
             // However it went, there is nothing more to wait for.
-            let _ = stopped.await;
+            let _ = fate.await;
         }
     }
 
@@ -213,11 +168,9 @@ impl SendHalf {
     /// Sends what is queued, as far as the other side takes it.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         while !self.queued.is_empty() {
-            let written = {
-                let write = self.inner.write_chunks(self.queued.make_contiguous());
-                ready!(pin!(write).poll(cx))?
-            };
-            self.queued.drain(..written.chunks);
+            let pieces = self.queued.make_contiguous();
+            let written = ready!(self.inner.poll_write(cx, pieces))?;
+            self.queued.drain(..written);
         }
         Poll::Ready(Ok(()))
     }
@@ -230,7 +183,7 @@ impl SendHalf {
 impl Drop for SendHalf {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = self.inner.reset(ABANDONED);
+            self.inner.reset();
         }
     }
 }
@@ -238,7 +191,7 @@ impl Drop for SendHalf {
 /// The receiving half of a stream. Dropped before its end, it asks the other side to stop.
 #[derive(Debug)]
 pub struct RecvHalf {
-    inner: quinn::RecvStream,
+    inner: Receiving,
     buffer: Buffer,
     data: Data,
 }
@@ -262,9 +215,9 @@ const PIECES: usize = 32;
 
 impl RecvHalf {
     /// Wraps a stream that nothing was read from.
-    pub fn new(inner: quinn::RecvStream) -> RecvHalf {
+    pub fn new(inner: impl Into<Receiving>) -> RecvHalf {
         RecvHalf {
-            inner,
+            inner: inner.into(),
             buffer: Buffer::default(),
             data: Data::Header,
         }
@@ -387,11 +340,7 @@ impl RecvHalf {
     /// Buffers what has arrived; `false` if the stream has finished.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
         let mut pieces: [Bytes; PIECES] = Default::default();
-        let read = {
-            let read = self.inner.read_chunks(&mut pieces);
-            ready!(pin!(read).poll(cx))?
-        };
-        let Some(count) = read else {
+        let Some(count) = ready!(self.inner.poll_read(cx, &mut pieces))? else {
             return Poll::Ready(Ok(false));
         };
         for piece in pieces.into_iter().take(count) {
@@ -407,7 +356,7 @@ impl Drop for RecvHalf {
         // would cost a packet each way for every request.
         let mut cx = Context::from_waker(Waker::noop());
         if !matches!(self.poll_more(&mut cx), Poll::Ready(Ok(false))) {
-            let _ = self.inner.stop(ABANDONED);
+            self.inner.stop();
         }
     }
 }

@@ -1,0 +1,179 @@
+//! The two halves of a stream as a transport gives them: bytes, a finish, a reset, a stop.
+//!
+//! [`SendHalf`](super::SendHalf) and [`RecvHalf`](super::RecvHalf) stand on these, and nobody above
+//! those two knows which transport carries a stream. A further transport is a variant of each enum.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use quinn::{ReadError, VarInt, WriteError};
+
+use super::{StreamError, memory};
+use crate::transport::lost::Lost;
+
+/// The code of a reset or a stop: the user of the stream went away.
+const ABANDONED: VarInt = VarInt::from_u32(1);
+
+/// The sending half of a stream.
+#[derive(Debug)]
+pub enum Sending {
+    /// Of a QUIC connection.
+    Quic(quinn::SendStream),
+    /// Between two ends in one process.
+    Memory(memory::Sender),
+}
+
+/// The receiving half of a stream.
+#[derive(Debug)]
+pub enum Receiving {
+    /// Of a QUIC connection.
+    Quic(quinn::RecvStream),
+    /// Between two ends in one process.
+    Memory(memory::Receiver),
+}
+
+/// What became of a sending half in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// The other side has received all of it.
+    Received,
+    /// The other side asked to stop, or the connection is lost.
+    Abandoned,
+}
+
+impl Sending {
+    /// Sends as much as the other side takes now, at least something; gives the number of pieces
+    /// that were taken whole. Of the piece behind them the part that was taken is cut off.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &mut [Bytes],
+    ) -> Poll<Result<usize, StreamError>> {
+        match self {
+            Sending::Quic(stream) => {
+                let written = ready!(pin!(stream.write_chunks(pieces)).poll(cx))?;
+                Poll::Ready(Ok(written.chunks))
+            }
+            Sending::Memory(sender) => sender.poll_write(cx, pieces),
+        }
+    }
+
+    /// Ends the stream in order: what was written is still delivered.
+    pub(super) fn finish(&mut self) {
+        match self {
+            // Fails only on a stream that was reset or finished before, and then says nothing new.
+            Sending::Quic(stream) => drop(stream.finish()),
+            Sending::Memory(sender) => sender.finish(),
+        }
+    }
+
+    /// Abandons the stream: what was not delivered yet never is.
+    pub(super) fn reset(&mut self) {
+        match self {
+            Sending::Quic(stream) => drop(stream.reset(ABANDONED)),
+            Sending::Memory(sender) => sender.reset(),
+        }
+    }
+
+    /// Resolves when nothing more can become of the stream.
+    pub(super) fn fate(&self) -> impl Future<Output = Fate> + Send + 'static {
+        enum Of<Q, M> {
+            Quic(Q),
+            Memory(M),
+        }
+        let of = match self {
+            Sending::Quic(stream) => Of::Quic(stream.stopped()),
+            Sending::Memory(sender) => Of::Memory(sender.fate()),
+        };
+        async move {
+            match of {
+                Of::Quic(stopped) => match stopped.await {
+                    Ok(None) => Fate::Received,
+                    Ok(Some(_)) | Err(_) => Fate::Abandoned,
+                },
+                Of::Memory(fate) => fate.await,
+            }
+        }
+    }
+}
+
+impl Receiving {
+    /// Takes what has arrived, in as many pieces as fit; gives their number, `None` at the finish.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &mut [Bytes],
+    ) -> Poll<Result<Option<usize>, StreamError>> {
+        match self {
+            Receiving::Quic(stream) => {
+                let read = ready!(pin!(stream.read_chunks(pieces)).poll(cx))?;
+                Poll::Ready(Ok(read))
+            }
+            Receiving::Memory(receiver) => receiver.poll_read(cx, pieces),
+        }
+    }
+
+    /// Asks the other side to send no more.
+    pub(super) fn stop(&mut self) {
+        match self {
+            // Fails only on a stream that has ended.
+            Receiving::Quic(stream) => drop(stream.stop(ABANDONED)),
+            Receiving::Memory(receiver) => receiver.stop(),
+        }
+    }
+}
+
+impl From<quinn::SendStream> for Sending {
+    fn from(stream: quinn::SendStream) -> Sending {
+        Sending::Quic(stream)
+    }
+}
+
+impl From<memory::Sender> for Sending {
+    fn from(sender: memory::Sender) -> Sending {
+        Sending::Memory(sender)
+    }
+}
+
+impl From<quinn::RecvStream> for Receiving {
+    fn from(stream: quinn::RecvStream) -> Receiving {
+        Receiving::Quic(stream)
+    }
+}
+
+impl From<memory::Receiver> for Receiving {
+    fn from(receiver: memory::Receiver) -> Receiving {
+        Receiving::Memory(receiver)
+    }
+}
+
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> StreamError {
+        match error {
+            WriteError::ConnectionLost(lost) => StreamError::Lost(lost.into()),
+            WriteError::Stopped(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {
+                StreamError::Abandoned
+            }
+        }
+    }
+}
+
+impl From<ReadError> for StreamError {
+    fn from(error: ReadError) -> StreamError {
+        match error {
+            ReadError::ConnectionLost(lost) => StreamError::Lost(lost.into()),
+            ReadError::Reset(_)
+            | ReadError::ClosedStream
+            | ReadError::IllegalOrderedRead
+            | ReadError::ZeroRttRejected => StreamError::Abandoned,
+        }
+    }
+}
+
+impl From<quinn::ConnectionError> for StreamError {
+    fn from(error: quinn::ConnectionError) -> StreamError {
+        StreamError::Lost(Lost::from(error))
+    }
+}
