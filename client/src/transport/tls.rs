@@ -29,6 +29,10 @@ use rustls::{
 pub struct Certificate {
     der: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
+    /// The same key, ready to sign with: to read it derives the public half again.
+    pair: Arc<Ed25519KeyPair>,
+    /// The public half.
+    public: [u8; 32],
     fingerprint: Fingerprint,
 }
 
@@ -44,6 +48,9 @@ pub enum CertificateReadError {
     /// The certificate is not one.
     #[error("not a certificate")]
     NotACertificate,
+    /// The key is of another kind, or another certificate's.
+    #[error("the private key is not the Ed25519 key of the certificate")]
+    NotItsKey,
 }
 
 impl Certificate {
@@ -66,9 +73,20 @@ impl Certificate {
         let der =
             CertificateDer::from_pem_slice(text.as_bytes()).map_err(CertificateReadError::Pem)?;
         let fingerprint = fingerprint_of(&der).ok_or(CertificateReadError::NotACertificate)?;
+        let not_its_key = CertificateReadError::NotItsKey;
+        let pair = match Ed25519KeyPair::from_pkcs8_maybe_unchecked(key.secret_der()) {
+            Ok(pair) => Arc::new(pair),
+            Err(_) => return Err(not_its_key),
+        };
+        let public = <[u8; 32]>::try_from(pair.public_key().as_ref());
+        let Some(public) = public.ok().filter(|public| claimed(public) == fingerprint) else {
+            return Err(not_its_key);
+        };
         Ok(Certificate {
             der,
             key,
+            pair,
+            public,
             fingerprint,
         })
     }
@@ -79,13 +97,14 @@ impl Certificate {
     }
 
     /// Signs a message outside of connections. [`Signed::signer`] checks it.
-    pub fn sign(&self, message: &[u8]) -> Option<Signed> {
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(self.key.secret_der()).ok()?;
-        let public = pair.public_key().as_ref().try_into().ok()?;
-        Some(Signed {
-            public,
-            signature: pair.sign(message).as_ref().try_into().ok()?,
-        })
+    pub fn sign(&self, message: &[u8]) -> Signed {
+        let mut signature = [0; 64];
+        // All signatures of this kind have 64 bytes.
+        signature.copy_from_slice(self.pair.sign(message).as_ref());
+        Signed {
+            public: self.public,
+            signature,
+        }
     }
 }
 
@@ -106,10 +125,7 @@ const SPKI_PREFIX: [u8; 12] = [
 impl Signed {
     /// Who says that they signed: proven only by [`signer`](Self::signer).
     pub fn claimed(&self) -> Fingerprint {
-        let mut spki = [0; 44];
-        spki[..12].copy_from_slice(&SPKI_PREFIX);
-        spki[12..].copy_from_slice(&self.public);
-        Fingerprint::of_public_key(&spki)
+        claimed(&self.public)
     }
 
     /// Who signed the message; `None` if the signature is another message's.
@@ -120,11 +136,21 @@ impl Signed {
     }
 }
 
+/// The fingerprint of an Ed25519 public key.
+fn claimed(public: &[u8; 32]) -> Fingerprint {
+    let mut spki = [0; 44];
+    spki[..12].copy_from_slice(&SPKI_PREFIX);
+    spki[12..].copy_from_slice(public);
+    Fingerprint::of_public_key(&spki)
+}
+
 impl Clone for Certificate {
     fn clone(&self) -> Certificate {
         Certificate {
             der: self.der.clone(),
             key: self.key.clone_key(),
+            pair: self.pair.clone(),
+            public: self.public,
             fingerprint: self.fingerprint,
         }
     }
@@ -370,7 +396,7 @@ mod tests {
     #[test]
     fn a_signature_names_its_signer() {
         let (certificate, _) = Certificate::generate().unwrap();
-        let signed = certificate.sign(b"message").unwrap();
+        let signed = certificate.sign(b"message");
         assert_eq!(signed.signer(b"message"), Some(certificate.fingerprint()));
         assert_eq!(signed.signer(b"another"), None);
     }
@@ -381,5 +407,13 @@ mod tests {
         let (_, text) = Certificate::generate().unwrap();
         let cut = &text[..text.find("-----BEGIN CERT").unwrap()];
         assert!(Certificate::from_pem(cut).is_err());
+        // Datagrams are signed with the key, which is read once: here.
+        let (_, other) = Certificate::generate().unwrap();
+        let at = |text: &str| text.find("-----BEGIN CERT").unwrap();
+        let anothers = text[..at(&text)].to_owned() + &other[at(&other)..];
+        assert!(Certificate::from_pem(&anothers).is_err());
+        let kind = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let another_kind = kind.serialize_pem() + &text[at(&text)..];
+        assert!(Certificate::from_pem(&another_kind).is_err());
     }
 }
