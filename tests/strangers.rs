@@ -1,6 +1,7 @@
 //! Peers that do not behave: rubbish, silence, forgery, floods. The server goes on.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use circuit_client::transport::congestion::Windows;
@@ -11,6 +12,7 @@ use circuit_client::transport::tls::{Certificate, Pin};
 use circuit_proto::codec;
 use circuit_proto::element::anchor;
 use circuit_proto::handshake::{ALPN, Answer, Close, Identity, Refused, Role, SPOKEN};
+use circuit_proto::membership::{Entry, Held, Message, Phase, Record};
 use circuit_proto::request::{Op, Reply, Request};
 use circuit_proto::{Code, Path};
 use quinn::ConnectionError;
@@ -52,11 +54,21 @@ async fn dialled(
     server: &Server,
     role: impl FnOnce(&Certificate) -> Role,
 ) -> Result<Accepted, DialError> {
+    dialled_with(home, server, 1, role).await
+}
+
+/// The same, letting the server open this number of streams.
+async fn dialled_with(
+    home: &Home,
+    server: &Server,
+    streams: u8,
+    role: impl FnOnce(&Certificate) -> Role,
+) -> Result<Accepted, DialError> {
     let (endpoint, _) = dialling(&[server.address()]).unwrap();
     let (certificate, _) = Certificate::generate().unwrap();
     let role = role(&certificate);
     let mut transport = transport_config(&Windows::default());
-    transport.max_concurrent_uni_streams(1_u8.into());
+    transport.max_concurrent_uni_streams(streams.into());
     let dialler = Dialler {
         endpoint: &endpoint,
         certificate: &certificate,
@@ -340,4 +352,63 @@ async fn a_client_cannot_speak_in_anothers_name() {
         line.contains("who=127.0.0.1:") && !line.contains("somebody else"),
         "{line}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_does_not_read_loses_its_link_and_is_told_of_once() {
+    let home = Home::new();
+    let one = home.start("one");
+    // The server may open no stream, so that all that it says waits.
+    let introduced = |certificate: &Certificate| {
+        let Role::Link(identity, _) = member(certificate) else {
+            unreachable!("a member has a link");
+        };
+        let (fingerprint, count) = (certificate.fingerprint(), identity.count);
+        let held = Held {
+            count,
+            incarnation: 0,
+            phase: Phase::Alive,
+        };
+        let record = Record {
+            fingerprint,
+            url: identity.url.clone(),
+            name: identity.name.clone(),
+            count,
+        };
+        let hello = Message::Hello {
+            entry: Entry {
+                fingerprint,
+                held,
+                age: 0,
+                record: Some(Arc::new(record)),
+            },
+            live: 1,
+            digest: 0,
+        };
+        Role::Link(identity, hello.encode().unwrap())
+    };
+    let dialled = dialled_with(&home, &one, 0, introduced).await;
+    let peer = dialled.unwrap().connection;
+    let mut send = peer.open_uni().await.unwrap();
+    let ping = Message::Ping {
+        nonce: 1,
+        held: Held {
+            count: 0,
+            incarnation: 0,
+            phase: Phase::Alive,
+        },
+    };
+    let pings = framed(&ping.encode().unwrap()).repeat(8000);
+    // The link is closed before all of them are read.
+    let _ = send.write_all(&pings).await;
+    let closed = tokio::time::timeout(Duration::from_secs(5), peer.closed()).await;
+    match closed.unwrap() {
+        ConnectionError::ApplicationClosed(closed) => {
+            assert_eq!(closed.error_code.into_inner(), Close::Slow as u64);
+        }
+        other => panic!("{other}"),
+    }
+    one.logs("reads too slowly");
+    serves(&one);
+    assert_eq!(one.log().matches("reads too slowly").count(), 1);
 }

@@ -59,7 +59,9 @@ impl Link {
 
     /// Queues a message. A peer that is too far behind loses its connection.
     pub(super) fn send(&self, message: Message) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(message) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(message)
+            && self.is_open()
+        {
             tracing::warn!("{} reads too slowly: closing the link", self.accepted);
             self.close(Close::Slow);
         }
