@@ -7,21 +7,23 @@
 //!
 //! It knows nothing of anchors.
 
+mod addresses;
 pub mod datagram;
 pub mod discovery;
 mod link;
 pub mod multicast;
-mod names;
 pub mod outbound;
 pub mod seek;
 pub mod tether;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT};
+use circuit_client::transport::endpoint::plain;
 use circuit_client::transport::tls::Pin;
 use circuit_proto::element::anchor::{ServerEntry, ServerState};
 use circuit_proto::handshake::Close;
@@ -31,9 +33,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use addresses::Addresses;
 use datagram::Datagrams;
 use link::Link;
-use names::{Names, System};
 use outbound::Outbound;
 use tether::{Subject, Tethers};
 
@@ -109,7 +111,7 @@ pub struct Driver {
     me: Fingerprint,
     queue: mpsc::Receiver<Event>,
     datagrams: Datagrams,
-    names: Names,
+    addresses: Addresses,
     tethers: Arc<Tethers>,
     links: BTreeMap<Fingerprint, Link>,
     next_number: u64,
@@ -137,7 +139,7 @@ impl Peer {
             me: peer.me().fingerprint,
             peer: peer.clone(),
             queue,
-            names: Names::new(System, datagrams.reaches_v6()),
+            addresses: Addresses::new(datagrams.reaches_v6()),
             datagrams,
             tethers,
             links: BTreeMap::new(),
@@ -342,13 +344,10 @@ impl Driver {
                     Some(event) => self.on_event(event),
                     None => return,
                 },
-                Some((source, from, message)) = self.datagrams.recv(me) => {
-                    self.names.heard(from, source);
+                Some((from, message)) = self.datagrams.recv(me) => {
                     self.handle(Input::Datagram { from, message });
                 }
-                Some((to, address, message)) = self.names.found() => {
-                    self.datagrams.send(to, address, &message);
-                }
+                Some(()) = self.addresses.found() => (),
                 () = tokio::time::sleep_until(due.unwrap_or(self.begin)), if due.is_some() => {
                     self.handle(Input::Tick);
                 }
@@ -490,7 +489,7 @@ impl Driver {
                 }
             }
             Output::Datagram { to, message } => {
-                if let Some((address, message)) = self.names.find(&to, message, Instant::now()) {
+                if let Some(address) = self.address_of(&to) {
                     self.datagrams.send(to.fingerprint, address, &message);
                 }
             }
@@ -507,6 +506,17 @@ impl Driver {
                 }
                 self.peer.changes.send_modify(|count| *count += 1);
             }
+        }
+    }
+
+    /// Where a datagram to this server goes; `None` if that is not known yet.
+    fn address_of(&mut self, to: &Record) -> Option<SocketAddr> {
+        if let Some(address) = to.url.address() {
+            return Some(address);
+        }
+        match self.links.get(&to.fingerprint) {
+            Some(link) if link.is_open() => Some(plain(link.accepted.connection.remote_address())),
+            _ => self.addresses.of(&to.url, Instant::now()),
         }
     }
 

@@ -60,7 +60,7 @@ pub struct Datagrams {
     v6: bool,
     certificate: Certificate,
     key: Option<Key>,
-    received: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    received: mpsc::Receiver<Vec<u8>>,
     second: Second,
 }
 
@@ -149,21 +149,21 @@ impl Datagrams {
         let _ = self.socket.send_to(&packet, address);
     }
 
-    /// The next message that was meant for `me` and signed by the sender it names, and where it
-    /// came from: whoever has recorded it can repeat it from anywhere.
+    /// The next message that was meant for `me`, and the sender who signed it. Whoever has recorded
+    /// it can send it again, from anywhere.
     ///
     /// **Cancellation:** may be dropped at any time.
-    pub async fn recv(&mut self, me: Fingerprint) -> Option<(SocketAddr, Fingerprint, Message)> {
+    pub async fn recv(&mut self, me: Fingerprint) -> Option<(Fingerprint, Message)> {
         loop {
-            let (source, packet) = self.received.recv().await?;
+            let packet = self.received.recv().await?;
             let Some(rest) = admitted(self.key.as_ref(), me, &packet) else {
                 continue;
             };
             if !self.second.takes(rest) {
                 continue;
             }
-            if let Some((from, message)) = read(me, rest) {
-                return Some((source, from, message));
+            if let Some(read) = read(me, rest) {
+                return Some(read);
             }
         }
     }
@@ -201,7 +201,7 @@ fn signed_bytes(to: Fingerprint, body: &[u8]) -> Vec<u8> {
 #[derive(Debug)]
 struct Divided {
     inner: Arc<dyn AsyncUdpSocket>,
-    found: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    found: mpsc::Sender<Vec<u8>>,
 }
 
 impl AsyncUdpSocket for Divided {
@@ -225,7 +225,7 @@ impl AsyncUdpSocket for Divided {
             for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
                 if packet.len() <= MAX_PACKET && packet.first() == Some(&MARK) {
                     // A full queue loses it, as the network might.
-                    let _ = self.found.try_send((meta.addr, packet.to_vec()));
+                    let _ = self.found.try_send(packet.to_vec());
                 }
             }
         }
