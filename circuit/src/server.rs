@@ -1,18 +1,17 @@
 //! A server: one endpoint, one tree of anchors, one place in the circuit.
 //!
 //! [`start`] binds and begins; [`Running::finished`] lasts until the server has left. The parts:
-//! [`accept`] lets peers in, [`dispatch`] executes their requests, [`call`] answers them, [`forward`] passes on those for
-//! other servers, [`operations`] keeps count and log.
+//! [`accept`] lets peers in, [`dispatch`] routes their requests, [`ops`] executes them, [`call`]
+//! answers them, [`forward`] passes on those for other servers, [`operations`] keeps count and log.
 
 mod accept;
 pub mod address;
 mod call;
-mod container;
 mod dispatch;
 mod forward;
 pub mod log;
-mod message;
 pub mod operations;
+mod ops;
 mod requests;
 mod strangers;
 pub mod var_dir;
@@ -28,13 +27,10 @@ use std::time::{Duration, SystemTime};
 use circuit_client::runtime_dir::{Registration, RuntimeDir, RuntimeDirError};
 use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::{endpoint, tls};
-use circuit_proto::element::Status;
-use circuit_proto::element::anchor::Listed;
-use circuit_proto::element::subscription::Source;
 use circuit_proto::handshake::{Close, Identity};
 use circuit_proto::membership::Record;
 use circuit_proto::url::{Host, Server as UrlServer};
-use circuit_proto::{Error, Fingerprint, Key, Url};
+use circuit_proto::{Fingerprint, Key, Url};
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::watch;
@@ -43,7 +39,7 @@ use tracing::{info, warn};
 
 use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
-use crate::element::{self, Element};
+use crate::element::{self, Element, Kind};
 use crate::peer::multicast::{Multicast, Scope};
 use crate::peer::outbound::Outbound;
 use crate::peer::tether::{self, Tethers};
@@ -242,7 +238,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         registration: Mutex::new(registration),
     });
     if let Ok(own) = server.tree.reserve(&[]) {
-        own.commit(Element::Server);
+        own.commit(element::server::Server::new(&server).into_element());
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
@@ -315,7 +311,7 @@ impl Running {
             _ = leaving.wait_for(|leaving| *leaving) => (),
         }
         self.server.stop();
-        self.server.end_dns().await;
+        self.server.shut_elements_down().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(FAREWELL, self.server.peer.leave()).await;
         endpoint::close_all(&self.server.endpoint, &self.server.windows, Close::Leaving);
@@ -326,16 +322,13 @@ impl Running {
 }
 
 impl Server {
-    /// Ends the threads of its DNS servers.
-    async fn end_dns(&self) {
+    /// Tells its elements that the server ends.
+    async fn shut_elements_down(&self) {
         let mut all = Vec::new();
-        self.tree.visit_subtree(&[], |_, element| {
-            if let Some(Element::Dns(dns)) = element {
-                all.push(dns.clone());
-            }
-        });
-        for dns in all {
-            dns.end().await;
+        self.tree
+            .visit_subtree(&[], |_, element| all.extend(element.cloned()));
+        for element in all {
+            element.shutdown().await;
         }
     }
 
@@ -373,49 +366,6 @@ impl Server {
     fn count_client(self: &Arc<Self>) -> ClientCount {
         self.clients.fetch_add(1, Ordering::Relaxed);
         ClientCount(self.clone())
-    }
-
-    /// The status of one of its elements.
-    async fn status(&self, element: Option<&Element>) -> Result<Option<Status>, Error> {
-        let Some(element) = element else {
-            return Ok(None);
-        };
-        Ok(Some(match element {
-            Element::Server => Status::Server(element::server::status(self)),
-            Element::Process(process) => Status::Process(process.status()),
-            Element::Channel(channel) => Status::Channel(channel.status()),
-            Element::Subscription(subscription) => match subscription.source() {
-                Source::Join => Status::OnJoin(subscription.status()),
-                Source::Leave => Status::OnLeave(subscription.status()),
-            },
-            Element::Dns(dns) => Status::Dns(dns.status()),
-            Element::Container(container) => {
-                Status::Container(Box::new(container.inspect().await?))
-            }
-        }))
-    }
-
-    /// The anchors below one, for a listing.
-    fn anchors(&self, base: &[String], recursive: bool) -> Vec<Listed> {
-        let entry = |path: String, element: Option<&Element>| Listed::Anchor {
-            path,
-            kind: element.map(Element::kind),
-        };
-        match recursive {
-            true => {
-                let mut all = Vec::new();
-                self.tree.visit_subtree(base, |names, element| {
-                    all.push(entry(names.join("/"), element));
-                });
-                all
-            }
-            false => {
-                let children = self.tree.children(base).into_iter();
-                children
-                    .map(|(name, element)| entry(name, element.as_ref()))
-                    .collect()
-            }
-        }
     }
 }
 

@@ -22,10 +22,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::channel::{HELD, MAX_CAPACITY, Status};
-use circuit_proto::{Code, Error};
+use circuit_proto::{Code, ElementKind, Error};
 use tokio::sync::Notify;
 
+use super::Lifecycle;
 use queue::{Claim, Fate, Match, Pulled, Queue, Refused, Ticket};
 
 /// A channel.
@@ -153,6 +155,20 @@ impl Channel {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock()
+    }
+}
+
+impl Lifecycle for Channel {
+    fn kind(&self) -> ElementKind {
+        ElementKind::Channel
+    }
+
+    async fn status(&self) -> Result<AnyStatus, Error> {
+        Ok(AnyStatus::Channel(self.status()))
+    }
+
+    async fn scrubbed(&self) {
+        self.scrub();
     }
 }
 

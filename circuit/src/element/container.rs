@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::container::{Inspected, Pull, Run, Status};
 use circuit_proto::element::process::Phase;
-use circuit_proto::{Code, Error, Path};
+use circuit_proto::{Code, ElementKind, Error, Path};
 use futures_util::{Stream, TryStreamExt};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
@@ -31,8 +32,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::process::rfc3339;
-use super::signals;
 use super::streams::{self, Attachable, Course, Descriptor, Input, Output, Streams, held_pipe};
+use super::{Lifecycle, signals};
 use engine::{Engine, EngineError, Frames, Sink};
 
 /// A container element.
@@ -464,6 +465,24 @@ impl Container {
 
     fn end(&self) -> parking_lot::MutexGuard<'_, Option<End>> {
         self.end.lock()
+    }
+}
+
+impl Lifecycle for Container {
+    fn kind(&self) -> ElementKind {
+        ElementKind::Container
+    }
+
+    async fn status(&self) -> Result<AnyStatus, Error> {
+        Ok(AnyStatus::Container(Box::new(self.inspect().await?)))
+    }
+
+    async fn retire(&self) -> Result<(), Error> {
+        self.remove().await
+    }
+
+    async fn scrubbed(&self) {
+        self.scrub();
     }
 }
 

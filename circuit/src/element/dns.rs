@@ -23,12 +23,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::dns::Status;
 use circuit_proto::membership::Notice;
-use circuit_proto::{Code, Error, ServerId};
+use circuit_proto::{Code, ElementKind, Error, ServerId};
 use hickory_proto::rr::Name;
 use tokio::sync::oneshot;
 
+use super::Lifecycle;
 use crate::peer::Watch;
 use live::Live;
 use records::Records;
@@ -142,6 +144,25 @@ impl Dns {
     fn take_thread(&self) -> Option<Thread> {
         let mut thread = self.thread.lock();
         thread.take()
+    }
+}
+
+impl Lifecycle for Dns {
+    fn kind(&self) -> ElementKind {
+        ElementKind::Dns
+    }
+
+    async fn status(&self) -> Result<AnyStatus, Error> {
+        Ok(AnyStatus::Dns(self.status()))
+    }
+
+    async fn scrubbed(&self) {
+        self.end().await;
+    }
+
+    /// Its thread would outlive the server's runtime.
+    async fn shutdown(&self) {
+        self.end().await;
     }
 }
 

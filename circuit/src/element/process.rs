@@ -17,16 +17,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
-use circuit_proto::{Code, Error};
+use circuit_proto::{Code, ElementKind, Error};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::sync::Notify;
 
 pub use inherited::keep_from_children;
 pub use spawn::SpawnError;
 
-use super::signals;
 use super::streams::{Attachable, Course, Descriptor, Input, Output, Streams};
+use super::{Lifecycle, signals};
 
 /// A process element.
 #[derive(Debug)]
@@ -324,6 +325,20 @@ impl Process {
 
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock()
+    }
+}
+
+impl Lifecycle for Process {
+    fn kind(&self) -> ElementKind {
+        ElementKind::Process
+    }
+
+    async fn status(&self) -> Result<AnyStatus, Error> {
+        Ok(AnyStatus::Process(self.status()))
+    }
+
+    async fn scrubbed(&self) {
+        self.scrub();
     }
 }
 

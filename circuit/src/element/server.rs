@@ -1,15 +1,56 @@
-//! The server's own element: its status, and what it is doing.
+//! The server as the element of its own anchor: its status, and the state of its threads and
+//! operations.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::{Arc, Weak};
 
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::server::Status;
+use circuit_proto::{Code, ElementKind, Error};
 
+use super::Lifecycle;
 use super::process::rfc3339;
-use crate::server::Server;
+use crate::server::Server as Host;
 
-/// What `peek` tells of the server.
-pub fn status(server: &Server) -> Status {
+/// The element at the server's own anchor.
+#[derive(Debug)]
+pub struct Server {
+    /// Weak, as the server holds the tree, and the tree this.
+    host: Weak<Host>,
+}
+
+impl Server {
+    /// The element of this server.
+    pub fn new(host: &Arc<Host>) -> Arc<Server> {
+        Arc::new(Server {
+            host: Arc::downgrade(host),
+        })
+    }
+}
+
+impl Lifecycle for Server {
+    fn kind(&self) -> ElementKind {
+        ElementKind::Server
+    }
+
+    async fn status(&self) -> Result<AnyStatus, Error> {
+        match self.host.upgrade() {
+            Some(host) => Ok(AnyStatus::Server(status(&host))),
+            None => Err(Error::new(Code::Closed, "the server has ended")),
+        }
+    }
+
+    async fn retire(&self) -> Result<(), Error> {
+        let message = "a server's own anchor holds the server for as long as it lives";
+        Err(Error::new(Code::Refused, message))
+    }
+
+    async fn scrubbed(&self) {}
+}
+
+/// The status of the server.
+fn status(server: &Host) -> Status {
     let view = server.peer.view();
     Status {
         addr: server.me.url.clone(),
@@ -31,7 +72,7 @@ pub fn status(server: &Server) -> Status {
 
 /// The operations in flight, from the server's own table, its connections, and its threads, from
 /// `/proc`.
-pub fn stacks(server: &Server) -> String {
+pub fn stacks(server: &Host) -> String {
     let mut text = String::new();
     let in_flight = server.operations.in_flight();
     // Writing to a string cannot fail.

@@ -8,10 +8,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::subscription::{Source, Status};
 use circuit_proto::membership::Notice;
 use circuit_proto::{ElementKind, Error, Path};
 
+use super::Lifecycle;
 use super::channel::Channel;
 use crate::peer::Watch;
 
@@ -42,19 +44,6 @@ impl Subscription {
         &self.channel
     }
 
-    /// Which events it holds.
-    pub fn source(&self) -> Source {
-        self.source
-    }
-
-    /// Its kind.
-    pub fn kind(&self) -> ElementKind {
-        match self.source {
-            Source::Join => ElementKind::OnJoin,
-            Source::Leave => ElementKind::OnLeave,
-        }
-    }
-
     /// What `peek` tells.
     pub fn status(&self) -> Status {
         Status {
@@ -63,6 +52,26 @@ impl Subscription {
             closed: self.channel.status().aborted,
             dropped: self.dropped.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Lifecycle for Subscription {
+    fn kind(&self) -> ElementKind {
+        match self.source {
+            Source::Join => ElementKind::OnJoin,
+            Source::Leave => ElementKind::OnLeave,
+        }
+    }
+
+    async fn status(&self) -> Result<AnyStatus, Error> {
+        Ok(match self.source {
+            Source::Join => AnyStatus::OnJoin(self.status()),
+            Source::Leave => AnyStatus::OnLeave(self.status()),
+        })
+    }
+
+    async fn scrubbed(&self) {
+        self.channel.scrub();
     }
 }
 

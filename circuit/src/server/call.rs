@@ -1,24 +1,27 @@
-//! One request that this server executes, and the ways in which it is answered: by a value, by data,
-//! or by taking data.
+//! One request that this server executes: the anchor and element that it is for, and the ways in
+//! which it is answered.
 //!
 //! **Cancellation:** a caller that goes away ends what was done for it; what it held is free.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
 use circuit_proto::codec::{self, MAX_CHUNK};
 use circuit_proto::element::anchor::Listed;
 use circuit_proto::request::{End, Reply, Value};
-use circuit_proto::{Code, Error};
+use circuit_proto::{Code, Error, Path};
 use serde::Serialize;
 
 use super::Server;
 use super::operations::Operation;
-use crate::element::streams::{Attachable, Reading, Writing};
+use crate::anchor::Reservation;
+use crate::element::{Element, Kind};
 
 /// A request that this server executes.
 pub(super) struct Call {
     pub(super) server: Arc<Server>,
+    pub(super) path: Path,
     pub(super) operation: Operation,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
@@ -33,216 +36,158 @@ impl From<StreamError> for Gone {
     }
 }
 
-/// What became of an output's reader.
-enum Given {
-    /// It was told all, or wants no more of it: how that ended.
-    All(End),
-    /// It left the rest to the next.
-    Left,
-}
-
-/// What the `End` of a reader says.
-enum Parting {
-    /// Nobody wants the rest: it is discarded.
-    Close,
-    /// The rest is the next reader's.
-    Leave,
-}
-
-impl Parting {
-    fn take(self, reading: &Reading) -> Given {
-        match self {
-            Parting::Close => {
-                reading.discard();
-                Given::All(Ok(()))
-            }
-            Parting::Leave => Given::Left,
-        }
-    }
-}
-
-/// Resolves when a reader parts in order. One that is gone says nothing.
-async fn parting(recv: &mut RecvHalf) -> Parting {
-    loop {
-        match recv.data().await {
-            // Readers send no data.
-            Ok(Some(_)) => (),
-            Ok(None) => return Parting::Close,
-            Err(StreamError::Failed(_)) => return Parting::Leave,
-            Err(StreamError::Abandoned | StreamError::Lost(_) | StreamError::Protocol(_)) => {
-                std::future::pending().await
-            }
-        }
-    }
-}
-
+/// The anchor and its element.
 impl Call {
-    /// Hands an output to the caller, live, until it ends or either goes away.
-    pub(super) async fn read(mut self, mut reading: Reading, element: &dyn Attachable) {
-        let given = self.give(&mut reading, element).await;
-        // The place is free before the caller hears of the end.
-        drop(reading);
-        match given {
-            Ok(given) => {
-                let end = match given {
-                    Given::All(end) => end,
-                    // It wanted to know no more, which is not to know the end.
-                    Given::Left => {
-                        element.attached_gone();
-                        Ok(())
-                    }
-                };
-                self.operation.log(end.as_ref().err());
-                let _ = self.send.end(end).await;
-            }
-            Err(Gone) => element.attached_gone(),
+    /// The anchor's names below its server's own anchor.
+    pub(super) fn names(&self) -> &[String] {
+        self.path.below_server()
+    }
+
+    /// The element that the anchor holds now.
+    pub(super) fn element(&self) -> Option<Element> {
+        self.server.tree.get(self.names())
+    }
+
+    /// The element that the anchor holds now, if it is of this kind.
+    pub(super) fn element_of<K: Kind>(&self) -> Result<Arc<K>, Error> {
+        let element = self.element();
+        match element.as_ref().and_then(K::of) {
+            Some(element) => Ok(element.clone()),
+            None => Err(self.wrong_kind(element)),
         }
     }
 
-    async fn give(
+    /// The error of an element that does not take the operation, or is not there.
+    pub(super) fn wrong_kind(&self, element: Option<Element>) -> Error {
+        match element {
+            None => nothing_there(),
+            Some(element) => {
+                let (kind, what) = (element.kind(), self.operation.what());
+                Error::new(Code::WrongKind, format!("a {kind} does not take {what}"))
+            }
+        }
+    }
+
+    /// Makes an element that is there at once.
+    pub(super) fn make<K: Kind>(
         &mut self,
-        reading: &mut Reading,
-        element: &dyn Attachable,
-    ) -> Result<Given, Gone> {
-        self.send.frame(&Reply::Ok(Value::default())).await?;
-        let abandoned = self.send.abandoned();
-        tokio::pin!(abandoned);
-        let parting = parting(&mut self.recv);
-        tokio::pin!(parting);
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                () = element.streams().scrubbed() => return Ok(Given::All(Err(scrubbed()))),
-                // Before more is handed to it.
-                parting = &mut parting => return Ok(parting.take(reading)),
-                chunk = reading.next() => chunk,
-                () = &mut abandoned => return Err(Gone),
-            };
-            let chunk = match chunk {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return Ok(Given::All(Ok(()))),
-                Err(error) => return Ok(Given::All(Err(error))),
-            };
-            let sent = self.send.data(chunk);
-            tokio::pin!(sent);
-            let parting = tokio::select! {
-                biased;
-                sent = &mut sent => {
-                    sent?;
-                    reading.handed();
-                    continue;
-                }
-                parting = &mut parting => parting,
-            };
-            // It reads what is under way, and then our end.
-            if let Parting::Leave = parting {
-                sent.await?;
-                reading.handed();
-            }
-            return Ok(parting.take(reading));
+        make: impl FnOnce() -> Result<Arc<K>, Error>,
+    ) -> Result<(), Error> {
+        let (tree, names) = (&self.server.tree, self.path.below_server());
+        let make = || {
+            let place = tree.reserve(names);
+            let place = place.map_err(|_| occupied(tree.get(names)))?;
+            place.commit(make()?.into_element());
+            Ok(())
+        };
+        self.operation.in_order(make, |_| true)
+    }
+
+    /// Keeps the anchor for an element that is about to be made. A loser is logged at once, a
+    /// winner when its element is there.
+    pub(super) fn reserve(&mut self) -> Result<Reservation<Element>, Error> {
+        let (tree, names) = (&self.server.tree, self.path.below_server());
+        let reserve = || tree.reserve(names).map_err(|_| occupied(tree.get(names)));
+        self.operation.in_order(reserve, Result::is_err)
+    }
+
+    /// Puts an element into the place that was kept for it.
+    pub(super) fn commit<K: Kind>(&mut self, place: Reservation<Element>, element: &Arc<K>) {
+        let element = element.clone().into_element();
+        let committed = || {
+            place.commit(element);
+            Ok(())
+        };
+        // Does not fail.
+        let _ = self.operation.in_order(committed, |_| true);
+    }
+
+    /// Does something that changes the element, and logs it in the order in which changes took
+    /// effect.
+    pub(super) fn in_order<T>(
+        &mut self,
+        change: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.operation.in_order(change, |_| true)
+    }
+}
+
+/// The answer.
+impl Call {
+    /// Waits for something, until the caller goes away. It is pinned by the caller of this, as a
+    /// future that is passed by value has its place in a request twice.
+    pub(super) async fn unless_gone<T>(
+        &self,
+        wait: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Gone> {
+        tokio::select! {
+            biased;
+            done = wait => Ok(done),
+            () = self.send.abandoned() => Err(Gone),
         }
     }
 
-    /// Takes an input from the caller until it ends or either goes away.
-    pub(super) async fn write(mut self, mut writing: Writing, element: &dyn Attachable) {
-        let taken = self.take(&mut writing, element).await;
-        // The place is free before the caller hears of the end.
-        drop(writing);
-        match taken {
-            Ok(end) => {
-                self.operation.log(end.as_ref().err());
-                let Call { send, recv, .. } = self;
-                // Why first, then that no more is read: whichever arrives first, the caller learns
-                // why.
-                let _ = send.end(end).await;
-                drop(recv);
-            }
-            // The stdin stays open for another writer, unless the element is to hang up. Of one
-            // that has ended nobody expects an end of the data.
-            Err(Gone) if !element.streams().is_over() => element.attached_gone(),
-            Err(Gone) => (),
-        }
-    }
-
-    async fn take(&mut self, writing: &mut Writing, element: &dyn Attachable) -> Result<End, Gone> {
-        self.send.frame(&Reply::Ok(Value::default())).await?;
-        let abandoned = self.send.abandoned();
-        tokio::pin!(abandoned);
-        loop {
-            let data = tokio::select! {
-                data = self.recv.data() => data?,
-                () = element.streams().scrubbed() => return Ok(Err(scrubbed())),
-                () = &mut abandoned => return Err(Gone),
-            };
-            // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
-            let done = async {
-                match data {
-                    Some(data) => writing.write(&data).await.map(|()| false),
-                    None => writing.end().await.map(|()| true),
-                }
-            };
-            let done = tokio::select! {
-                biased;
-                done = done => done,
-                () = element.streams().scrubbed() => Err(scrubbed()),
-                _ = element.streams().over() => Err(Writing::closed()),
-                () = &mut abandoned => return Err(Gone),
-            };
-            match done {
-                Ok(false) => (),
-                Ok(true) => return Ok(Ok(())),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    pub(super) async fn list(mut self, entries: Vec<Listed>) {
-        self.operation.log(None);
-        if self.send.frame(&Reply::Ok(Value::default())).await.is_err() {
-            return;
-        }
-        let mut chunks = Chunks::default();
-        for entry in &entries {
-            // An entry is a path or a server's name and URL, which are far shorter than a frame.
-            let full = chunks.add(entry).unwrap_or_default();
-            if let Some(full) = full
-                && self.send.data(full.into()).await.is_err()
-            {
-                return;
-            }
-        }
-        if let Some(last) = chunks.last()
-            && self.send.data(last.into()).await.is_err()
-        {
-            return;
-        }
-        let _ = self.send.end(Ok(())).await;
-    }
-
-    pub(super) async fn text(mut self, text: String) {
-        self.operation.log(None);
-        if self.send.frame(&Reply::Ok(Value::default())).await.is_ok()
-            && self.send.data(text.into()).await.is_ok()
-        {
-            let _ = self.send.end(Ok(())).await;
-        }
-    }
-
-    pub(super) async fn answer<T: Serialize>(mut self, result: Result<T, Error>) {
+    /// Answers with a value or an error, which is all.
+    pub(super) async fn answer<T: Serialize>(
+        &mut self,
+        result: Result<T, Error>,
+    ) -> Result<(), Gone> {
         let too_large = |error: codec::CodecError| Error::new(Code::TooLarge, error.to_string());
         let reply: Reply = result
             .and_then(|value| codec::encode(&value).map(Value).map_err(too_large))
             .map_err(shortened);
         self.operation.log(reply.as_ref().err());
-        // A caller that is gone needs no answer.
-        if let Err(StreamError::Protocol(codec)) = self.send.frame(&reply).await {
-            let _ = self.send.frame(&Reply::Err(too_large(codec))).await;
+        match self.send.frame(&reply).await {
+            Err(StreamError::Protocol(codec)) => {
+                self.send.frame(&Reply::Err(too_large(codec))).await?;
+            }
+            sent => sent?,
         }
         self.send.finish();
+        Ok(())
     }
 
-    pub(super) async fn refuse(self, error: Error) {
-        self.answer::<()>(Err(error)).await;
+    /// Answers with an error.
+    pub(super) async fn refuse(&mut self, error: Error) -> Result<(), Gone> {
+        self.answer::<()>(Err(error)).await
+    }
+
+    /// Begins an answer of data.
+    pub(super) async fn accept(&mut self) -> Result<(), Gone> {
+        Ok(self.send.frame(&Reply::Ok(Value::default())).await?)
+    }
+
+    /// Ends an answer of data, and logs how it went.
+    pub(super) async fn end(&mut self, end: End) -> Result<(), Gone> {
+        self.operation.log(end.as_ref().err());
+        // Before the other half is dropped, which says that no more is read: whichever the caller
+        // hears first, it learns why.
+        self.send.send_end(&end).await?;
+        self.send.finish();
+        Ok(())
+    }
+
+    /// Answers with text.
+    pub(super) async fn text(&mut self, text: String) -> Result<(), Gone> {
+        self.operation.log(None);
+        self.accept().await?;
+        self.send.data(text.into()).await?;
+        self.end(Ok(())).await
+    }
+
+    /// Answers with a listing.
+    pub(super) async fn list(&mut self, entries: Vec<Listed>) -> Result<(), Gone> {
+        self.operation.log(None);
+        self.accept().await?;
+        let mut chunks = Chunks::default();
+        for entry in &entries {
+            // A path, or a server's name and URL, is far shorter than a frame: this does not fail.
+            if let Ok(Some(full)) = chunks.add(entry) {
+                self.send.data(full.into()).await?;
+            }
+        }
+        self.send.data(chunks.bytes.into()).await?;
+        self.end(Ok(())).await
     }
 }
 
@@ -250,6 +195,7 @@ impl Call {
 /// once.
 #[derive(Default)]
 struct Chunks {
+    /// The values behind the last full chunk.
     bytes: Vec<u8>,
 }
 
@@ -263,11 +209,6 @@ impl Chunks {
         }
         let next = self.bytes.split_off(before);
         Ok(Some(std::mem::replace(&mut self.bytes, next)))
-    }
-
-    /// The values behind the last full chunk, if there are any.
-    fn last(self) -> Option<Vec<u8>> {
-        (!self.bytes.is_empty()).then_some(self.bytes)
     }
 }
 
@@ -285,8 +226,19 @@ fn shortened(mut error: Error) -> Error {
     error
 }
 
-fn scrubbed() -> Error {
-    Error::new(Code::Aborted, "the element was scrubbed")
+/// The error of an anchor that holds no element.
+pub(super) fn nothing_there() -> Error {
+    Error::new(Code::NoSuchElement, "nothing there")
+}
+
+fn occupied(holder: Option<Element>) -> Error {
+    Error::new(
+        Code::Occupied,
+        match holder {
+            Some(element) => format!("occupied by a {}", element.kind()),
+            None => "occupied: somebody else is making an element there".to_owned(),
+        },
+    )
 }
 
 #[cfg(test)]
@@ -317,7 +269,7 @@ mod tests {
         for entry in &entries {
             all.extend(chunks.add(entry).unwrap());
         }
-        all.extend(chunks.last());
+        all.push(chunks.bytes);
         assert_eq!(encoded.get(), 1000);
         assert!(all.iter().all(|chunk| chunk.len() <= MAX_CHUNK));
         let read = all

@@ -87,6 +87,11 @@ impl Operations {
 }
 
 impl Operation {
+    /// The operation's name.
+    pub fn what(&self) -> &'static str {
+        self.in_flight.what
+    }
+
     /// Does something that changes the tree, and logs its outcome before anybody else's change:
     /// so the log has the order in which changes took effect.
     pub fn in_order<T>(

@@ -1,0 +1,135 @@
+//! The operations on a channel, of which subscriptions share those that receive; and one message
+//! on a stream of its own. [`many`] has many messages on one stream.
+//!
+//! The answers to the caller rest on the element alone: [`Sending`] and [`Receiving`] decide, these
+//! files carry the words. See [`circuit_proto::element::channel`] for those.
+//!
+//! **Cancellation:** a caller that goes away takes its sends and receives along; what was stored or
+//! acknowledged stays so.
+
+mod many;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use circuit_proto::Error;
+use circuit_proto::element::channel::Op;
+use circuit_proto::request::End;
+
+use crate::element::Kind;
+use crate::element::channel::{Channel, Receiving, Sending};
+use crate::element::subscription::Subscription;
+use crate::server::call::{Call, Gone};
+
+/// The chunk that says that a message has its place.
+const PLACED: Bytes = Bytes::from_static(&[1]);
+
+/// Executes an operation on a channel.
+pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
+    let element = match op {
+        Op::Make { capacity } => {
+            let made = call.make(|| Channel::new(capacity));
+            return call.answer(made).await;
+        }
+        Op::Send | Op::SendMany | Op::Close => call.element_of::<Channel>(),
+        Op::Receive | Op::ReceiveMany => source(call),
+    };
+    let channel = match element {
+        Ok(channel) => channel,
+        Err(error) => return call.refuse(error).await,
+    };
+    match op {
+        Op::Send => send(call, &channel).await,
+        Op::Receive => receive(call, &channel).await,
+        Op::SendMany => many::send(call, &channel).await,
+        Op::ReceiveMany => many::receive(call, &channel).await,
+        Op::Make { .. } | Op::Close => {
+            let closed = call.in_order(|| channel.close());
+            call.answer(closed).await
+        }
+    }
+}
+
+/// The channel that messages are received from.
+fn source(call: &Call) -> Result<Arc<Channel>, Error> {
+    let element = call.element();
+    match element.as_ref().and_then(Subscription::of) {
+        Some(subscription) => Ok(subscription.channel().clone()),
+        None => call.element_of(),
+    }
+}
+
+/// Takes one message from the caller.
+async fn send(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
+    let sending = match channel.send() {
+        Ok(sending) => sending,
+        Err(error) => return call.refuse(error).await,
+    };
+    let abandoned = call.send.abandoned();
+    let taken = tokio::select! {
+        taken = take(call, &sending) => taken,
+        () = abandoned => Err(Gone),
+    };
+    drop(sending);
+    call.end(taken?).await
+}
+
+async fn take(call: &mut Call, sending: &Sending) -> Result<End, Gone> {
+    call.accept().await?;
+    if let Err(error) = sending.placed().await {
+        return Ok(Err(error));
+    }
+    call.send.data(PLACED).await?;
+    loop {
+        let data = tokio::select! {
+            data = call.recv.data() => data?,
+            error = sending.failed() => return Ok(Err(error)),
+        };
+        let Some(bytes) = data else { break };
+        if let Err(error) = sending.push(bytes).await {
+            return Ok(Err(error));
+        }
+    }
+    sending.end();
+    Ok(sending.stored().await)
+}
+
+/// Gives one message to the caller.
+async fn receive(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
+    let receiving = channel.receive();
+    let abandoned = call.send.abandoned();
+    let given = tokio::select! {
+        given = give(call, &receiving) => given?,
+        () = abandoned => return Err(Gone),
+    };
+    match given {
+        Err(error) => {
+            drop(receiving);
+            call.end(Err(error)).await
+        }
+        Ok(()) => {
+            let done: End = receiving.commit();
+            call.operation.log(done.as_ref().err());
+            call.send.frame(&done).await?;
+            call.send.finish();
+            Ok(())
+        }
+    }
+}
+
+/// Gives the message, until the caller says that it has all of it.
+async fn give(call: &mut Call, receiving: &Receiving) -> Result<End, Gone> {
+    call.accept().await?;
+    loop {
+        match receiving.pull().await {
+            Ok(Some(pieces)) => call.send.chunk(pieces).await?,
+            Ok(None) => break,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    call.send.send_end(&Ok(())).await?;
+    match call.recv.data().await? {
+        None => Ok(Ok(())),
+        Some(_) => Err(Gone),
+    }
+}

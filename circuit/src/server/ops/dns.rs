@@ -1,0 +1,60 @@
+//! The operations on a DNS server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use circuit_proto::element::dns::Op;
+use circuit_proto::{Code, Error};
+
+use crate::element::dns::Dns;
+use crate::peer::Watch;
+use crate::server::address::{self, AddressError};
+use crate::server::call::{Call, Gone};
+
+/// Executes an operation on a DNS server.
+pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
+    let result = match op {
+        Op::Make { address, zone } => make(call, address, zone).await,
+        Op::Set { record } => {
+            let dns = call.element_of::<Dns>();
+            call.in_order(|| dns?.set(&record))
+        }
+        Op::Unset { name, kind } => {
+            let dns = call.element_of::<Dns>();
+            call.in_order(|| dns?.unset(&name, kind.as_deref()))
+        }
+    };
+    call.answer(result).await
+}
+
+/// Makes a DNS server. Its address may have to be looked up, so the place is kept meanwhile.
+async fn make(call: &mut Call, address: Option<String>, zone: Option<String>) -> Result<(), Error> {
+    let server = call.server.clone();
+    let place = call.reserve()?;
+    let address = match address {
+        None => SocketAddr::new(server.address, 0),
+        Some(text) => {
+            let resolved = tokio::task::spawn_blocking(move || address::resolve(&text)).await;
+            let resolved = resolved.map_err(|error| error.to_string());
+            let resolved = resolved.and_then(|found| found.map_err(|e| with_cause(&e)));
+            let invalid = |what| Error::new(Code::InvalidArgument, what);
+            let (ip, port) = resolved.map_err(invalid)?;
+            SocketAddr::new(ip.unwrap_or(server.address), port)
+        }
+    };
+    let dns = Dns::start(address, zone.as_deref(), server.fingerprint.id())?;
+    if dns.has_zone() {
+        let watcher: Arc<dyn Watch> = dns.clone();
+        server.peer.watch(&watcher);
+    }
+    call.commit(place, &dns);
+    Ok(())
+}
+
+/// An error with its cause.
+fn with_cause(error: &AddressError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,54 @@
+//! Making processes, and the operations that containers do not share.
+
+use circuit_proto::element::process::{Cmd, Op};
+use circuit_proto::{Code, Error};
+
+use super::streams::forget_after;
+use crate::element::process::{Process, SpawnError};
+use crate::server::Server;
+use crate::server::call::{Call, Gone};
+
+/// Executes an operation on a process.
+pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
+    match op {
+        Op::Make(cmd) => {
+            let made = make(call, cmd).await;
+            call.answer(made).await
+        }
+        Op::Resize { size } => {
+            let process = call.element_of::<Process>();
+            call.answer(process.and_then(|process| process.resize(size)))
+                .await
+        }
+    }
+}
+
+/// Makes a process element, and sees to it that one which forgets itself does.
+async fn make(call: &mut Call, cmd: Cmd) -> Result<(), Error> {
+    let place = call.reserve()?;
+    let process = Process::spawn(cmd)
+        .await
+        .map_err(|error| exec_failed(&call.server, &error))?;
+    call.commit(place, &process);
+    if process.forgets_itself() {
+        let forgettable = process.clone();
+        let done = async move { forgettable.forgettable().await };
+        forget_after(call, process, done);
+    }
+    Ok(())
+}
+
+fn exec_failed(server: &Server, error: &SpawnError) -> Error {
+    let code = match error {
+        SpawnError::Invalid(_) => Code::InvalidArgument,
+        SpawnError::Exec { .. } | SpawnError::File { .. } => Code::Exec,
+        SpawnError::System(_) => Code::Busy,
+    };
+    match error {
+        SpawnError::Invalid(_) => Error::new(code, error.to_string()),
+        _ => Error::new(
+            code,
+            format!("{error} (exec on {})", server.me.url.authority()),
+        ),
+    }
+}

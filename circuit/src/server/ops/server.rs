@@ -1,0 +1,36 @@
+//! The operations on a server, at its own anchor.
+
+use std::pin::pin;
+
+use circuit_proto::element::server::Op;
+
+use crate::element::server::{Server, stacks};
+use crate::server::FAREWELL;
+use crate::server::call::{Call, Gone};
+
+/// Executes an operation on this server itself.
+pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
+    if let Err(error) = call.element_of::<Server>() {
+        return call.refuse(error).await;
+    }
+    match op {
+        Op::Join { url } => {
+            let joined = call.unless_gone(pin!(call.server.peer.join(&url))).await?;
+            call.answer(joined).await
+        }
+        Op::Suicide => {
+            let server = call.server.clone();
+            server.withdraw();
+            let heard = call.send.received();
+            let answered = call.answer(Ok(())).await;
+            // The caller is to hear of it before the connection goes.
+            let _ = tokio::time::timeout(FAREWELL, heard).await;
+            server.stop();
+            answered
+        }
+        Op::Stacks => {
+            let text = stacks(&call.server);
+            call.text(text).await
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The operations that processes and containers share: their three streams, their end, signals.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use circuit_client::transport::stream::{RecvHalf, StreamError};
+use circuit_proto::element::streams::{Ended, Op};
+use circuit_proto::request::End;
+use circuit_proto::{Code, Error};
+
+use crate::element::container::Container;
+use crate::element::process::Process;
+use crate::element::streams::{Attachable, Reading, Streams, Writing};
+use crate::element::{Element, Kind};
+use crate::server::call::{Call, Gone};
+
+/// Executes an operation on a process or a container.
+pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
+    let program = match Program::of(call) {
+        Ok(program) => program,
+        Err(error) => return call.refuse(error).await,
+    };
+    let streams = program.streams();
+    match op {
+        Op::Stdin => match streams.stdin.attach() {
+            Ok(writing) => write(call, writing, program.attachable()).await,
+            Err(error) => call.refuse(error).await,
+        },
+        Op::Stdout => match streams.stdout.attach() {
+            Ok(reading) => read(call, reading, program.attachable()).await,
+            Err(error) => call.refuse(error).await,
+        },
+        Op::Stderr => match streams.stderr.attach() {
+            Ok(reading) => read(call, reading, program.attachable()).await,
+            Err(error) => call.refuse(error).await,
+        },
+        Op::Wait => match call.unless_gone(pin!(program.wait())).await {
+            Ok(ended) => call.answer(ended).await,
+            Err(Gone) => {
+                program.waiter_gone();
+                Err(Gone)
+            }
+        },
+        Op::Signal { signal, group } => {
+            let sent = program.signal(&signal, group).await;
+            call.answer(sent).await
+        }
+    }
+}
+
+/// An element that runs a program.
+enum Program {
+    Process(Arc<Process>),
+    Container(Arc<Container>),
+}
+
+impl Program {
+    fn of(call: &Call) -> Result<Program, Error> {
+        let element = call.element();
+        let process = element.as_ref().and_then(Process::of);
+        let container = element.as_ref().and_then(Container::of);
+        match (process, container) {
+            (Some(process), _) => Ok(Program::Process(process.clone())),
+            (None, Some(container)) => Ok(Program::Container(container.clone())),
+            (None, None) => Err(call.wrong_kind(element)),
+        }
+    }
+
+    fn attachable(&self) -> &dyn Attachable {
+        match self {
+            Program::Process(process) => &**process,
+            Program::Container(container) => &**container,
+        }
+    }
+
+    fn streams(&self) -> &Streams {
+        self.attachable().streams()
+    }
+
+    /// Waits until the program has ended.
+    async fn wait(&self) -> Result<Ended, Error> {
+        Ok(match self {
+            Program::Process(process) => Ended::Process(Box::new(process.wait().await?)),
+            Program::Container(container) => Ended::Container(Box::new(container.wait().await?)),
+        })
+    }
+
+    /// Tells a process that somebody who waited for it is gone.
+    fn waiter_gone(&self) {
+        match self {
+            Program::Process(process) => process.waiter_gone(),
+            Program::Container(_) => (),
+        }
+    }
+
+    async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+        match self {
+            Program::Process(process) => process.signal(signal, group),
+            Program::Container(container) => container.signal(signal, group).await,
+        }
+    }
+}
+
+/// Removes an element that forgets itself from the tree, once `done` resolves.
+pub(super) fn forget_after<K: Kind>(
+    call: &Call,
+    element: Arc<K>,
+    done: impl Future<Output = ()> + Send + 'static,
+) {
+    let (server, names) = (call.server.clone(), call.names().to_vec());
+    tokio::spawn(async move {
+        done.await;
+        let held = element.clone().into_element();
+        let same = |found: &Element| found.is(&held);
+        if server.tree.remove_if(&names, same).is_some() {
+            element.scrubbed().await;
+        }
+    });
+}
+
+/// What became of an output's reader.
+enum Given {
+    /// It was told all, or wants no more of it: how that ended.
+    All(End),
+    /// It left the rest to the next.
+    Left,
+}
+
+/// What the `End` of a reader says.
+enum Parting {
+    /// Nobody wants the rest: it is discarded.
+    Close,
+    /// The rest is the next reader's.
+    Leave,
+}
+
+impl Parting {
+    fn take(self, reading: &Reading) -> Given {
+        match self {
+            Parting::Close => {
+                reading.discard();
+                Given::All(Ok(()))
+            }
+            Parting::Leave => Given::Left,
+        }
+    }
+}
+
+/// Resolves when a reader parts in order. A reader that is gone says nothing.
+async fn parting(recv: &mut RecvHalf) -> Parting {
+    loop {
+        match recv.data().await {
+            // Readers send no data.
+            Ok(Some(_)) => (),
+            Ok(None) => return Parting::Close,
+            Err(StreamError::Failed(_)) => return Parting::Leave,
+            Err(StreamError::Abandoned | StreamError::Lost(_) | StreamError::Protocol(_)) => {
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+/// Hands an output to the caller, live, until the output ends or one of them goes away.
+async fn read(call: &mut Call, mut reading: Reading, element: &dyn Attachable) -> Result<(), Gone> {
+    let given = give(call, &mut reading, element).await;
+    // The place is free before the caller hears of the end.
+    drop(reading);
+    match given {
+        Ok(Given::All(end)) => call.end(end).await,
+        // The reader wanted to know no more, which is not to know the end.
+        Ok(Given::Left) => {
+            element.attached_gone();
+            call.end(Ok(())).await
+        }
+        Err(Gone) => {
+            element.attached_gone();
+            Err(Gone)
+        }
+    }
+}
+
+async fn give(
+    call: &mut Call,
+    reading: &mut Reading,
+    element: &dyn Attachable,
+) -> Result<Given, Gone> {
+    call.accept().await?;
+    let Call { send, recv, .. } = call;
+    let abandoned = send.abandoned();
+    tokio::pin!(abandoned);
+    let parting = parting(recv);
+    tokio::pin!(parting);
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            () = element.streams().scrubbed() => return Ok(Given::All(Err(scrubbed()))),
+            // Before more is handed to the reader.
+            parting = &mut parting => return Ok(parting.take(reading)),
+            chunk = reading.next() => chunk,
+            () = &mut abandoned => return Err(Gone),
+        };
+        let chunk = match chunk {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(Given::All(Ok(()))),
+            Err(error) => return Ok(Given::All(Err(error))),
+        };
+        let sent = send.data(chunk);
+        tokio::pin!(sent);
+        let parting = tokio::select! {
+            biased;
+            sent = &mut sent => {
+                sent?;
+                reading.handed();
+                continue;
+            }
+            parting = &mut parting => parting,
+        };
+        // A reader that leaves reads what is under way, and then our end.
+        if let Parting::Leave = parting {
+            sent.await?;
+            reading.handed();
+        }
+        return Ok(parting.take(reading));
+    }
+}
+
+/// Takes an input from the caller until the input ends or one of them goes away.
+async fn write(
+    call: &mut Call,
+    mut writing: Writing,
+    element: &dyn Attachable,
+) -> Result<(), Gone> {
+    let taken = take(call, &mut writing, element).await;
+    // The place is free before the caller hears of the end.
+    drop(writing);
+    match taken {
+        Ok(end) => call.end(end).await,
+        Err(Gone) => {
+            // The stdin stays open for another writer, unless the element is to hang up. Of an
+            // element that has ended nobody expects an end of the data.
+            if !element.streams().is_over() {
+                element.attached_gone();
+            }
+            Err(Gone)
+        }
+    }
+}
+
+async fn take(
+    call: &mut Call,
+    writing: &mut Writing,
+    element: &dyn Attachable,
+) -> Result<End, Gone> {
+    call.accept().await?;
+    let abandoned = call.send.abandoned();
+    tokio::pin!(abandoned);
+    loop {
+        let data = tokio::select! {
+            data = call.recv.data() => data?,
+            () = element.streams().scrubbed() => return Ok(Err(scrubbed())),
+            () = &mut abandoned => return Err(Gone),
+        };
+        // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
+        let done = async {
+            match data {
+                Some(data) => writing.write(&data).await.map(|()| false),
+                None => writing.end().await.map(|()| true),
+            }
+        };
+        let done = tokio::select! {
+            biased;
+            done = done => done,
+            () = element.streams().scrubbed() => Err(scrubbed()),
+            _ = element.streams().over() => Err(Writing::closed()),
+            () = &mut abandoned => return Err(Gone),
+        };
+        match done {
+            Ok(false) => (),
+            Ok(true) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+}
+
+fn scrubbed() -> Error {
+    Error::new(Code::Aborted, "the element was scrubbed")
+}
