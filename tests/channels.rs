@@ -1,7 +1,8 @@
-//! Channels: the commands, who waits for what, and what comes back. In [`losses`] somebody goes
-//! away.
+//! Channels: the commands `mkchan`, `send`, `recv` and `close`, and in which order they wait for
+//! each other. [`losses`] has clients that go away.
 //!
-//! That a command waits is seen in the channel's status, never guessed from the time that passes.
+//! A test sees in the channel's status that a command waits, and never guesses it from the time
+//! that passes.
 
 pub(crate) mod check;
 mod clients;

@@ -1,4 +1,4 @@
-//! Requests for other servers, passed on: everything works as if it were here.
+//! Requests that one server forwards to another give the same results as direct ones.
 
 use std::fs;
 use std::io::Read;
@@ -397,7 +397,7 @@ fn a_server_that_is_back_elsewhere_is_not_taken_for_the_one_before() {
     let (one, mut two, start) = with_one_that_comes_back(&home);
     let path = format!("/{}/p", two.id());
     two.kill();
-    // It dials who is no more, and is not told so.
+    // Server one dials an earlier life of the other, which does not answer.
     let before = one
         .circuit(format!("peek {path}"))
         .any_stdout()

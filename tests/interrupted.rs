@@ -1,4 +1,5 @@
-//! Readers that are interrupted: what had come is printed, and the next goes on behind it.
+//! A reader that is interrupted prints the data that it was handed, and the next reader continues
+//! behind that.
 
 use rustix::process::Signal;
 

@@ -1,4 +1,4 @@
-//! The circuit's key: `keygen`, `-hmac`, and what both ends say when keys do not match.
+//! The circuit's key: `keygen`, `-hmac`, and the errors of both ends when keys do not match.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Many at once: makers at one place, requests on one connection.
+//! Many makers at one anchor, and many requests on one connection.
 
 use circuit_client::{Cmd, Code, Error};
 

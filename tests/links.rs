@@ -1,4 +1,4 @@
-//! Links between servers: one for each two, whatever happens to it; nothing but membership on it.
+//! Two servers have one link at a time, whatever happens to it, and it carries membership only.
 
 use std::fs;
 use std::thread;
@@ -148,7 +148,7 @@ fn size(server: &Server) -> (usize, usize) {
     (kilobytes.parse::<usize>().unwrap() << 10, descriptors)
 }
 
-/// What a server has logged, but for the operations of this test.
+/// The lines that a server has logged, without the operations of this test.
 fn lines(server: &Server) -> usize {
     let log = server.log();
     log.lines()
@@ -168,7 +168,7 @@ fn a_link_that_flaps_costs_little() {
         relays.iter().for_each(Relay::heal);
         thread::sleep(Duration::from_millis(healed));
     };
-    // What the first cuts cost once.
+    // The memory that the first cuts cost once.
     flap(7000, 1000);
     one_link(&home, both);
     let dials = || relays.iter().map(Relay::dials).sum::<usize>();

@@ -1,4 +1,5 @@
-//! `mkproc`, `peek` and `scrub`: what makes a process, and what is left of one that was not made.
+//! `mkproc`, `peek` and `scrub`: which commands make a process, and that a failed one leaves
+//! nothing.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! A process's life: `peek`, `wait`, `waitall`, `signal`, and what scrubbing leaves.
+//! A process from its start to its end: `peek`, `wait`, `waitall`, `signal`, and a process whose
+//! element was scrubbed.
 
 use std::fs;
 use std::path::Path;

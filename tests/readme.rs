@@ -64,7 +64,7 @@ fn shell(home: &Home, script: &str) -> String {
     read(&out)
 }
 
-/// What differs from run to run, made the same: ids, ports and the numbers of processes.
+/// The text with the same word for each id, port and process number, which differ from run to run.
 fn settled(text: &str) -> Vec<String> {
     let word = |word: &str| match word {
         _ if word.starts_with("/X") && word.len() == 18 => "ID".to_owned(),

@@ -88,7 +88,7 @@ fn a_join_has_succeeded_though_nobody_can_tell_whom() {
     let mut meant = three.url().clone();
     meant.host = circuit_proto::url::Host::Name("localhost".to_owned());
     meant.server.as_mut().unwrap().id.0 ^= 1;
-    // What was asked before this is in the log by then: the next list is the command's own.
+    // Earlier requests are in the log by then: the next list is the command's own.
     two.circuit("peek /two").any_stdout().run();
     assert!(two.logs_after(0, "what=\"peek\"", DEADLINE));
     let logged = two.logged();

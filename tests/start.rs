@@ -494,7 +494,7 @@ fn a_server_that_came_back_as_another_is_joined_if_it_has_the_key() {
 fn a_second_signal_ends_it_at_once() {
     let home = Home::new();
     let [mut one, two] = home.start_all(["one", "two"]);
-    // Who does not hear the farewell is waited for, a little.
+    // The server waits a little for a peer that does not confirm the close.
     two.signal(Signal::STOP);
     one.signal(Signal::STOP);
     one.signal(Signal::TERM);

@@ -1,4 +1,4 @@
-//! Peers that do not behave: rubbish, silence, forgery, floods. The server goes on.
+//! Hostile peers send rubbish, nothing, forgeries and floods, and the server goes on.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
@@ -101,7 +101,7 @@ fn rubbish_packets_are_ignored() {
         let mut packet = vec![0; length];
         getrandom::fill(&mut packet).unwrap();
         socket.send_to(&packet, one.address()).unwrap();
-        // What looks like a packet of membership, or the first of a connection.
+        // Packets that look like one of membership, or like the first of a connection.
         for mark in [1, 0xc0, 0x40] {
             if let Some(first) = packet.first_mut() {
                 *first = mark;

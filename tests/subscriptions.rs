@@ -1,4 +1,4 @@
-//! Subscriptions: who is in the circuit, who comes and who goes, each told once.
+//! Subscriptions tell of each server in the circuit, each join and each leave once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the tests are written with.
+//! Servers, commands, terminals and waiting, for all tests.
 //!
 //! A [`Home`] is a user of their own: a directory, a runtime directory, a clean environment. In it
 //! [`Home::start`] runs servers and [`Home::circuit`] commands, as a shell would:

@@ -1,4 +1,4 @@
-//! Clients that vanish: whatever they held is free again, and nothing else has changed.
+//! When a client vanishes, everything that it held is free again, and nothing else changes.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn killed_clients_are_gone_in_ten_seconds_whatever_they_held() {
         .stdout("half a line and the rest\n")
         .run();
     assert_eq!(one.peek("/one/awaited")["Phase"], "running");
-    // What `run` made was for it alone.
+    // The anchor that `run` made was for this one run.
     eventually("its process and element are gone", || {
         (one.peek("/one/run") == Value::Null).then_some(())
     });

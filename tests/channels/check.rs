@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::{Ended, History, NEVER, Receive, Received, Send, Sent};
 
-/// What is wrong with a history; nothing, if it is one of a channel.
+/// The reason why a history is not one of a channel; `Ok` if it is one.
 pub(crate) fn check(history: &History) -> Vec<String> {
     let mut check = Check {
         history,
@@ -37,7 +37,7 @@ pub(crate) fn check(history: &History) -> Vec<String> {
 struct Check<'a> {
     history: &'a History,
     sends: BTreeMap<u64, &'a Send>,
-    /// Who took each message: who received it, or else who may have.
+    /// The taker of each message: its receiver, or else those that may have received it.
     takers: BTreeMap<u64, &'a Receive>,
     wrong: Vec<String>,
 }
@@ -326,7 +326,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Who may have held a message without receiving it.
+/// The receivers that may have held a message without receiving it.
 #[derive(Default)]
 struct Held {
     /// Somebody who had seen it.

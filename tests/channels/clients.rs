@@ -9,7 +9,7 @@ use circuit_client::{Chan, Client, Code, Error, Key, Url};
 use super::history::{Ended, Event, HEADER, Received, Sent, begins, content, now, whole};
 use super::random::Random;
 
-/// What a client may do.
+/// The operations that a client may choose from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Habits {
     /// Once in so many operations it lets go of one; never, if 0.
@@ -20,10 +20,10 @@ pub(crate) struct Habits {
     pub(crate) hangs_up: u64,
 }
 
-/// What was done, by time.
+/// The recorded events, by time.
 pub(crate) type Events = Vec<(u64, Event)>;
 
-/// Where events are written down.
+/// A place where events are written down.
 #[derive(Clone)]
 pub(crate) enum Log {
     /// In memory.
@@ -51,7 +51,7 @@ impl Log {
         }
     }
 
-    /// What was written down here.
+    /// The events that were written down here.
     pub(crate) fn events(&self) -> Events {
         match self {
             Log::Here(events) => events.lock().unwrap().clone(),
@@ -72,7 +72,7 @@ pub(crate) struct Actor {
     random: Random,
     habits: Habits,
     log: Log,
-    /// What it names its messages and receives after.
+    /// The prefix of the names of its messages and receives.
     next: u64,
 }
 

@@ -1,5 +1,5 @@
-//! What clients did to one channel, and when: events as they are recorded, and the operations that
-//! they make up.
+//! The history of one channel: the events that clients record, and the operations that these make
+//! up.
 //!
 //! Messages are unique, so who received what is never in doubt.
 
@@ -113,7 +113,7 @@ pub(crate) struct Receive {
     pub(crate) begun: u64,
     /// When it had something of a message, so that this was its own by then.
     pub(crate) matched: Option<u64>,
-    /// What it saw: nothing, a message, or (`Some(None)`) what nobody sent.
+    /// The message that it saw, if any; `Some(None)` if nobody sent those bytes.
     pub(crate) saw: Option<Option<u64>>,
     /// When it began to say that it has all.
     pub(crate) accepted: Option<u64>,
@@ -140,7 +140,7 @@ pub(crate) struct History {
     pub(crate) closes: Vec<Close>,
     /// When the scrub began and ended.
     pub(crate) scrub: Option<(u64, u64)>,
-    /// What `NumRecv` was when nothing was under way.
+    /// The value of `NumRecv` when nothing was under way.
     pub(crate) received: Option<u64>,
     /// Whether links were cut: then whoever let go may have been noticed late.
     pub(crate) cut: bool,

@@ -1,8 +1,8 @@
 //! Senders and receivers that go away, at every point: nothing is lost, doubled or cut, and nobody
 //! else is held up.
 //!
-//! A client goes away by a dropped future, a farewell, `kill -9`, or by being stopped. Of the last
-//! two the server learns by the connection's idle time-out, ten seconds.
+//! A client goes away by a dropped future, by closing its connection, by `kill -9`, or by being stopped. In
+//! the last two cases the server notices after the connection's idle time-out, ten seconds.
 
 use std::time::Duration;
 
@@ -246,13 +246,13 @@ async fn a_sender_that_goes_after_its_last_byte_changes_nothing_for_its_receiver
     .await;
 }
 
-/// What there is to check once a client is silent. May wait for the server to notice.
+/// A check that runs once a client is silent. It may wait for the server to notice.
 type Aftermath = Box<dyn FnOnce(&Server)>;
 
 /// A client in the middle of something.
 type Point = fn(&Server, &str) -> (Running, Aftermath);
 
-/// Where a client falls silent, and what comes of it.
+/// The points at which a client falls silent, each with a check of the consequences.
 const POINTS: [(&str, Point); 8] = [
     ("queued-receiver", |server, path| {
         let receiver = waiting_receiver(server, path, 1);

@@ -20,9 +20,9 @@ struct Model {
     next: u64,
     /// Messages by their place in line.
     line: BTreeMap<u64, u64>,
-    /// Those that a receiver holds.
+    /// The messages that a receiver holds.
     held: BTreeMap<u64, u64>,
-    /// Those that have a slot.
+    /// The messages that have a slot.
     slots: BTreeSet<u64>,
 }
 
@@ -67,7 +67,7 @@ impl Model {
     }
 }
 
-/// What a client of the model is at.
+/// The state of a client of the model.
 enum Client {
     Idle,
     Sends(u64),

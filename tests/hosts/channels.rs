@@ -1,5 +1,5 @@
-//! One channel, and clients on several hosts that are killed, while links are cut and healed: what
-//! they wrote down is the history of a channel.
+//! Clients on several hosts use one channel while they are killed and links are cut and healed; the
+//! events that they record are the history of a channel.
 
 use std::time::{Duration, Instant};
 

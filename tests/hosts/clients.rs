@@ -1,4 +1,4 @@
-//! Clients on hosts of their own: what they need is to reach one server.
+//! A client on a host of its own needs to reach one server only.
 
 use super::{DISCOVER, GROUP, Host, circuit_on, hosts, on_hosts};
 use crate::support::Server;

@@ -1,4 +1,4 @@
-//! Servers that find each other by multicast, and what the reference's README says of it.
+//! Servers and clients find each other by multicast, as the reference's README shows it.
 
 use std::time::Instant;
 

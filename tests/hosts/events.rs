@@ -1,4 +1,4 @@
-//! What subscribers hear of joins and leaves, on every host.
+//! Subscriptions on every host, and a check of the joins and leaves that they deliver.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ pub(super) struct Events {
     subscribers: Vec<Subscriber>,
 }
 
-/// What comes out of a server's two subscriptions.
+/// The events of a server's two subscriptions.
 struct Subscriber {
     server: String,
     joins: Running,

@@ -49,7 +49,7 @@ fn two_alone(
 
 #[test]
 fn two_servers_are_one_circuit_soon_after_any_cut() {
-    // Those that dial once, and then have each other's address alone.
+    // Both servers dial once, and then know each other by address alone.
     let by_url = [
         "-a 10.7.0.1:7001",
         "-a 10.7.0.2:7001 -j circuit://10.7.0.1:7001",

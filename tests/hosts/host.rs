@@ -20,7 +20,7 @@ struct Netns {
     name: String,
 }
 
-/// Where cables end: a namespace with a bridge for each segment.
+/// The switch at the other end of the cables: a namespace with a bridge for each segment.
 struct Switch {
     netns: Netns,
 }
@@ -39,7 +39,7 @@ pub(super) fn hosts<const N: usize>() -> [Host; N] {
     many_hosts(N).try_into().ok().unwrap()
 }
 
-/// The same in any number.
+/// Hosts as [`hosts`] makes them, in any number.
 pub(super) fn many_hosts(count: usize) -> Vec<Host> {
     let hosts = bare_hosts(count);
     for (at, host) in hosts.iter().enumerate() {
@@ -151,7 +151,7 @@ impl Host {
         self.starting(flags).serve()
     }
 
-    /// What a shell prints that has `circuit` and no key.
+    /// Runs a script in a shell that has `circuit` and no key, and gives its output.
     pub(super) fn shell(&self, script: &str) -> String {
         let circuit = std::path::Path::new(env!("CARGO_BIN_EXE_circuit"));
         let path = std::env::var("PATH").unwrap_or_default();
@@ -244,7 +244,7 @@ impl Host {
         self.switch.netns.ip(&format!("link set {port} nomaster"));
     }
 
-    /// What [`Host::mute`] did, undone.
+    /// Undoes [`Host::mute`].
     pub(super) fn unmute(&self) {
         self.move_to("eth0", 0);
     }

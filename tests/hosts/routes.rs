@@ -4,7 +4,7 @@ use super::host::bare_hosts;
 use super::{DISCOVER, GROUP, circuit_on, hosts, on_hosts, whole, work_together};
 use crate::support::Server;
 
-/// Where a server says that it is, without its port.
+/// The host in the URL that a server announces.
 fn host_of(server: &Server) -> String {
     server.address().ip().to_string()
 }

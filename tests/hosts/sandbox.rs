@@ -1,4 +1,4 @@
-//! Where network namespaces can be made.
+//! Running a test where network namespaces can be made.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::skipped;
 
-/// What the names of namespaces begin with; the number of the process that made them follows.
+/// The beginning of the names of namespaces; the number of the process that made them follows.
 const PREFIX: &str = "circuit-test-";
 
 /// Set where a test runs again in a user namespace: its own name.
@@ -19,7 +19,7 @@ const AGAIN: &str = "CIRCUIT_TEST_HOSTS";
 
 /// Runs a test that makes hosts; says why if it cannot be run here.
 ///
-/// Who is not root cannot make network namespaces: then the test alone is run again in a user
+/// A user who is not root cannot make network namespaces: then the test alone is run again in a user
 /// namespace, in which it is root, and which has a `/run/netns` of its own.
 pub(super) fn on_hosts<T: FnOnce()>(test: T) {
     if tool("ip").is_none() {

@@ -1,4 +1,4 @@
-//! What subscribers on every host hear of a circuit of twelve.
+//! Subscribers on every host of a circuit of twelve hear of each change once.
 
 use std::time::{Duration, Instant};
 

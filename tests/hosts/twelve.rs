@@ -1,5 +1,5 @@
-//! Twelve servers, more than are linked each with each: how they find together, and what every
-//! subscriber hears of stops, restarts and moves.
+//! Twelve servers, too many to be linked each with each, become one circuit, and every subscriber
+//! hears of stops, restarts and moves.
 //!
 //! The test that measures a circuit at rest takes two minutes, and is run with `--include-ignored`.
 
@@ -215,7 +215,7 @@ fn what_twelve_send_at_rest() {
             rates[11].0,
             links as f64 / 12.0
         );
-        // What the simulator is held to.
+        // The simulator has the same targets.
         assert!(packets <= 22.0 && bytes <= 1800.0, "the target");
         work_together(&all);
     });

@@ -1,4 +1,4 @@
-//! What comes out of a pipe or a terminal, taken in by a thread of its own.
+//! A thread that collects the output of a pipe or a terminal.
 
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -43,12 +43,12 @@ impl Capture {
         capture
     }
 
-    /// What came so far, as text.
+    /// The output so far, as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.lock().bytes).into_owned()
     }
 
-    /// What came so far.
+    /// The output so far.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.lock().bytes.clone()
     }

@@ -1,4 +1,4 @@
-//! One command: what it is given, and what must come back.
+//! One run of the command-line tool: its input, and the output and status that it must have.
 
 use std::fmt;
 use std::io::Write;
@@ -14,7 +14,7 @@ use super::{DEADLINE, Server, Terminal, within};
 
 /// A command that is about to run. Unless told, it must print nothing and succeed.
 pub(crate) struct Circuit {
-    /// What comes before the line: the binary, and where it runs.
+    /// The words before the command line: the binary, and the program that starts it.
     base: Command,
     command: Command,
     line: String,
@@ -60,37 +60,37 @@ impl Circuit {
         self
     }
 
-    /// What it reads.
+    /// Gives the command this input.
     pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Circuit {
         self.stdin = Input::Bytes(bytes.into());
         self
     }
 
-    /// It reads what [`Running::write`] gives.
+    /// Lets [`Running::write`] give the command its input.
     pub(crate) fn stdin_open(mut self) -> Circuit {
         self.stdin = Input::Open;
         self
     }
 
-    /// What it must print.
+    /// The command must print this on stdout.
     pub(crate) fn stdout(mut self, text: impl Into<String>) -> Circuit {
         self.stdout = Some(text.into());
         self
     }
 
-    /// It may print anything.
+    /// The command may print anything on stdout.
     pub(crate) fn any_stdout(mut self) -> Circuit {
         self.stdout = None;
         self
     }
 
-    /// What it must say.
+    /// The command must print this on stderr.
     pub(crate) fn stderr(mut self, text: impl Into<String>) -> Circuit {
         self.stderr = Some(text.into());
         self
     }
 
-    /// It may say anything.
+    /// The command may print anything on stderr.
     pub(crate) fn any_stderr(mut self) -> Circuit {
         self.stderr = None;
         self
@@ -317,7 +317,7 @@ impl Drop for Running {
     }
 }
 
-/// What came back from a command.
+/// The output and status of a command.
 pub(crate) struct Output {
     line: String,
     pub(crate) status: ExitStatus,
@@ -334,7 +334,7 @@ impl Output {
         &self.stderr
     }
 
-    /// What it printed, read as JSON.
+    /// Its stdout, read as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{self}{error}"))
     }

@@ -1,4 +1,4 @@
-//! A user of their own: where servers and commands of one test live.
+//! A user, with a directory and an environment, for the servers and commands of one test.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
@@ -51,7 +51,7 @@ impl Home {
         path
     }
 
-    /// Where servers make themselves known.
+    /// The runtime directory, in which servers make themselves known.
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         self.file("run").join("circuit")
     }

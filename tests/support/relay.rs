@@ -1,5 +1,5 @@
-//! A network of the test's own between servers on loopback: a port that passes on to another, a
-//! server's, what is sent to it, UDP and TCP, until it is told to lose it.
+//! A relay between servers on loopback: it passes UDP and TCP on from one port to a server's, until
+//! it is told to lose packets.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -57,12 +57,12 @@ impl Relay {
         Relay { port, address }
     }
 
-    /// Where the server is to be dialled.
+    /// The address at which others dial the server.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the server is to listen.
+    /// The address on which the server listens.
     pub(crate) fn behind(&self) -> SocketAddr {
         self.port.server
     }
@@ -159,7 +159,7 @@ impl Port {
                 thread::spawn(move || port.relay_back(&back, from));
                 way
             });
-            // What cannot be sent is lost, as on any network.
+            // A packet that cannot be sent is lost, as on any network.
             let _ = way.send_to(packet, self.server);
         }
     }

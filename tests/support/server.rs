@@ -1,4 +1,4 @@
-//! A server that runs.
+//! A running server.
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus};
@@ -79,7 +79,7 @@ impl Server {
         eventually(&what, || Some(self.peek(path)).filter(|now| holds(now)))
     }
 
-    /// What it executes, by the names of the commands: one for each.
+    /// The operations in flight, by the names of their commands.
     pub(crate) fn executed(&self) -> Vec<String> {
         let stacks = self
             .circuit(format!("stk /{}", self.id()))

@@ -1,4 +1,4 @@
-//! Peers that do not behave: QUIC without the manners of the client crate.
+//! Hostile peers: QUIC connections without the rules that the client crate keeps.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

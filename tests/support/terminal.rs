@@ -56,7 +56,7 @@ impl Terminal {
         self.end.try_clone().unwrap().into()
     }
 
-    /// What the screen has shown.
+    /// All that the screen has shown.
     pub(crate) fn shown(&self) -> &Capture {
         &self.screen
     }

@@ -11,7 +11,7 @@ pub(crate) fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     eventually_within(DEADLINE, what, ask)
 }
 
-/// The same with a deadline of its own.
+/// Asks until there is an answer, with a deadline of its own.
 pub(crate) fn eventually_within<T>(
     deadline: Duration,
     what: &str,

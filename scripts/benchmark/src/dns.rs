@@ -73,7 +73,7 @@ pub(crate) async fn measure(table: &mut Table, place: &Path, client: &Client) ->
     Ok(dns.scrub().await?)
 }
 
-/// What a round gave.
+/// The result of a round.
 struct Round {
     rate: f64,
     /// In milliseconds.

@@ -41,7 +41,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// What can be measured by itself.
+/// The measurements that can be chosen by name.
 const PARTS: [&str; 8] = [
     "peek",
     "ls",

@@ -13,10 +13,10 @@ use quinn::{Connection, Endpoint, EndpointConfig, VarInt};
 
 use crate::Result;
 
-/// What a request says: about as long as a `peek`.
+/// The body of a request, about as long as a `peek`.
 pub(crate) const REQUEST: [u8; 48] = [1; 48];
 
-/// What an answer says: about as long as a server's status.
+/// The body of an answer, about as long as a server's status.
 const ANSWER: usize = 160;
 
 /// The first byte of a request for a stream; the other eight are its length.

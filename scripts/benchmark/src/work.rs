@@ -1,4 +1,4 @@
-//! What is measured.
+//! The measurements.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use circuit_client::{Anchor, Client, Cmd, Key, Proc, ServerEntry, Url, key_file, process};
 use tokio::task::JoinSet;
 
-/// What runs where no command is given: a second of work and a line of output.
+/// The command if none is given: a second of work and a line of output.
 const DEFAULT: [&str; 3] = ["sh", "-c", "sleep 1; echo done by process $$"];
 
 #[tokio::main(flavor = "current_thread")]
