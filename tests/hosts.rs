@@ -29,6 +29,7 @@ mod healing;
 mod host;
 mod joining;
 mod keys;
+mod middlebox;
 mod returning;
 mod routes;
 mod sandbox;
