@@ -143,15 +143,20 @@ fn a_server_that_has_lost_all_its_links_says_so() {
 fn a_name_that_two_servers_have_means_neither() {
     let home = Home::new();
     let [one, two, _three] = home.start_all(["twin", "twin", "three"]);
-    let mut ids = [one.id(), two.id()];
-    ids.sort();
+    let mut both = [&one, &two].map(|server| format!("{} at {}", server.id(), server.address()));
+    both.sort();
     one.circuit("ls /twin")
         .status(1)
         .stderr(format!(
             "circuit: ls /twin: several servers are named twin, use an id: {}, {}\n",
-            ids[0], ids[1]
+            both[0], both[1]
         ))
         .run();
+    for (server, other) in [(&one, &two), (&two, &one)] {
+        let warning = server.logs("WARN circuit::peer: two servers are named twin: ");
+        let theirs = format!(" and {} at {}; ", other.id(), other.address());
+        assert!(warning.contains(&theirs), "{warning}");
+    }
     one.circuit("peek /three/a").stdout("null\n").run();
 }
 

@@ -32,6 +32,7 @@ mod processes;
 mod readme;
 mod reference;
 mod run;
+mod seeds;
 mod servers;
 mod start;
 mod strangers;

@@ -152,10 +152,11 @@ fn with_var_it_comes_back_as_itself() {
     let id = first.id();
     home.circuit(start)
         .status(1)
-        .stderr(
-            "circuit: start: state/of/one is in use by another server: give each server a \
-             directory of its own\n",
-        )
+        .stderr(format!(
+            "circuit: start: state/of/one is in use by process {}, which serves: give each server \
+             a directory of its own\n",
+            first.pid()
+        ))
         .run();
     first.kill();
     let second = home.circuit(start).serve();

@@ -8,6 +8,7 @@
 //! It knows nothing of anchors.
 
 mod addresses;
+pub mod alone;
 pub mod datagram;
 pub mod discovery;
 mod link;
@@ -159,6 +160,16 @@ impl Peer {
         self.machine().get(id).cloned()
     }
 
+    /// The live member, other than this server, whose URL has this address.
+    fn member_at(&self, url: &Url) -> Option<ServerId> {
+        let machine = self.machine();
+        let me = machine.me().fingerprint;
+        let mut others = machine.live().filter(|record| record.fingerprint != me);
+        let there =
+            others.find(|record| record.url.host == url.host && record.url.port == url.port);
+        there.map(|record| record.fingerprint.id())
+    }
+
     /// The live members with this name.
     pub fn members_named(&self, name: &str) -> Vec<Record> {
         self.machine()
@@ -249,6 +260,11 @@ impl Peer {
     pub async fn outlived(&self, life: Life) {
         self.seen(life).await;
         self.until(|| self.life(life.id) != Some(life)).await;
+    }
+
+    /// Counts the changes of the view.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Resolves when something is so in the view.
@@ -501,7 +517,10 @@ impl Driver {
                         who.count
                     ),
                     Notice::Leave(who) if who.fingerprint == self.me => (),
-                    Notice::Join(who) => info!("joined: {} {}", who.fingerprint.id(), who.url),
+                    Notice::Join(who) => {
+                        info!("joined: {} {}", who.fingerprint.id(), who.url);
+                        self.warn_of_namesake(who);
+                    }
                     Notice::Leave(who) => warn!("left: {} {}", who.fingerprint.id(), who.url),
                 }
                 self.peer.changes.send_modify(|count| *count += 1);
@@ -517,6 +536,21 @@ impl Driver {
         match self.links.get(&to.fingerprint) {
             Some(link) if link.is_open() => Some(plain(link.accepted.connection.remote_address())),
             _ => self.addresses.of(&to.url, Instant::now()),
+        }
+    }
+
+    /// Two servers of one name are found out by people only when a path fails.
+    fn warn_of_namesake(&self, who: &Record) {
+        let me = self.peer.me();
+        if who.fingerprint != me.fingerprint && who.name == me.name {
+            let (mine, theirs) = (me.fingerprint.id(), who.fingerprint.id());
+            warn!(
+                "two servers are named {}: {mine} at {} (this one) and {theirs} at {}; paths reach \
+                 them by id only, until one is started with another -name",
+                me.name,
+                me.url.authority(),
+                who.url.authority()
+            );
         }
     }
 

@@ -10,6 +10,7 @@ mod call;
 mod dispatch;
 mod forward;
 pub mod log;
+mod members;
 pub mod operations;
 mod ops;
 mod requests;
@@ -40,10 +41,13 @@ use tracing::{info, warn};
 use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
 use crate::element::{self, Element, Kind};
+use crate::peer::alone::{self, Ways};
 use crate::peer::multicast::{Multicast, Scope};
 use crate::peer::outbound::Outbound;
+use crate::peer::seek::{self, Way};
 use crate::peer::tether::{self, Tethers};
-use crate::peer::{Peer, datagram, discovery, seek};
+use crate::peer::{Peer, datagram, discovery};
+use members::Members;
 use operations::Operations;
 use var_dir::{Kept, VarDirError};
 
@@ -62,8 +66,10 @@ pub struct Options {
     pub name: String,
     /// Where to keep who it is.
     pub var: Option<PathBuf>,
-    /// Servers to join.
+    /// Servers to join, and to join again whenever they are lost.
     pub join: Vec<Url>,
+    /// Servers to join once.
+    pub join_once: Vec<Url>,
     /// Multicast groups to find others on.
     pub discover: Vec<SocketAddr>,
     /// The circuit's key.
@@ -144,6 +150,8 @@ pub struct Server {
     engine: Option<Arc<Engine>>,
     /// What tells of processes that die.
     pub tethers: Arc<Tethers>,
+    /// The last members, which a server with `-var` keeps.
+    members: Option<Arc<Members>>,
     outbound: Arc<Outbound>,
     transfers: forward::Transfers,
     endpoint: quinn::Endpoint,
@@ -161,7 +169,7 @@ pub struct Running {
     /// The address that it is bound to.
     bound: SocketAddr,
     tasks: JoinSet<()>,
-    _kept: Kept,
+    kept: Kept,
 }
 
 /// Starts a server. On failure nothing is left behind.
@@ -179,9 +187,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         );
     }
     let kept = match &options.var {
-        Some(dir) => var_dir::open(dir)?,
+        Some(dir) => var_dir::open(dir).await?,
         None => var_dir::forgetful()?,
     };
+    let members = kept.dir.clone().map(Members::open).transpose()?;
     let fingerprint = kept.certificate.fingerprint();
     let (socket, listener, bound) = listen(options.listen)?;
     let runtime_dir = RuntimeDir::open();
@@ -229,6 +238,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         peer,
         engine,
         tethers,
+        members,
         outbound,
         transfers: forward::Transfers::default(),
         endpoint,
@@ -257,8 +267,24 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             server.key.clone(),
         ));
     }
-    for url in options.join {
-        let joined = seek::until_joined(server.peer.clone(), url);
+    let before = match &server.members {
+        Some(members) if options.join.is_empty() && options.discover.is_empty() => members.known(),
+        _ => Vec::new(),
+    };
+    let ways = Ways {
+        groups: options.discover,
+        scope: Scope::of_bound(bound.ip()),
+        urls: [&options.join, &options.join_once, &before]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect(),
+    };
+    let seeds = options.join.into_iter().map(|url| (url, Way::Seed));
+    let once = options.join_once.into_iter().map(|url| (url, Way::Once));
+    let before = before.into_iter().map(|url| (url, Way::Member));
+    for (url, way) in seeds.chain(once).chain(before) {
+        let joined = seek::follow(server.peer.clone(), url, way);
         let mut leaving = server.leaving.subscribe();
         tasks.spawn(async move {
             tokio::select! {
@@ -267,11 +293,15 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             }
         });
     }
+    tasks.spawn(alone::watch(server.peer.clone(), ways, server.key.clone()));
+    if let Some(members) = &server.members {
+        tasks.spawn(members::run(members.clone(), server.peer.clone()));
+    }
     Ok(Running {
         server,
         bound,
         tasks,
-        _kept: kept,
+        kept,
     })
 }
 
@@ -311,6 +341,10 @@ impl Running {
             _ = leaving.wait_for(|leaving| *leaving) => (),
         }
         self.server.stop();
+        if let Some(dir) = &self.kept.dir {
+            dir.leaves();
+        }
+        self.server.keep_members().await;
         self.server.shut_elements_down().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(FAREWELL, self.server.peer.leave()).await;
@@ -329,6 +363,25 @@ impl Server {
             .visit_subtree(&[], |_, element| all.extend(element.cloned()));
         for element in all {
             element.shutdown().await;
+        }
+    }
+
+    /// Has the server leave the circuit and end, and not come back to it by itself.
+    pub async fn suicide(&self) {
+        if let Some(members) = self.members.clone() {
+            let cleared = tokio::task::spawn_blocking(move || members.clear());
+            let _ = tokio::time::timeout(FAREWELL, cleared).await;
+        }
+        self.stop();
+    }
+
+    /// Keeps the members that are in the view now.
+    async fn keep_members(&self) {
+        if let Some(members) = self.members.clone() {
+            let live = members::others(&self.peer);
+            let kept = tokio::task::spawn_blocking(move || members.keep(live));
+            // A disk that hangs does not keep the server from leaving.
+            let _ = tokio::time::timeout(FAREWELL, kept).await;
         }
     }
 
@@ -429,7 +482,13 @@ fn listen(listen: Listen) -> Result<Bound, StartError> {
 fn own_address(bound: SocketAddr, options: &Options) -> IpAddr {
     match bound.ip() {
         ip if ip.is_unspecified() => {
-            address::announced(&options.discover, &options.join, bound.is_ipv6())
+            let joins: Vec<Url> = options
+                .join
+                .iter()
+                .chain(&options.join_once)
+                .cloned()
+                .collect();
+            address::announced(&options.discover, &joins, bound.is_ipv6())
         }
         ip => ip,
     }

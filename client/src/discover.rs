@@ -13,7 +13,7 @@ use std::time::Duration;
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::discovery::packet::{MAX_PACKET, Nonce};
 use circuit_proto::discovery::{Query, Reply};
-use circuit_proto::{Key, Url};
+use circuit_proto::{Key, ServerId, Url};
 use tokio::time::{Instant, timeout_at};
 
 use self::group::{Interface, Sender};
@@ -80,12 +80,33 @@ pub async fn discover(
     discover_on(&|_| true, group, key, timeout).await
 }
 
+/// Does the same on some interfaces as the server `me`, whose own answers do not count.
+pub async fn ask_others(
+    interfaces: &(dyn Fn(&Interface) -> bool + Sync),
+    me: ServerId,
+    group: SocketAddr,
+    key: Option<&Key>,
+    timeout: Duration,
+) -> Result<Vec<Url>, DiscoverError> {
+    ask(interfaces, Some(me), group, key, timeout).await
+}
+
 /// For how long it is asked at most: attempts are counted in one byte.
 const LONGEST: Duration = Duration::from_secs(240);
 
 /// The same as [`discover`] on some interfaces only.
 pub async fn discover_on(
     interfaces: &(dyn Fn(&Interface) -> bool + Sync),
+    group: SocketAddr,
+    key: Option<&Key>,
+    timeout: Duration,
+) -> Result<Vec<Url>, DiscoverError> {
+    ask(interfaces, None, group, key, timeout).await
+}
+
+async fn ask(
+    interfaces: &(dyn Fn(&Interface) -> bool + Sync),
+    me: Option<ServerId>,
     group: SocketAddr,
     key: Option<&Key>,
     timeout: Duration,
@@ -97,6 +118,7 @@ pub async fn discover_on(
     let mut asking = Asking {
         group,
         query: Query::new(nonce, key),
+        me,
         sender,
         sent: Err(io::ErrorKind::NetworkDown.into()),
         strangers: BTreeMap::new(),
@@ -121,6 +143,8 @@ pub async fn discover_on(
 struct Asking<'a> {
     group: SocketAddr,
     query: Query<'a>,
+    /// The server that asks, if it is one.
+    me: Option<ServerId>,
     sender: Sender,
     /// Whether a packet was ever sent, else why not.
     sent: io::Result<()>,
@@ -163,6 +187,8 @@ impl Asking<'_> {
                 Err(_) => break,
             };
             match self.query.check(&buffer[..length]) {
+                Some(Reply::Answer(identity))
+                    if self.me.is_some() && identity.url.server.map(|it| it.id) == self.me => {}
                 Some(Reply::Answer(identity)) => {
                     if urls.is_empty() {
                         until = until.min(Instant::now() + GRACE);

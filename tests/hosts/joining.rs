@@ -1,6 +1,8 @@
 //! Circuits made of join URLs alone, in any order.
 
-use super::{DISCOVER, circuit_on, hosts, on_hosts, started, whole, work_together};
+use std::thread;
+
+use super::{DISCOVER, GROUP, Host, circuit_on, hosts, on_hosts, started, whole, work_together};
 use crate::support::Server;
 
 #[test]
@@ -47,5 +49,41 @@ fn two_circuits_that_are_joined_become_one() {
         let all = [&first[0], &first[1], &three, &four];
         whole(&all);
         work_together(&all);
+    });
+}
+
+/// Two servers on one segment and group, of which each has one of these keys: whether each says
+/// what is wrong, once, and that it found nobody.
+fn stay_alone(keys: [&'static str; 2], said: [&'static str; 2]) {
+    let [a, b] = hosts();
+    let start = |host: &Host, key: &str| {
+        host.home()
+            .write("other", "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=\n");
+        host.starting(DISCOVER).env("CIRCUIT_HMAC", key)
+    };
+    let servers = started(vec![start(&a, keys[0]), start(&b, keys[1])]);
+    for (server, said) in servers.iter().zip(said) {
+        let wrong = format!("on the multicast group {GROUP}: {said} (1 answered so)");
+        server.logs(&wrong);
+        server.logs(&format!(
+            "found no other server within 10 s by -discover {GROUP}; it goes on looking"
+        ));
+        assert_eq!(server.log().matches(&wrong).count(), 1, "{}", server.log());
+        assert_eq!(server.ls("/").len(), 1);
+    }
+}
+
+#[test]
+fn a_server_whose_key_is_not_the_circuits_says_so() {
+    let (wrong, missing, superfluous) = (
+        "the circuit has another key",
+        "the circuit has a key, and none was given",
+        "a key was given, and the circuit has none",
+    );
+    on_hosts(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| stay_alone([".hmac", "other"], [wrong, wrong]));
+            scope.spawn(|| stay_alone([".hmac", ""], [superfluous, missing]));
+        });
     });
 }

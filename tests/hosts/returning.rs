@@ -155,3 +155,97 @@ fn a_restart_is_noticed_at_once_wherever_the_server_is_then() {
         });
     });
 }
+
+/// How long a seed that is started again may be without its circuit: the others dial it every 30 s.
+const REDIALLED: Duration = Duration::from_secs(35);
+
+/// A seed that was not told whom to join, and a server that joined it. The seed is stopped in order
+/// and started again at its port.
+fn seed_restarts(var: bool, key: bool) {
+    let [a, b] = hosts();
+    let how = format!("-var {var}, a key {key}");
+    let starting = |host: &Host, flags: &str| match key {
+        true => host.starting(flags),
+        false => host.starting(flags).env("CIRCUIT_HMAC", ""),
+    };
+    let flags = format!("-a 10.7.0.1:7001{}", if var { " -var state" } else { "" });
+    let mut seed = starting(&a, &flags).serve();
+    let join = "-a 10.7.0.2:7001 -j circuit://10.7.0.1:7001";
+    let other = starting(&b, join).serve();
+    whole(&[&seed, &other]);
+    let before = other.logged();
+    assert_eq!(seed.stop().code(), Some(0));
+    assert!(other.logs_after(before, &format!("left: {}", seed.id()), REMOVAL));
+    if var {
+        // The seed is not to find its circuit by itself.
+        std::fs::remove_file(a.home().file("state/members")).unwrap();
+    }
+    let before = other.logged();
+    let again = starting(&a, &flags).serve();
+    let begin = Instant::now();
+    if var || key {
+        let joined = format!("joined: {}", again.id());
+        assert!(
+            other.logs_after(before, &joined, REDIALLED),
+            "{how}: two circuits still"
+        );
+        measured(
+            &format!("a seed is back, {how}: one circuit after"),
+            begin.elapsed(),
+        );
+        let both = [&again, &other];
+        Server::see_each_other(&both);
+        work_together(&both);
+    } else {
+        let wrong = "cannot join circuit://10.7.0.1:7001 again: 10.7.0.1:7001 is ";
+        assert!(
+            other.logs_after(before, wrong, REDIALLED),
+            "{how}: it is silent"
+        );
+        assert_eq!(other.log().matches(wrong).count(), 1);
+        assert_eq!(other.ls("/").len(), 1);
+    }
+}
+
+#[test]
+fn a_seed_that_is_started_again_is_joined_without_a_hand() {
+    on_hosts(|| {
+        thread::scope(|scope| {
+            for (var, key) in [(true, true), (true, false), (false, true), (false, false)] {
+                scope.spawn(move || seed_restarts(var, key));
+            }
+        });
+    });
+}
+
+#[test]
+fn a_seed_of_ten_that_crashed_and_came_back_as_another_is_joined() {
+    on_hosts(|| {
+        let hosts = hosts::<10>();
+        let starting = |at: usize| {
+            let join = if at == 0 {
+                ""
+            } else {
+                " -j circuit://10.7.0.1:7001"
+            };
+            hosts[at].starting(&format!("-a 10.7.0.{}:7001{join}", at + 1))
+        };
+        let mut seed = starting(0).serve();
+        let others = started((1..10).map(starting).collect());
+        let rest: Vec<&Server> = others.iter().collect();
+        whole(&[&[&seed], &rest[..]].concat());
+        let before = logged(&rest);
+        seed.kill();
+        removed(&rest, &before, &seed, REMOVAL);
+        let before = logged(&rest);
+        let again = starting(0).serve();
+        assert_ne!(again.id(), seed.id());
+        let joined = format!("joined: {}", again.id());
+        let (took, silent) = said(&rest, &before, &joined, REDIALLED);
+        assert!(silent.is_empty(), "two circuits still: {silent:?}");
+        measured("a seed of ten is back as another: one circuit after", took);
+        let all = [&[&again], &rest[..]].concat();
+        whole(&all);
+        work_together(&all);
+    });
+}

@@ -103,6 +103,10 @@ mod tests {
             "circuit start --if eth0 --discover 228.8.8.8:7711",
         );
         check(
+            "circuit start -j circuit://a:1 -j-once circuit://b:1 -j-once=circuit://c:1",
+            "circuit start -j circuit://a:1 --j-once circuit://b:1 --j-once=circuit://c:1",
+        );
+        check(
             "circuit start -a 10.0.0.1 -hmac .hmac",
             "circuit start -a 10.0.0.1 --hmac .hmac",
         );

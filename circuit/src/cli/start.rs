@@ -1,4 +1,5 @@
-//! `start` and `keygen`.
+//! `circuit start` and `circuit keygen`: checks the flags, completes them from the environment, and
+//! runs the server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub(super) enum Command {
     /// Prints its URL as the first line of stdout, and a log of its operations on stderr. Leaves
     /// the circuit in order on SIGINT and SIGTERM; the processes it started go on.
     ///
-    /// Without -a, -if, -discover and -j it listens on loopback only.
+    /// Without -a, -if, -discover, -j and -j-once it listens on loopback only.
     Start(Start),
     /// Print a new key for a circuit, or write it to a new file
     Keygen {
@@ -46,11 +47,17 @@ pub(super) struct Start {
     #[arg(long)]
     name: Option<String>,
     /// Keep the server's identity in this directory, and come back as itself
+    ///
+    /// The addresses of the last members are kept there too. Without -j and -discover they are
+    /// dialled at the next start, unless `suicide` has ended the server.
     #[arg(long, value_name = "DIR")]
     var: Option<PathBuf>,
-    /// Join this server's circuit; may be repeated
+    /// Join this server's circuit, now and whenever the server there is lost; may be repeated
     #[arg(short = 'j', long, value_name = "URL")]
     join: Vec<Url>,
+    /// Join this server's circuit once, and forget the URL then; may be repeated
+    #[arg(long = "j-once", alias = "join-once", value_name = "URL")]
+    join_once: Vec<Url>,
     /// Find other servers on this multicast group; may be repeated [env: CIRCUIT_DISCOVER]
     #[arg(long, value_name = "GROUP:PORT", value_parser = group)]
     discover: Vec<SocketAddr>,
@@ -116,13 +123,12 @@ fn start(flags: Start) -> Result<u8, Failure> {
                 running.url().authority()
             ));
         }
-        // Whoever started the server may have no use for its URL.
+        // A reader who does not want the URL is no reason not to serve.
         let _ = print(&format!("{}\n", running.url()));
         running.finished(stopped).await;
         Ok(0)
     });
-    // A thread that asks a resolver, or starts a process on a file system that hangs, is not
-    // waited for.
+    // The server does not wait for a thread that hangs in the resolver or on a file system.
     runtime.shutdown_background();
     result
 }
@@ -134,11 +140,12 @@ fn options(flags: Start) -> Result<Options, Failure> {
         false => flags.discover,
     };
     let key = dial::key(flags.hmac.as_deref())?;
+    let joins: Vec<&Url> = flags.join.iter().chain(&flags.join_once).collect();
     let listen = listen(
         flags.address.as_deref(),
         flags.interface.as_deref(),
         !discover.is_empty(),
-        &flags.join,
+        &joins,
     )?;
     let advertise = flags.advertise.as_deref().map(advertised).transpose()?;
     let name = match flags.name {
@@ -151,6 +158,7 @@ fn options(flags: Start) -> Result<Options, Failure> {
         name,
         var: flags.var,
         join: flags.join,
+        join_once: flags.join_once,
         discover,
         key,
         docker: flags.docker,
@@ -162,7 +170,7 @@ fn listen(
     address: Option<&str>,
     interface: Option<&str>,
     discovers: bool,
-    joins: &[Url],
+    joins: &[&Url],
 ) -> Result<Listen, Failure> {
     let wrong = |error: AddressError| Failure::usage(chain(&error));
     let (host, port) = match address {
@@ -178,7 +186,7 @@ fn listen(
         (None, Some(interface)) => Some(address::of_interface(interface).map_err(wrong)?),
         (host, None) => host,
     };
-    // With servers to join that are all on this machine, nobody else is meant to come.
+    // A server that joins servers of this machine only is not for other hosts.
     let outside = discovers || joins.iter().any(|url| !url.is_loopback());
     Ok(match host {
         Some(ip) if ip.is_unspecified() && ip.is_ipv6() => Listen::Everywhere(port),
@@ -188,7 +196,7 @@ fn listen(
     })
 }
 
-/// The host, and the port or 0.
+/// Splits an address to announce into the host and the port, which is 0 if none was given.
 fn advertised(text: &str) -> Result<(Host, u16), Failure> {
     let wrong = || Failure::usage(format!("-advertise: not an address (HOST[:PORT]): {text}"));
     let (host, port) = address::split(text).ok_or_else(wrong)?;
@@ -222,7 +230,7 @@ fn host_name() -> String {
     name.nodename().to_string_lossy().into_owned()
 }
 
-/// Resolves at SIGINT or SIGTERM. A second one ends the process at once.
+/// Resolves at SIGINT or SIGTERM. From then on a second signal ends the process at once.
 fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

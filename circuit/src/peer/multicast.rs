@@ -60,7 +60,7 @@ impl Scope {
         }
     }
 
-    fn contains(&self, interface: &Interface) -> bool {
+    pub(super) fn contains(&self, interface: &Interface) -> bool {
         match self {
             Scope::Loopback => interface.is_loopback(),
             Scope::Address(address) => interface.addresses.contains(address),

@@ -1,5 +1,11 @@
-//! Finding the way into a circuit: join URLs, tried until they work, and servers that were heard
-//! of, tried as long as they are heard.
+//! Finding the way into a circuit: URLs that are dialled until they lead there, and servers that
+//! were heard of, dialled for as long as they are heard.
+//!
+//! [`start`](crate::server::start) runs [`follow`] for each URL that it was given or had kept;
+//! discovery runs [`once`]. The rules are in [`seed`]; here is the loop that applies them to the
+//! view and the network.
+
+mod seed;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,56 +14,104 @@ use circuit_client::transport::dial::{Accepted, DIAL_TIMEOUT, DialError};
 use circuit_client::transport::endpoint::close;
 use circuit_client::transport::tls::Pin;
 use circuit_proto::handshake::{Close, Refused};
+use circuit_proto::url::Host;
 use circuit_proto::{Life, Url};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::outbound::pin_of;
-use super::{Origin, Peer};
+use super::{Origin, Peer, random_seed};
+pub use seed::Way;
+use seed::{Line, Seed, another};
 
-/// The wait after the first failure, and the longest one; it doubles in between. Chosen: a server
-/// that starts a moment later is joined at once, and one that stays away costs two packets a
-/// minute.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// How long a server that answered may take to be seen in the circuit. Chosen: many times what
-/// the exchange takes.
+/// How long a server that answered may take to be seen in the circuit. Chosen, not measured: many
+/// times what the exchange of the first messages takes.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Joins the server at `url`, however long it takes.
-pub async fn until_joined(peer: Arc<Peer>, url: Url) {
-    let mut wait = FIRST_WAIT;
-    let mut said = String::new();
+/// Dials a URL until its server has been joined, and again whenever that server is lost, if the URL
+/// is one that is kept.
+pub async fn follow(peer: Arc<Peer>, url: Url, way: Way) {
+    let me = peer.me().fingerprint.id();
+    if url.server.is_some_and(|server| server.id == me) {
+        return;
+    }
+    let mut seed = Seed::new(url, way, peer.outbound().has_key());
     loop {
-        let dialled = match is_joined(&peer, &url).await {
-            Ok(true) => return,
-            Ok(false) => dial(&peer, &url).await,
-            Err(error) => Err(error),
-        };
-        let error = match dialled {
-            Ok(accepted) => {
-                info!("joining {accepted}");
-                let life = accepted.life();
-                peer.adopt(accepted, Origin::Dialled);
-                // The connection may be lost before the two have told each other anything.
-                match tokio::time::timeout(PATIENCE, peer.seen(life)).await {
-                    Ok(()) => return,
-                    Err(_) => "it answered, and then did not join".to_owned(),
-                }
-            }
-            Err(DialError::Refused {
-                reason: Refused::Myself,
-                ..
-            }) => return,
-            Err(error) => error.to_string(),
-        };
-        // Each reason once, not each failure.
-        if error != said {
-            warn!("cannot join {url} yet: {error}");
-            said = error;
+        let mut met = is_content(&peer, &mut seed);
+        if !met {
+            met = match attempt(&peer, &mut seed).await {
+                Attempt::Met => true,
+                Attempt::Failed => false,
+                Attempt::Myself => return,
+            };
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        match way {
+            Way::Seed => (),
+            Way::Once if met => return,
+            // Each of them is dialled once at least, for two parts of a circuit that all start
+            // again at the same time.
+            Way::Member if met || peer.view().servers > 1 => return,
+            Way::Once | Way::Member => (),
+        }
+        let random = random_seed() as f64 / u64::MAX as f64;
+        tokio::time::sleep(seed.wait(random)).await;
+    }
+}
+
+/// Whether the view has what a URL is dialled for.
+fn is_content(peer: &Peer, seed: &mut Seed) -> bool {
+    let there = peer.member_at(&seed.url);
+    let isolated = peer.view().isolated;
+    seed.is_content(isolated, there, |id| peer.member(id).is_some())
+}
+
+/// How a dial ended.
+enum Attempt {
+    Met,
+    Failed,
+    /// The URL is this server's own address.
+    Myself,
+}
+
+/// Dials a URL once, and waits until its server is in the view.
+async fn attempt(peer: &Arc<Peer>, seed: &mut Seed) -> Attempt {
+    let (url, pin, takes_others) = (seed.url.clone(), seed.pin(), seed.takes_others());
+    let dialled = dial_as(peer, &url, pin, takes_others, |error| {
+        say(seed.on_another(error))
+    })
+    .await;
+    let line = match dialled {
+        Ok(accepted) => {
+            info!("joining {accepted}");
+            let life = accepted.life();
+            peer.adopt(accepted, Origin::Dialled);
+            // The connection may be lost before the two have told each other anything.
+            match tokio::time::timeout(PATIENCE, peer.seen(life)).await {
+                Ok(()) => {
+                    seed.on_met(life.id);
+                    return Attempt::Met;
+                }
+                Err(_) => seed.on_unseen(),
+            }
+        }
+        Err(DialError::Refused {
+            reason: Refused::Myself,
+            ..
+        }) => match seed.url.host {
+            Host::Ip(_) => return Attempt::Myself,
+            // The name may stand for other servers as well, at another time.
+            Host::Name(_) => None,
+        },
+        Err(error) => seed.on_failed(&error),
+    };
+    say(line);
+    Attempt::Failed
+}
+
+fn say(line: Option<Line>) {
+    match line {
+        Some(Line::Warning(text)) => warn!("{text}"),
+        Some(Line::Error(text)) => error!("{text}"),
+        None => (),
     }
 }
 
@@ -94,15 +148,59 @@ pub(super) async fn is_joined(peer: &Peer, url: &Url) -> Result<bool, DialError>
     }
 }
 
-/// Dials for a link. A server that came back as another is accepted where a key proves that it is
-/// of the circuit all the same.
+/// Dials the server of a URL for a link. A server that came back as another is accepted where a key
+/// proves that it is of the circuit all the same.
 pub(super) async fn dial(peer: &Peer, url: &Url) -> Result<Accepted, DialError> {
+    let takes_others = peer.outbound().has_key();
+    let warn = |error: &DialError| warn!("{}", another(error));
+    dial_as(peer, url, pin_of(url), takes_others, warn).await
+}
+
+async fn dial_as(
+    peer: &Peer,
+    url: &Url,
+    pin: Pin,
+    takes_others: bool,
+    on_another: impl FnOnce(&DialError),
+) -> Result<Accepted, DialError> {
     let (outbound, hello) = (peer.outbound(), peer.hello());
-    match outbound.link(url, pin_of(url), &hello, DIAL_TIMEOUT).await {
-        Err(error @ DialError::WrongServer { .. }) if outbound.has_key() => {
-            warn!("{error}; it holds our key if it can be joined");
+    match outbound.link(url, pin, &hello, DIAL_TIMEOUT).await {
+        Err(error @ DialError::WrongServer { .. }) if takes_others => {
+            on_another(&error);
             outbound.link(url, Pin::Anybody, &hello, DIAL_TIMEOUT).await
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{self, Options};
+
+    /// A server on loopback, in a circuit with a key.
+    async fn started(name: &str) -> server::Running {
+        let options = Options {
+            name: name.to_owned(),
+            key: Some(circuit_proto::Key::parse(&"A".repeat(44)).unwrap()),
+            ..Options::default()
+        };
+        server::start(options).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_url_that_is_joined_once_is_forgotten_and_a_seed_is_not() {
+        let (one, two) = (started("one").await, started("two").await);
+        let peer = || two.server().peer.clone();
+        follow(peer(), one.url().clone(), Way::Once).await;
+        let id = one.url().server.unwrap().id;
+        assert!(peer().member(id).is_some());
+        // The member is there already.
+        follow(peer(), one.url().clone(), Way::Member).await;
+        let seed = follow(peer(), one.url().clone(), Way::Seed);
+        let ended = tokio::time::timeout(Duration::from_millis(50), seed).await;
+        assert!(ended.is_err());
+        // It is this server's own address, which stays its own.
+        follow(peer(), two.url().clone(), Way::Seed).await;
     }
 }

@@ -135,7 +135,10 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
                 (Some(last), others) => {
                     let all = others.iter().chain([&last]);
                     let ids: Vec<String> = all
-                        .map(|record| record.fingerprint.id().to_string())
+                        .map(|record| {
+                            let id = record.fingerprint.id();
+                            format!("{id} at {}", record.url.authority())
+                        })
                         .collect();
                     let message = format!(
                         "several servers are named {name}, use an id: {}",

@@ -25,7 +25,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let answered = call.answer(Ok(())).await;
             // The caller is to hear of it before the connection goes.
             let _ = tokio::time::timeout(FAREWELL, heard).await;
-            server.stop();
+            server.suicide().await;
             answered
         }
         Op::Stacks => {
