@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// The text without control characters: what somebody else said stays on its line, and does
-/// nothing to a terminal.
+/// The text without control characters: another's words stay on their line, and do nothing to a
+/// terminal.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

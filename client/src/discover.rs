@@ -22,7 +22,7 @@ use self::group::{Interface, Sender};
 /// millisecond, and a command should not wait for what it rarely needs.
 const GRACE: Duration = Duration::from_millis(2);
 
-/// How many servers that have not our key are counted. Chosen: who reads the number needs no
+/// How many servers that have not our key are counted. Chosen: a reader of the number needs no
 /// larger one.
 const STRANGERS_MAX: usize = 64;
 
@@ -35,7 +35,7 @@ pub enum DiscoverError {
         /// The group that was asked.
         group: SocketAddr,
     },
-    /// Those who answered have not our key.
+    /// The servers that answered have another key.
     #[error("no server of ours on the multicast group {group}: {reason} ({count} answered so)")]
     OtherKey {
         /// The group that was asked.
@@ -148,7 +148,7 @@ struct Asking<'a> {
     sender: Sender,
     /// Whether a packet was ever sent, else why not.
     sent: io::Result<()>,
-    /// Who answered and has not our key.
+    /// The servers that answered and have another key.
     strangers: BTreeMap<SocketAddr, KeyMismatch>,
 }
 
@@ -178,11 +178,11 @@ impl Asking<'_> {
         let mut urls = Vec::new();
         let mut until = until;
         let mut buffer = [0; MAX_PACKET + 1];
-        // Whoever floods the socket must not keep us: `timeout_at` alone looks at packets first.
+        // A flood of packets must not keep us: `timeout_at` alone looks at packets first.
         while Instant::now() < until {
             let (length, from) = match timeout_at(until, self.sender.recv(&mut buffer)).await {
                 Ok(Ok(received)) => received,
-                // The socket reports what became of a packet that was sent.
+                // The socket reports that an earlier packet could not be delivered.
                 Ok(Err(_)) => continue,
                 Err(_) => break,
             };

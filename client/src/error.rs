@@ -1,4 +1,4 @@
-//! What can go wrong for a caller, and who is gone when somebody is.
+//! The errors of a caller's operations, which tell whether the server refused or is gone.
 
 use std::io;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use crate::Key;
 /// The label under which both ends export keying material (RFC 5705); the context is empty.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-circuit/1";
 
-/// What the TLS exporter gave for [`EXPORTER_LABEL`]: the same at both ends of one connection,
+/// The output of the TLS exporter for [`EXPORTER_LABEL`]: the same at both ends of one connection,
 /// different on any other.
 pub type Exporter = [u8; 32];
 
@@ -67,7 +67,7 @@ pub enum KeyMismatch {
     Unexpected,
 }
 
-/// Checks what the other end sent against the own key, if any.
+/// Checks the other end's proof against this end's key, if it has one.
 pub fn check(
     key: Option<&Key>,
     end: End,

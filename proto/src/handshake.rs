@@ -1,8 +1,8 @@
-//! The first words on a connection: who dials, and whether they may.
+//! The handshake on a connection: the dialler says who it is, and the acceptor whether it may.
 //!
 //! The dialler's first bidirectional stream carries a [`Hello`]; the [`Answer`] on it is
-//! [`Welcome`] or [`Refused`]. Only `Welcome` means accepted: TLS alone tells the dialler nothing
-//! of what the other end thinks of it.
+//! [`Welcome`] or [`Refused`]. Only `Welcome` means accepted: TLS alone does not tell the
+//! dialler whether the other end accepts it.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub const ALPN: &[u8] = b"circuit";
 /// The only version of the protocol so far.
 pub const VERSION: u16 = 1;
 
-/// What the dialler says first.
+/// The first message of the dialler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// The versions that the dialler speaks.
@@ -54,16 +54,16 @@ impl Versions {
     }
 }
 
-/// What a [`Hello`] says besides its versions.
+/// The part of a [`Hello`] behind its versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloBody {
-    /// What the connection is for.
+    /// The purpose of the connection.
     pub role: Role,
     /// That the dialler holds the circuit's key; `None` if it has none.
     pub proof: Option<Proof>,
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// A client's requests.
@@ -75,7 +75,7 @@ pub enum Role {
     Transfer(Identity),
 }
 
-/// Who a server says that it is. The id in its URL must be that of its TLS certificate.
+/// The identity that a server claims. The id in its URL must be that of its TLS certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Where others reach it; pinned.
@@ -106,7 +106,7 @@ pub enum Answer {
     Refused(Refused),
 }
 
-/// What the acceptor says of itself.
+/// The acceptor's identity and proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The version that both will speak.

@@ -1,4 +1,4 @@
-//! Who a server is: the hash of its public key, and the 64 bits of it that people see.
+//! The identity of a server: the hash of its public key, and the 64 bits of it that people see.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -1,11 +1,11 @@
-//! What two peers of a circuit must agree on, and nothing else.
+//! The types and computations on which two peers of a circuit must agree, and nothing else.
 //!
 //! Ids, URLs, paths, messages and their codec, the authentication computation, and the state
 //! machines of membership and discovery. Everything here is pure: no sockets, no clock, no global
 //! randomness; time and random bytes come in as arguments. The crates above drive it.
 //!
 //! **Invariant:** bytes from a peer give a value or an error, never a panic, and never an
-//! allocation larger than a small multiple of what was received.
+//! allocation larger than a small multiple of the bytes received.
 
 pub mod auth;
 pub mod codec;

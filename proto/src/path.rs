@@ -214,7 +214,7 @@ impl Serialize for Path {
     }
 }
 
-/// What `ls` lists: the children of an anchor, or everything below it.
+/// A pattern for `ls`: the children of an anchor, or everything below it.
 ///
 /// ```
 /// use circuit_proto::path::Pattern;

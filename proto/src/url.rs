@@ -1,4 +1,4 @@
-//! A server's URL: where it is, and who it must prove to be.
+//! A server's URL: its address, and the id that it must prove.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ pub struct Url {
     pub host: Host,
     /// The UDP port, never 0.
     pub port: u16,
-    /// Which server is meant; `None` accepts whoever answers.
+    /// Which server is meant; with `None` any server may answer.
     pub server: Option<Server>,
 }
 
@@ -181,7 +181,7 @@ fn parse_host(text: &str) -> Option<Host> {
     let fits = !text.is_empty()
         && text.len() <= 253
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-        // What is all digits and dots was meant as an address, and is not one.
+        // Digits and dots alone were meant as an address, and are none.
         && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     fits.then(|| Host::Name(text.to_owned()))
 }

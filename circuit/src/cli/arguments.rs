@@ -1,6 +1,6 @@
 //! Long flags with one dash, as the reference has them: `-discover` is `--discover`.
 //!
-//! **Invariant:** what follows `--`, and what is not a flag of ours, is left as it is.
+//! **Invariant:** arguments behind `--`, and those that are no flag of ours, stay as they are.
 
 use std::ffi::OsString;
 

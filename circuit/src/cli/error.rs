@@ -1,4 +1,4 @@
-//! From what went wrong to one line for a person, a hint where one helps, and the exit status.
+//! Turns an error into one line for a person, a hint where one helps, and the exit status.
 
 use std::error::Error as StdError;
 use std::io::Write;
@@ -13,7 +13,7 @@ use circuit_proto::handshake::Refused;
 use super::output;
 use crate::text::{cut, one_line};
 
-/// The operation failed. What makes no sense on stdin or in a file is that too.
+/// The operation failed. Input on stdin or in a file that makes no sense counts as that too.
 const FAILED: u8 = 1;
 
 /// Wrong usage: of the command line or of an environment variable.
@@ -215,7 +215,7 @@ fn words(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-/// Says what went wrong, and how the process exits.
+/// Prints the error, and gives the exit status of the process.
 pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(*status),
@@ -265,7 +265,7 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// What the parser says, in one line.
+/// The parser's error in one line.
 fn usage_text(wrong: &clap::Error) -> String {
     use clap::error::{ContextKind, ErrorKind};
     let of = |kind| wrong.get(kind).map(ToString::to_string);

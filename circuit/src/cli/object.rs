@@ -1,5 +1,5 @@
-//! What is made from stdin: a JSON object as people paste it, with trailing commas and comments,
-//! keys in any case.
+//! Reads the description of a process or container from stdin: a JSON object as people paste it,
+//! with trailing commas and comments, and keys in any case.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Where a server listens, and the address under which it announces itself.
 //!
-//! **Invariant:** what is announced can be dialled by others: never a wildcard.
+//! **Invariant:** others can dial the announced address: it is never a wildcard.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

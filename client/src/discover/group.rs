@@ -92,7 +92,7 @@ impl Interface {
     }
 }
 
-/// Refuses what is not a multicast group.
+/// Refuses an address that is no multicast group.
 pub fn check(group: SocketAddr) -> io::Result<()> {
     if group.ip().is_multicast() && group.port() != 0 {
         return Ok(());

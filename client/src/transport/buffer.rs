@@ -1,6 +1,6 @@
-//! What of a stream has arrived and was not taken yet.
+//! The bytes of a stream that have arrived and were not taken yet.
 //!
-//! **Invariant:** what is held in memory is a small multiple of the bytes that are here, however they
+//! **Invariant:** the memory in use is a small multiple of the bytes that are here, however they
 //! came.
 
 use std::collections::VecDeque;
@@ -46,7 +46,7 @@ impl Buffer {
         let mut whole = BytesMut::new();
         crumbs.for_each(|piece| whole.extend_from_slice(&piece));
         self.crumbs = usize::from(whole.len() <= CRUMB);
-        // What the copy has to spare would be kept too.
+        // The spare capacity of the copy would be kept too.
         self.pieces.push_back(Bytes::copy_from_slice(&whole));
     }
 

@@ -14,7 +14,7 @@ use super::congestion::{self, Windows};
 /// How often a quiet connection says that it is there. docs/design.md, "The wire".
 pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-/// After how long a silent peer is given up: whatever a killed client held is free then.
+/// After how long a silent peer is given up, and everything that a killed client held is free.
 pub const IDLE: Duration = Duration::from_secs(10);
 
 /// The socket's buffers, in bytes: measured on loopback, below this a burst loses packets. The
@@ -31,7 +31,7 @@ const MTU_BOUND: u16 = 6_500;
 /// and on a network that loses packets wants more than two tries in them.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// What one stream may hold that its reader has not read, in bytes: a tenth of a second at
+/// How many bytes one stream may hold that its reader has not read: a tenth of a second at
 /// 12.5 MB/s, quinn's own default, and at least a frame.
 const STREAM_WINDOW: u32 = 1_250_000;
 
@@ -142,7 +142,7 @@ pub async fn farewell(connection: &quinn::Connection, why: Close) {
     if connection.close_reason().is_some() {
         return;
     }
-    // Nothing but the farewell is sent once a connection is closed. What is sent in the moment
+    // Nothing but the close itself is sent once a connection is closed. What is sent in the moment
     // before, on another thread, may be data or the farewell already: then it gets ten of these
     // milliseconds.
     let packets = || connection.stats().udp_tx.datagrams;
