@@ -1,65 +1,84 @@
-//! Handles to elements, one file per kind.
+//! Handles to elements: [`Handle`] has the methods that all kinds have, a file per kind its own
+//! methods and the method of [`Anchor`] that makes an element of the kind.
 
 pub mod channel;
 pub mod container;
 pub mod dns;
+mod handle;
 pub mod process;
 pub mod server;
+pub mod streams;
 pub mod subscription;
 
-use channel::Chan;
-use container::Container;
-use dns::Nameserver;
-use process::Proc;
-use server::Server;
-use subscription::Subscription;
+use circuit_proto::ElementKind;
 
-/// What an anchor holds, as a handle of its kind.
-#[derive(Debug, Clone)]
-pub enum Element {
-    /// A server, at its own anchor.
-    Server(Server),
-    /// A process.
-    Process(Proc),
-    /// A channel.
-    Channel(Chan),
-    /// A subscription to joins.
-    OnJoin(Subscription),
-    /// A subscription to leaves.
-    OnLeave(Subscription),
-    /// A DNS server.
-    Dns(Nameserver),
-    /// A container.
-    Container(Container),
-    /// An element of a kind that a later version has.
-    Unknown,
-}
+pub use handle::{Handle, Kind};
 
-/// The error of a handle whose anchor turned out to hold something else.
-fn not_a(
-    kind: circuit_proto::ElementKind,
-    path: &circuit_proto::Path,
-    found: Option<circuit_proto::element::Status>,
-) -> crate::Error {
-    use circuit_proto::{Code, Error};
-    let error = match found {
-        None => Error::new(Code::NoSuchElement, "nothing there"),
-        Some(other) => Error::new(Code::WrongKind, format!("a {}, not a {kind}", other.kind())),
+use crate::anchor::Anchor;
+
+macro_rules! elements {
+    ($($room:ident $Room:ident {
+        $FirstKind:ident $first_name:literal $status:ty $(, $Kind:ident $name:literal $same:ty)*
+    })*) => {
+        /// The kinds that a [`Handle`] can be of. They have no values: they are parameters of types.
+        pub mod kind {
+            $(
+                #[doc = concat!("See [`", stringify!($room), "`](super::", stringify!($room), ").")]
+                #[derive(Debug, Clone, Copy)]
+                pub enum $Room {}
+            )*
+        }
+
+        /// The status of each kind. Here the names of the table are those of the wire's modules.
+        mod status {
+            use circuit_proto::element::*;
+
+            use super::{Kind, kind};
+
+            $(
+                impl Kind for kind::$Room {
+                    type Status = $status;
+
+                    const KIND: ElementKind = ElementKind::$FirstKind;
+
+                    fn status_in(status: Status) -> Result<Self::Status, ElementKind> {
+                        match status {
+                            Status::$FirstKind(status) $(| Status::$Kind(status))* => Ok(status),
+                            other => Err(other.kind()),
+                        }
+                    }
+                }
+            )*
+        }
+
+        /// The element that an anchor holds, as a handle of its kind.
+        #[derive(Debug, Clone)]
+        pub enum Element {
+            $(
+                #[doc = concat!("`", $first_name, "` in `circuit ls -l`.")]
+                $FirstKind(Handle<kind::$Room>),
+                $(
+                    #[doc = concat!("`", $name, "` in `circuit ls -l`.")]
+                    $Kind(Handle<kind::$Room>),
+                )*
+            )*
+            /// An element of a kind that a later version has.
+            Unknown,
+        }
+
+        impl Element {
+            /// A handle of this kind to the element of an anchor.
+            pub(crate) fn of(kind: ElementKind, anchor: Anchor) -> Element {
+                match kind {
+                    $(
+                        ElementKind::$FirstKind => Element::$FirstKind(Handle::new(anchor)),
+                        $(ElementKind::$Kind => Element::$Kind(Handle::new(anchor)),)*
+                    )*
+                    ElementKind::Unknown => Element::Unknown,
+                }
+            }
+        }
     };
-    crate::Error::Refused {
-        path: path.clone(),
-        error,
-    }
 }
 
-/// The error of a handle whose anchor came to hold another element while it waited.
-fn not_what_it_was(path: &circuit_proto::Path) -> crate::Error {
-    let error = circuit_proto::Error::new(
-        circuit_proto::Code::WrongKind,
-        "another element than this handle is for",
-    );
-    crate::Error::Refused {
-        path: path.clone(),
-        error,
-    }
-}
+circuit_proto::kinds!(elements);

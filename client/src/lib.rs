@@ -53,12 +53,12 @@ pub use circuit_proto::element::{
 pub use circuit_proto::path::{Path, PathError, Pattern};
 pub use circuit_proto::{Code, Key, ServerId, Url};
 pub use client::{Client, DiscoverDialError};
-pub use element::Element;
 pub use element::channel::{Chan, MessageReader, MessageWriter, Receiver, Sender};
 pub use element::container::Container;
 pub use element::dns::Nameserver;
 pub use element::process::Proc;
 pub use element::server::Server;
 pub use element::subscription::Subscription;
+pub use element::{Element, Handle, Kind};
 pub use error::{DialError, Error};
 pub use stream::{Reader, Writer};

@@ -5,12 +5,11 @@ mod one;
 
 use bytes::Bytes;
 use circuit_proto::element::channel::Op;
-use circuit_proto::element::channel::Status;
-use circuit_proto::{ElementKind, Path};
 
 pub use many::{Receiver, Sender};
 pub use one::{MessageReader, MessageWriter};
 
+use super::{Handle, Kind, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
 
@@ -23,37 +22,14 @@ use crate::error::Error;
 /// - a receive succeeds once the channel has taken note that the receiver has all of the message;
 ///   a receiver that goes away before leaves it to the next;
 /// - who loses the connection in between gets [`Error::Unknown`]: it may have happened, or not.
-#[derive(Debug, Clone)]
-pub struct Chan {
-    anchor: Anchor,
-}
+pub type Chan = Handle<kind::Channel>;
 
-impl Chan {
-    pub(crate) fn new(anchor: Anchor) -> Chan {
-        Chan { anchor }
-    }
+/// A kind of element from which messages are received: a channel or a subscription.
+pub trait Receives: Kind {}
 
-    /// The element's path.
-    pub fn path(&self) -> &Path {
-        self.anchor.path()
-    }
+impl Receives for kind::Channel {}
 
-    /// Its status now.
-    ///
-    /// ```no_run
-    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
-    /// let status = chan.peek().await?;
-    /// println!("{} of {} slots are taken", status.held, status.cap);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn peek(&self) -> Result<Status, Error> {
-        match self.anchor.peek().await? {
-            Some(circuit_proto::element::Status::Channel(status)) => Ok(status),
-            other => Err(super::not_a(ElementKind::Channel, self.path(), other)),
-        }
-    }
-
+impl Handle<kind::Channel> {
     /// Waits until there is a place for a message, a slot or a receiver, and gives a writer for
     /// it. There is no deadline. The send succeeds with [`MessageWriter::finish`] (or `shutdown`);
     /// a writer that is dropped before takes its message along.
@@ -74,7 +50,7 @@ impl Chan {
     /// # }
     /// ```
     pub async fn send(&self) -> Result<MessageWriter, Error> {
-        one::send(&self.anchor).await
+        one::send(self.anchor()).await
     }
 
     /// Sends a whole message in one round trip, if there is a place for it; else waits for one.
@@ -86,9 +62,44 @@ impl Chan {
     /// # }
     /// ```
     pub async fn send_all(&self, message: impl Into<Bytes>) -> Result<(), Error> {
-        one::send_all(&self.anchor, message.into()).await
+        one::send_all(self.anchor(), message.into()).await
     }
 
+    /// Sends many messages on one stream, many of them in flight.
+    ///
+    /// ```no_run
+    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
+    /// let mut sender = chan.sender().await?;
+    /// for n in 0..1_000_000 {
+    ///     sender.feed(n.to_string().as_bytes()).await?;
+    /// }
+    /// sender.finish().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn sender(&self) -> Result<Sender, Error> {
+        many::sender(self.anchor()).await
+    }
+
+    /// Closes the channel: it takes no more messages. Those that are there, or wait for a place,
+    /// are received still; then receivers get [`Closed`](crate::Code::Closed).
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::Code::Closed) if it is closed already.
+    ///
+    /// ```no_run
+    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
+    /// chan.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn close(&self) -> Result<(), Error> {
+        self.call(Op::Close).await
+    }
+}
+
+impl<K: Receives> Handle<K> {
     /// Waits for a message, and gives a reader of it. There is no deadline. The receive succeeds
     /// when the reader has come to its end; a reader that is dropped before leaves the message to
     /// another receiver.
@@ -108,7 +119,7 @@ impl Chan {
     /// # }
     /// ```
     pub async fn recv(&self) -> Result<MessageReader, Error> {
-        receive(&self.anchor).await
+        one::receive(self.anchor()).await
     }
 
     /// Receives a whole message of at most `limit` bytes.
@@ -129,22 +140,6 @@ impl Chan {
         self.recv().await?.read_all(limit).await
     }
 
-    /// Sends many messages on one stream, many of them in flight.
-    ///
-    /// ```no_run
-    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
-    /// let mut sender = chan.sender().await?;
-    /// for n in 0..1_000_000 {
-    ///     sender.feed(n.to_string().as_bytes()).await?;
-    /// }
-    /// sender.finish().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn sender(&self) -> Result<Sender, Error> {
-        many::sender(&self.anchor).await
-    }
-
     /// Receives many messages on one stream.
     ///
     /// ```no_run
@@ -158,44 +153,40 @@ impl Chan {
     /// # }
     /// ```
     pub async fn receiver(&self) -> Result<Receiver, Error> {
-        receiver(&self.anchor).await
+        many::receiver(self.anchor()).await
     }
+}
 
-    /// Closes the channel: it takes no more messages. Those that are there, or wait for a place,
-    /// are received still; then receivers get [`Closed`](crate::Code::Closed).
+/// Channels.
+impl Anchor {
+    /// Makes a channel here, which holds `capacity` messages for receivers to come; with 0, a send
+    /// waits for its receiver.
     ///
     /// # Errors
     ///
-    /// [`Closed`](crate::Code::Closed) if it is closed already.
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element,
+    /// [`InvalidArgument`](crate::Code::InvalidArgument) for a capacity above 2^24.
     ///
     /// ```no_run
-    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
-    /// chan.close().await?;
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let chan = anchor.make_chan(3).await?;
+    /// chan.send_all("hello").await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn close(&self) -> Result<(), Error> {
-        self.anchor.call(Op::Close).await
+    pub async fn make_chan(&self, capacity: u64) -> Result<Chan, Error> {
+        self.make(Op::Make { capacity }).await
     }
 
-    /// Removes the channel, and what is in it. Who sends or receives is told
-    /// [`Aborted`](crate::Code::Aborted).
+    /// A handle to the channel that the anchor is known to hold.
     ///
     /// ```no_run
-    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
-    /// chan.scrub().await?;
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let message = anchor.chan().recv_all(1 << 20).await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn scrub(&self) -> Result<(), Error> {
-        self.anchor.scrub().await
+    pub fn chan(&self) -> Chan {
+        Handle::new(self.clone())
     }
-}
-
-pub(super) async fn receive(anchor: &Anchor) -> Result<MessageReader, Error> {
-    one::receive(anchor).await
-}
-
-pub(super) async fn receiver(anchor: &Anchor) -> Result<Receiver, Error> {
-    many::receiver(anchor).await
 }

@@ -1,48 +1,17 @@
 //! A server of the circuit.
 
-use circuit_proto::element::server::{Op, Status};
-use circuit_proto::{Path, Url};
+use circuit_proto::Url;
+use circuit_proto::element::server::Op;
 
+use super::{Handle, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
 use crate::stream::Reader;
 
 /// A handle to a server, at its own anchor.
-#[derive(Debug, Clone)]
-pub struct Server {
-    anchor: Anchor,
-}
+pub type Server = Handle<kind::Server>;
 
-impl Server {
-    pub(crate) fn new(anchor: Anchor) -> Server {
-        Server { anchor }
-    }
-
-    /// The server's path.
-    pub fn path(&self) -> &Path {
-        self.anchor.path()
-    }
-
-    /// Its status now.
-    ///
-    /// ```no_run
-    /// # async fn example(server: circuit_client::Server) -> Result<(), circuit_client::Error> {
-    /// let status = server.peek().await?;
-    /// println!("{} knows {} servers", status.name, status.servers);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn peek(&self) -> Result<Status, Error> {
-        match self.anchor.peek().await? {
-            Some(circuit_proto::element::Status::Server(status)) => Ok(status),
-            other => Err(super::not_a(
-                circuit_proto::ElementKind::Server,
-                self.path(),
-                other,
-            )),
-        }
-    }
-
+impl Handle<kind::Server> {
     /// Merges the server's circuit with that of the server at `url`.
     ///
     /// ```no_run
@@ -52,7 +21,7 @@ impl Server {
     /// # }
     /// ```
     pub async fn join(&self, url: Url) -> Result<(), Error> {
-        self.anchor.call(Op::Join { url }).await
+        self.call(Op::Join { url }).await
     }
 
     /// Makes the server leave the circuit in order and exit.
@@ -64,10 +33,10 @@ impl Server {
     /// # }
     /// ```
     pub async fn suicide(&self) -> Result<(), Error> {
-        self.anchor.call(Op::Suicide).await
+        self.call(Op::Suicide).await
     }
 
-    /// What the server's threads and operations are doing, as text for people.
+    /// Opens a text for people that says what the server's threads and operations are doing.
     ///
     /// ```no_run
     /// # async fn example(server: circuit_client::Server) -> Result<(), Box<dyn std::error::Error>> {
@@ -78,8 +47,21 @@ impl Server {
     /// # }
     /// ```
     pub async fn stacks(&self) -> Result<Reader, Error> {
-        let client = self.anchor.client();
-        let (send, recv) = client.open(self.path(), &Op::Stacks.into()).await?;
-        Ok(Reader::new(client.clone(), self.path().clone(), send, recv))
+        self.anchor().reader(Op::Stacks).await
+    }
+}
+
+/// Servers.
+impl Anchor {
+    /// A handle to the server whose anchor this is.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// println!("{}", anchor.as_server().peek().await?.name);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn as_server(&self) -> Server {
+        Handle::new(self.clone())
     }
 }

@@ -1,11 +1,11 @@
 //! A queue of the servers that join, or of those that leave.
 
 use bytes::Bytes;
-use circuit_proto::element::Status as AnyStatus;
-use circuit_proto::element::subscription::Status;
-use circuit_proto::{ElementKind, Path};
+use circuit_proto::Path;
+use circuit_proto::element::subscription::{Op, Source};
 
-use super::channel::{self, MessageReader, Receiver};
+use super::channel::Receives;
+use super::{Handle, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
 
@@ -13,43 +13,18 @@ use crate::error::Error;
 const LONGEST: usize = 4096;
 
 /// A handle to a subscription. Its messages are received as those of a channel.
-#[derive(Debug, Clone)]
-pub struct Subscription {
-    anchor: Anchor,
-}
+pub type Subscription = Handle<kind::Subscription>;
 
-impl Subscription {
-    pub(crate) fn new(anchor: Anchor) -> Subscription {
-        Subscription { anchor }
-    }
+impl Receives for kind::Subscription {}
 
-    /// The element's path.
-    pub fn path(&self) -> &Path {
-        self.anchor.path()
-    }
-
-    /// Its status now.
-    ///
-    /// ```no_run
-    /// # async fn example(joins: circuit_client::Subscription) -> Result<(), circuit_client::Error> {
-    /// println!("{} events wait", joins.peek().await?.pending);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn peek(&self) -> Result<Status, Error> {
-        match self.anchor.peek().await? {
-            Some(AnyStatus::OnJoin(status) | AnyStatus::OnLeave(status)) => Ok(status),
-            other => Err(super::not_a(ElementKind::OnJoin, self.path(), other)),
-        }
-    }
-
+impl Handle<kind::Subscription> {
     /// Waits for the next event: the path of a server. There is no deadline.
     ///
     /// Several receivers share the queue: each event goes to one of them.
     ///
     /// # Errors
     ///
-    /// As [`Chan::recv`](crate::Chan::recv).
+    /// Those of [`Chan::recv`](crate::Chan::recv).
     ///
     /// ```no_run
     /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
@@ -60,48 +35,61 @@ impl Subscription {
     /// # }
     /// ```
     pub async fn next(&self) -> Result<Path, Error> {
-        let event: Bytes = self.recv().await?.read_all(LONGEST).await?;
+        let event: Bytes = self.recv_all(LONGEST).await?;
         let text = std::str::from_utf8(&event);
         let path = text.map_err(|error| Error::protocol(self.path(), error))?;
         Ok(path.parse()?)
     }
+}
 
-    /// Receives the next event as a message.
+/// Subscriptions.
+impl Anchor {
+    /// Makes a subscription here that delivers the path of every server now in the circuit, then of
+    /// each that joins.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element.
     ///
     /// ```no_run
-    /// # async fn example(joins: circuit_client::Subscription) -> Result<(), circuit_client::Error> {
-    /// let event = joins.recv().await?.read_all(4096).await?;
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let joins = anchor.make_on_join().await?;
+    /// println!("{} is here", joins.next().await?);
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn recv(&self) -> Result<MessageReader, Error> {
-        channel::receive(&self.anchor).await
+    pub async fn make_on_join(&self) -> Result<Subscription, Error> {
+        let source = Source::Join;
+        self.make(Op::Make { source }).await
     }
 
-    /// Receives many events on one stream.
+    /// Makes a subscription here that delivers the path of each server that leaves from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element.
     ///
     /// ```no_run
-    /// # async fn example(joins: circuit_client::Subscription) -> Result<(), circuit_client::Error> {
-    /// let mut events = joins.receiver().await?;
-    /// for path in events.recv_many(100).await? {
-    ///     println!("{}", String::from_utf8_lossy(&path));
-    /// }
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let leaves = anchor.make_on_leave().await?;
+    /// println!("{} is gone", leaves.next().await?);
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn receiver(&self) -> Result<Receiver, Error> {
-        channel::receiver(&self.anchor).await
+    pub async fn make_on_leave(&self) -> Result<Subscription, Error> {
+        let source = Source::Leave;
+        self.make(Op::Make { source }).await
     }
 
-    /// Removes the element. Who waits for an event is told `Aborted`.
+    /// A handle to the subscription that the anchor is known to hold.
     ///
     /// ```no_run
-    /// # async fn example(joins: circuit_client::Subscription) -> Result<(), circuit_client::Error> {
-    /// joins.scrub().await?;
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// println!("{} events wait", anchor.subscription().peek().await?.pending);
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn scrub(&self) -> Result<(), Error> {
-        self.anchor.scrub().await
+    pub fn subscription(&self) -> Subscription {
+        Handle::new(self.clone())
     }
 }
