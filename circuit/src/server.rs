@@ -9,6 +9,7 @@ pub mod address;
 mod call;
 mod dispatch;
 mod forward;
+mod listen;
 pub mod log;
 mod members;
 pub mod operations;
@@ -18,8 +19,7 @@ mod strangers;
 pub mod var_dir;
 
 use parking_lot::Mutex;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,13 +27,11 @@ use std::time::{Duration, SystemTime};
 
 use circuit_client::runtime_dir::{Registration, RuntimeDir, RuntimeDirError};
 use circuit_client::transport::congestion::Windows;
-use circuit_client::transport::{endpoint, tls};
+use circuit_client::transport::endpoint;
 use circuit_proto::handshake::{Close, Identity};
 use circuit_proto::membership::Record;
-use circuit_proto::url::{Host, Server as UrlServer};
+use circuit_proto::url::Host;
 use circuit_proto::{Fingerprint, Key, Url};
-use quinn::VarInt;
-use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -42,11 +40,11 @@ use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
 use crate::element::{self, Element, Kind};
 use crate::peer::alone::{self, Ways};
-use crate::peer::multicast::{Multicast, Scope};
 use crate::peer::outbound::Outbound;
 use crate::peer::seek::{self, Way};
-use crate::peer::tether::{self, Tethers};
-use crate::peer::{Peer, datagram, discovery};
+use crate::peer::tether::Tethers;
+use crate::peer::{Peer, discovery};
+use listen::{announced_url, bind, listen, open_groups, own_address};
 use members::Members;
 use operations::Operations;
 use var_dir::{Kept, VarDirError};
@@ -429,125 +427,4 @@ impl Drop for ClientCount {
     fn drop(&mut self) {
         self.0.clients.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// How many free ports are tried for one that TCP has free too. Chosen: where a tenth of the ports
-/// is taken, one start in 10^16 is without tethers.
-const PORTS: usize = 16;
-
-/// A socket, the listener for tethers on the same port or why there is none, and the address.
-type Bound = (
-    std::net::UdpSocket,
-    io::Result<std::net::TcpListener>,
-    SocketAddr,
-);
-
-/// Listens on a port. A given one that TCP does not have free has to do without tethers.
-fn bind_both(address: SocketAddr) -> io::Result<Bound> {
-    let mut attempts = match address.port() {
-        0 => PORTS,
-        _ => 1,
-    };
-    loop {
-        let socket = endpoint::socket(address)?;
-        let bound = socket.local_addr()?;
-        let listener = tether::listen(bound);
-        attempts -= 1;
-        if listener.is_ok() || attempts == 0 {
-            return Ok((socket, listener, bound));
-        }
-    }
-}
-
-/// Listens where it is to.
-fn listen(listen: Listen) -> Result<Bound, StartError> {
-    let bind =
-        |address| bind_both(address).map_err(|source| StartError::Listen { address, source });
-    match listen {
-        Listen::Loopback => bind((Ipv4Addr::LOCALHOST, 0).into()),
-        Listen::At(address) => bind(address),
-        // Both families at once, where the host has IPv6.
-        Listen::Everywhere(port) => {
-            bind((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| match &error {
-                StartError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                    Err(error)
-                }
-                _ => bind((Ipv4Addr::UNSPECIFIED, port).into()),
-            })
-        }
-    }
-}
-
-/// The address of this host at which others reach it.
-fn own_address(bound: SocketAddr, options: &Options) -> IpAddr {
-    match bound.ip() {
-        ip if ip.is_unspecified() => {
-            let joins: Vec<Url> = options
-                .join
-                .iter()
-                .chain(&options.join_once)
-                .cloned()
-                .collect();
-            address::announced(&options.discover, &joins, bound.is_ipv6())
-        }
-        ip => ip,
-    }
-}
-
-fn announced_url(own: IpAddr, bound: u16, options: &Options, fingerprint: Fingerprint) -> Url {
-    let (host, port) = match &options.advertise {
-        Some((host, 0)) => (host.clone(), bound),
-        Some((host, port)) => (host.clone(), *port),
-        None => (Host::Ip(own), bound),
-    };
-    let server = UrlServer {
-        pid: std::process::id(),
-        id: fingerprint.id(),
-    };
-    Url {
-        host,
-        port,
-        server: Some(server),
-    }
-}
-
-fn open_groups(groups: &[SocketAddr], bound: SocketAddr) -> Result<Vec<Multicast>, StartError> {
-    let open = |group: &SocketAddr| {
-        Multicast::open(*group, Scope::of_bound(bound.ip())).map_err(|source| {
-            StartError::Discover {
-                group: *group,
-                source,
-            }
-        })
-    };
-    groups.iter().map(open).collect()
-}
-
-/// The QUIC endpoint on the socket, and the packets on it that are not QUIC's.
-fn bind(
-    socket: std::net::UdpSocket,
-    windows: &Windows,
-    kept: &Kept,
-    key: Option<&Key>,
-    address: SocketAddr,
-) -> Result<(quinn::Endpoint, datagram::Datagrams), StartError> {
-    let failed = |source| StartError::Listen { address, source };
-    let tls = |error: &dyn std::error::Error| StartError::Tls(error.to_string());
-    let crypto = tls::acceptor(&kept.certificate).map_err(|error| tls(&error))?;
-    let crypto = QuicServerConfig::try_from(crypto).map_err(|error| tls(&error))?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    let mut transport = endpoint::transport_config(windows);
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .receive_window(VarInt::from_u32(accept::STRANGER_WINDOW));
-    config.transport_config(Arc::new(transport));
-    let (socket, datagrams) =
-        datagram::Datagrams::split(socket, &kept.certificate, key).map_err(failed)?;
-    let endpoint = quinn::Endpoint::new_with_abstract_socket(
-        endpoint::persistent(&kept.reset_secret),
-        Some(config),
-        socket,
-        Arc::new(quinn::TokioRuntime),
-    );
-    Ok((endpoint.map_err(failed)?, datagrams))
 }
