@@ -1,8 +1,8 @@
-//! Many makers at one anchor, and many requests on one connection.
+//! Many makers at one anchor, many requests on one connection, and many descriptors of one server.
 
 use circuit_client::{Cmd, Code, Error};
 
-use crate::support::{Home, Server, eventually};
+use crate::support::{DEADLINE, Home, Server, eventually};
 
 fn code<T>(result: &Result<T, Error>) -> Option<Code> {
     result.as_ref().err().and_then(Error::code)
@@ -215,5 +215,38 @@ async fn waiters_of_elements_that_forget_themselves_are_answered() {
         for status in waiters.join_all().await {
             assert_eq!(status.unwrap().code, Some(0));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_wants_more_descriptors_than_there_are_is_told_who_has_them() {
+    let home = Home::new();
+    let one = home
+        .circuit_under("ulimit -n 100; exec \"$0\" \"$@\"", "start -name one")
+        .serve();
+    let client = one.client(&home).await;
+    let at = |number: usize| client.walk(&format!("/one/{number}")).unwrap();
+    let mut made = 0;
+    let refused = loop {
+        match at(made).make_proc(Cmd::new("cat")).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(made >= 10, "{made}");
+    assert_eq!(refused.code(), Some(Code::Busy));
+    let text = refused.to_string();
+    let by = format!("of 100 descriptors are in use ({} by processes)", 4 * made);
+    assert!(text.contains(&by), "{text}");
+    // Nothing else has stopped, and those that end give theirs back.
+    for number in 0..3 {
+        let process = at(number).proc();
+        process.signal("KILL").await.unwrap();
+        process.wait().await.unwrap();
+    }
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while let Err(error) = at(made).make_proc(Cmd::new("cat")).await {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

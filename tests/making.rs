@@ -343,7 +343,7 @@ fn a_terminal_takes_the_place_of_the_outputs() {
 }
 
 #[test]
-fn what_is_not_made_leaves_no_file() {
+fn what_is_not_made_leaves_no_more_than_an_empty_file() {
     let home = Home::new();
     let one = home.start("one");
     let file = home.file("out");
@@ -354,7 +354,9 @@ fn what_is_not_made_leaves_no_file() {
             .status(1)
             .any_stderr()
             .run();
-        assert!(!file.exists(), "{rest}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"", "{rest}");
+        std::fs::remove_file(&file).unwrap();
+        assert!(one.ls("/one").is_empty(), "{rest}");
     };
     check(r#""Path": "/no/such""#);
     check(r#""Path": "/bin/ls", "Dir": "/no/such""#);

@@ -12,6 +12,7 @@ fn the_status_of_a_server() {
     let mut status = one.until("/one", |status| status["Tethers"] == 1);
     let joined = status["Joined"].take();
     assert!(joined.as_str().unwrap().ends_with('Z'), "{joined}");
+    status.as_object_mut().unwrap().remove("Counters");
     assert_eq!(
         status,
         json!({
@@ -36,9 +37,55 @@ fn the_status_of_a_server() {
     let mut status = one.peek("/two");
     let mut same = one.peek(&format!("/{}", two.id()));
     // Counted while somebody looks.
-    status["Clients"].take();
-    same["Clients"].take();
+    for changing in ["Clients", "Counters"] {
+        status[changing].take();
+        same[changing].take();
+    }
     assert_eq!(status, same);
+}
+
+#[test]
+fn a_server_counts_what_happens() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    let before = one.peek("/one")["Counters"].take();
+    one.make("/one/p", r#"{"Path": "cat"}"#);
+    one.circuit("mkproc /one/q")
+        .stdin(r#"{"Path": "/no/such"}"#)
+        .status(1)
+        .any_stderr()
+        .run();
+    one.circuit("mkchan /one/c 1").run();
+    one.circuit("send /one/c").stdin("x").run();
+    one.circuit("recv /one/c").stdout("x").run();
+    one.circuit("peek /two/nothing").stdout("null\n").run();
+    let after = one.peek("/one")["Counters"].take();
+    let check = |group: &str, name: &str, expected: u64| {
+        let count = |counters: &serde_json::Value| counters[group][name].as_u64().unwrap_or(0);
+        let grown = count(&after) - count(&before);
+        assert_eq!(grown, expected, "{group} {name}: {before} {after}");
+    };
+    check("Processes", "Started", 1);
+    check("Processes", "NotStarted", 1);
+    check("Processes", "Running", 1);
+    check("Descriptors", "Processes", 4);
+    check("Outcomes", "Exec", 1);
+    // Five commands that succeed, and the peek before.
+    check("Outcomes", "Ok", 5);
+    check("Requests", "Forwarded", 1);
+    check("Messages", "Sent", 1);
+    check("Messages", "Received", 1);
+    // Six commands, and the second peek itself.
+    check("Connections", "AcceptedClients", 7);
+    assert_eq!(after["Membership"]["Links"], 1);
+    assert_eq!(after["Membership"]["Joined"], 1);
+    assert_eq!(after["Log"]["Dropped"], 0);
+    // What counts here is not counted there.
+    assert_eq!(two.peek("/two")["Counters"]["Processes"]["Started"], 0);
+    for (group, name) in [("Bytes", "Sent"), ("Bytes", "Received"), ("Log", "Written")] {
+        let count = |counters: &serde_json::Value| counters[group][name].as_u64().unwrap();
+        assert!(count(&after) > count(&before), "{group} {name}");
+    }
 }
 
 #[test]

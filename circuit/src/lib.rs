@@ -2,11 +2,12 @@
 //!
 //! [`cli`] reaches circuits through the client crate; [`server`] accepts, authenticates and
 //! dispatches; [`peer`] drives membership and discovery; [`anchor`] is the tree; [`element`] has one
-//! file per kind.
+//! file per kind; [`runtime`] keeps the one network thread fair and alive.
 
 pub mod anchor;
 pub mod cli;
 pub mod element;
 pub mod peer;
+pub mod runtime;
 pub mod server;
 mod text;

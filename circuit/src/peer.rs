@@ -313,6 +313,11 @@ impl Peer {
         }
     }
 
+    /// How many events wait for the driver.
+    pub fn queued(&self) -> usize {
+        self.events.max_capacity() - self.events.capacity()
+    }
+
     fn outbound(&self) -> &Outbound {
         &self.outbound
     }
@@ -510,6 +515,7 @@ impl Driver {
                 }
             }
             Output::Notice(notice) => {
+                let counters = &self.peer.outbound.runtime().counters;
                 match &notice {
                     Notice::Join(who) if who.fingerprint == self.me => warn!(
                         "the circuit knows of a later life of this server than -var does (was it set \
@@ -518,10 +524,14 @@ impl Driver {
                     ),
                     Notice::Leave(who) if who.fingerprint == self.me => (),
                     Notice::Join(who) => {
+                        counters.joined.one();
                         info!("joined: {} {}", who.fingerprint.id(), who.url);
                         self.warn_of_namesake(who);
                     }
-                    Notice::Leave(who) => warn!("left: {} {}", who.fingerprint.id(), who.url),
+                    Notice::Leave(who) => {
+                        counters.left.one();
+                        warn!("left: {} {}", who.fingerprint.id(), who.url);
+                    }
                 }
                 self.peer.changes.send_modify(|count| *count += 1);
             }

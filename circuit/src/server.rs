@@ -1,8 +1,12 @@
 //! A server: one endpoint, one tree of anchors, one place in the circuit.
 //!
 //! [`start`] binds and begins; [`Running::finished`] lasts until the server has left. The parts:
-//! [`accept`] lets peers in, [`dispatch`] routes their requests, [`ops`] executes them, [`call`]
-//! answers them, [`forward`] passes on those for other servers, [`operations`] keeps count and log.
+//! [`listen`] opens the sockets, [`accept`] lets peers in, [`dispatch`] routes their requests, [`ops`] executes them, [`call`]
+//! answers them, [`forward`] passes on those for other servers, [`operations`] keeps the table
+//! of operations and the operation log.
+//!
+//! **Invariant:** a server whose driver, acceptor, tethers, discovery or log has ended leaves the
+//! circuit and ends with a failure.
 
 mod accept;
 pub mod address;
@@ -15,7 +19,6 @@ mod members;
 pub mod operations;
 mod ops;
 mod requests;
-mod strangers;
 pub mod var_dir;
 
 use parking_lot::Mutex;
@@ -33,17 +36,19 @@ use circuit_proto::membership::Record;
 use circuit_proto::url::Host;
 use circuit_proto::{Fingerprint, Key, Url};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
 use crate::element::{self, Element, Kind};
 use crate::peer::alone::{self, Ways};
+use crate::peer::multicast::Scope;
 use crate::peer::outbound::Outbound;
 use crate::peer::seek::{self, Way};
 use crate::peer::tether::Tethers;
 use crate::peer::{Peer, discovery};
+use crate::runtime::Runtime;
+use crate::runtime::task::{Failure, Supervisor};
 use listen::{announced_url, bind, listen, open_groups, own_address};
 use members::Members;
 use operations::Operations;
@@ -123,6 +128,9 @@ pub enum StartError {
     /// TLS did not accept our own certificate: a defect.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The system gives no thread or descriptor.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// What a server's parts share.
@@ -144,6 +152,8 @@ pub struct Server {
     pub operations: Arc<Operations>,
     /// Its place among the others.
     pub peer: Arc<Peer>,
+    /// The means that its parts share.
+    pub runtime: Arc<Runtime>,
     /// What runs its containers, if it hosts any.
     engine: Option<Arc<Engine>>,
     /// What tells of processes that die.
@@ -166,7 +176,7 @@ pub struct Running {
     server: Arc<Server>,
     /// The address that it is bound to.
     bound: SocketAddr,
-    tasks: JoinSet<()>,
+    tasks: Supervisor,
     kept: Kept,
 }
 
@@ -213,15 +223,25 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     };
     let started = SystemTime::now();
     let windows = Windows::default();
-    let (endpoint, datagrams) = bind(socket, &windows, &kept, key.as_ref(), bound)?;
+    let mut tasks = Supervisor::new();
+    let runtime = Runtime::start(tasks.alarm())?;
+    let (endpoint, datagrams) = bind(socket, &windows, &kept, key.as_ref(), bound, &runtime)?;
     let record = Record {
         fingerprint,
         url: me.url.clone(),
         name: me.name.clone(),
         count: me.count,
     };
-    let outbound = Outbound::new(&endpoint, &windows, &kept.certificate, key.as_ref(), &me);
-    let tethers = Tethers::new(bound.ip());
+    let certificate = &kept.certificate;
+    let outbound = Outbound::new(
+        &endpoint,
+        &windows,
+        certificate,
+        key.as_ref(),
+        &me,
+        &runtime,
+    );
+    let tethers = Tethers::new(bound.ip(), runtime.clone());
     let (peer, driver) = Peer::new(record, outbound.clone(), datagrams, tethers.clone());
     // Only convenience hangs on it.
     let registration = runtime_dir.and_then(|dir| dir.register(&me.url).ok());
@@ -232,7 +252,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         key,
         started,
         tree: Tree::new(),
-        operations: Operations::new(options.log),
+        operations: Operations::new(options.log.clone(), &runtime),
+        runtime,
         peer,
         engine,
         tethers,
@@ -248,22 +269,26 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     if let Ok(own) = server.tree.reserve(&[]) {
         own.commit(element::server::Server::new(&server).into_element());
     }
-    let mut tasks = JoinSet::new();
-    tasks.spawn(driver.run());
-    tasks.spawn(accept::accept(server.clone()));
+    tasks.lasting("driver", driver.run());
+    tasks.lasting("acceptor", accept::accept(server.clone()));
+    if let Some(log) = options.log {
+        tasks.lasting("log", async move { log.ended().await });
+    }
     match listener {
-        Ok(listener) => drop(tasks.spawn(server.tethers.clone().accept(listener))),
+        Ok(listener) => {
+            tasks.lasting(
+                "acceptor of tethers",
+                server.tethers.clone().accept(listener),
+            );
+        }
         Err(error) => warn!(
             "cannot listen on TCP {bound}: {error}; if this server is killed, the others learn of \
              it from its silence"
         ),
     }
     for multicast in groups {
-        tasks.spawn(discovery::run(
-            server.peer.clone(),
-            multicast,
-            server.key.clone(),
-        ));
+        let discovery = discovery::run(server.peer.clone(), multicast, server.key.clone());
+        tasks.lasting("discovery", discovery);
     }
     let before = match &server.members {
         Some(members) if options.join.is_empty() && options.discover.is_empty() => members.known(),
@@ -284,16 +309,18 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     for (url, way) in seeds.chain(once).chain(before) {
         let joined = seek::follow(server.peer.clone(), url, way);
         let mut leaving = server.leaving.subscribe();
-        tasks.spawn(async move {
+        tasks.ending("join", async move {
             tokio::select! {
                 () = joined => (),
                 _ = leaving.wait_for(|leaving| *leaving) => (),
             }
         });
     }
-    tasks.spawn(alone::watch(server.peer.clone(), ways, server.key.clone()));
+    let alone = alone::watch(server.peer.clone(), ways, server.key.clone());
+    tasks.ending("watch over being alone", alone);
     if let Some(members) = &server.members {
-        tasks.spawn(members::run(members.clone(), server.peer.clone()));
+        let keeping = members::run(members.clone(), server.peer.clone());
+        tasks.ending("keeper of members", keeping);
     }
     Ok(Running {
         server,
@@ -329,14 +356,18 @@ impl Running {
         !self.bound.ip().is_loopback() && self.url().is_loopback()
     }
 
-    /// Lasts until the server is told to stop, by `signal` or by an operation; then leaves the
-    /// circuit in order.
-    pub async fn finished(mut self, signal: impl Future<Output = ()>) {
+    /// Lasts until the server is told to stop, by `signal` or by an operation, or one of its parts
+    /// fails; then leaves the circuit in order.
+    pub async fn finished(mut self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let mut leaving = self.server.leaving.subscribe();
-        tokio::select! {
-            () = signal => (),
+        let result = tokio::select! {
+            () = signal => Ok(()),
             // The sender lives in the server, so the watch cannot end before it tells.
-            _ = leaving.wait_for(|leaving| *leaving) => (),
+            _ = leaving.wait_for(|leaving| *leaving) => Ok(()),
+            failure = self.tasks.failed() => Err(failure),
+        };
+        if let Err(failure) = &result {
+            error!("{failure}: this server cannot go on");
         }
         self.server.stop();
         if let Some(dir) = &self.kept.dir {
@@ -350,6 +381,7 @@ impl Running {
         // The farewells are on their way once the connections' tasks have had their turn.
         let _ = tokio::time::timeout(FAREWELL, self.server.endpoint.wait_idle()).await;
         self.tasks.shutdown().await;
+        result
     }
 }
 
@@ -428,3 +460,6 @@ impl Drop for ClientCount {
         self.0.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,7 +126,7 @@ impl Circuit {
                 runtime.unwrap().block_on(async {
                     let running = circuit::server::start(options).await.unwrap();
                     tell.send(running.url().clone()).unwrap();
-                    running.finished(std::future::pending()).await;
+                    let _ = running.finished(std::future::pending()).await;
                 });
             });
             urls.push(told.recv().unwrap());

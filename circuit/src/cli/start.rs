@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::dial::{self, group};
 use super::error::{Failure, chain, say};
 use super::output::print;
+use crate::runtime::BLOCKING_THREADS;
 use crate::server::address::{self, AddressError};
 use crate::server::{self, Listen, Options, log};
 
@@ -97,9 +98,10 @@ fn start(flags: Start) -> Result<u8, Failure> {
     let log = log::start(format).map_err(|error| Failure::operation("cannot log", &error))?;
     options.log = Some(log.lines());
     // One thread carries the network: measured on two cores, handing a request from one thread to
-    // another costs more than serving it. Processes are started by others.
+    // another costs more than serving it. What blocks is done by the threads of a few pools.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build();
     let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
     let result = runtime.block_on(async {
@@ -125,7 +127,8 @@ fn start(flags: Start) -> Result<u8, Failure> {
         }
         // A reader who does not want the URL is no reason not to serve.
         let _ = print(&format!("{}\n", running.url()));
-        running.finished(stopped).await;
+        let finished = running.finished(stopped).await;
+        finished.map_err(|failure| Failure::failed(chain(&failure)))?;
         Ok(0)
     });
     // The server does not wait for a thread that hangs in the resolver or on a file system.

@@ -34,6 +34,8 @@ use tracing::warn;
 use super::process::rfc3339;
 use super::streams::{self, Attachable, Course, Descriptor, Input, Output, Streams, held_pipe};
 use super::{Lifecycle, signals};
+use crate::runtime::Runtime;
+use crate::runtime::descriptors::{Descriptors, Taken, User};
 use engine::{Engine, EngineError, Frames, Sink};
 
 /// A container element.
@@ -51,6 +53,7 @@ pub struct Container {
     ahead: watch::Sender<bool>,
     /// How often the Engine was seen not to answer.
     losses: AtomicU64,
+    descriptors: Arc<Descriptors>,
 }
 
 /// How a container ended.
@@ -106,9 +109,11 @@ impl Container {
         engine: Arc<Engine>,
         run: Run,
         path: &Path,
+        runtime: &Runtime,
     ) -> Result<Arc<Container>, Error> {
         let (id, name) = create(&engine, &run, path).await?;
-        let started = Container::start_created(engine.clone(), run, id.clone(), name).await;
+        let started =
+            Container::start_created(engine.clone(), run, id.clone(), name, runtime).await;
         if started.is_err() {
             // One that removes itself may be gone already.
             let _ = engine.remove(&id, true).await;
@@ -121,17 +126,21 @@ impl Container {
         run: Run,
         id: String,
         name: String,
+        runtime: &Runtime,
     ) -> Result<Arc<Container>, Error> {
         let system = |error: std::io::Error| {
             Error::new(Code::Busy, format!("no pipes for the container: {error}"))
         };
+        let drains = &runtime.drains;
+        let mut taken = take(&runtime.descriptors, DESCRIPTORS)?;
         let (from_stdin, stdin) = held_pipe().map_err(system)?;
-        let (stdout, to_stdout) = output_pipe().map_err(system)?;
-        let (stderr, to_stderr) = output_pipe().map_err(system)?;
+        let (stdout, to_stdout) = output_pipe(taken.split(1)).map_err(system)?;
+        let (stderr, to_stderr) = output_pipe(taken.split(1)).map_err(system)?;
+        let stdin = Descriptor::new(stdin, taken.split(1)).map_err(system)?;
         let streams = Streams::new(
-            Input::new(streams::Sink::Pipe(Descriptor::new(stdin).map_err(system)?)),
-            Output::new(Some(stdout)),
-            Output::new(Some(stderr)),
+            Input::new(streams::Sink::Pipe(stdin)),
+            Output::new(Some(stdout), drains),
+            Output::new(Some(stderr), drains),
         );
         let from_stdin = pipe::Receiver::from_owned_fd(from_stdin).map_err(system)?;
         // Before the start, or the exit of a container that removes itself could be missed.
@@ -165,12 +174,29 @@ impl Container {
             streams,
             ahead: watch::Sender::new(true),
             losses: AtomicU64::new(0),
+            descriptors: runtime.descriptors.clone(),
         });
-        tokio::spawn(container.clone().feed(from_stdin, input));
-        tokio::spawn(container.clone().drain(outputs.0, to_stdout, true));
-        tokio::spawn(container.clone().drain(outputs.1, to_stderr, false));
-        tokio::spawn(container.clone().watch_process());
-        tokio::spawn(container.clone().watch_end(exit));
+        // A pipe's other end and a connection to the Engine each.
+        for (output, pipe, is_stdout) in
+            [(outputs.0, to_stdout, true), (outputs.1, to_stderr, false)]
+        {
+            let (container, taken) = (container.clone(), taken.split(2));
+            tokio::spawn(async move {
+                container.drain(output, pipe, is_stdout).await;
+                drop(taken);
+            });
+        }
+        let (feeding, held) = (container.clone(), taken.split(2));
+        tokio::spawn(async move {
+            feeding.feed(from_stdin, input).await;
+            drop(held);
+        });
+        tokio::spawn(container.clone().watch_process(taken.split(1)));
+        let ending = container.clone();
+        tokio::spawn(async move {
+            ending.watch_end(exit).await;
+            drop(taken);
+        });
         Ok(container)
     }
 
@@ -337,7 +363,9 @@ impl Container {
             let again = self.attached_again(|| self.engine.attach_output(&self.id, stdout));
             let Some(frames) = again.await else { break };
             // Without a pipe the failure is the last that readers hear.
-            let Ok((source, pipe)) = output_pipe() else {
+            let taken = take(&self.descriptors, 1);
+            let pipes = taken.map(output_pipe);
+            let Ok(Ok((source, pipe))) = pipes else {
                 break;
             };
             output.resume(source);
@@ -402,7 +430,7 @@ impl Container {
 
     /// Watches the container's first process, where it can be seen. Of one that cannot, or that has
     /// gone before it could, the outputs are read ahead all the time.
-    async fn watch_process(self: Arc<Self>) {
+    async fn watch_process(self: Arc<Self>, taken: Taken) {
         let state = match self.engine.is_local() {
             true => self.engine.state(&self.id).await.ok(),
             false => None,
@@ -410,7 +438,7 @@ impl Container {
         if let Some(pid) = state.and_then(|state| Pid::from_raw(state.pid))
             && let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty())
             && is_of_container(pid, &self.id)
-            && let Ok(pidfd) = Descriptor::new(pidfd)
+            && let Ok(pidfd) = Descriptor::new(pidfd, taken)
         {
             self.ahead.send_replace(false);
             tokio::select! {
@@ -494,10 +522,21 @@ impl Attachable for Container {
     fn attached_gone(&self) {}
 }
 
-/// A pipe for an output: the end that is read, and the one that the Engine's words go into.
-fn output_pipe() -> std::io::Result<(Arc<Descriptor>, pipe::Sender)> {
+/// How many descriptors a container takes while it runs: both ends of three pipes, a connection to the
+/// Engine for each, one to wait for its end, and its process.
+const DESCRIPTORS: u64 = 11;
+
+fn take(descriptors: &Arc<Descriptors>, count: u64) -> Result<Taken, Error> {
+    let taken = descriptors.take(User::Containers, count);
+    taken.map_err(|short| Error::new(Code::Busy, short.to_string()))
+}
+
+/// A pipe for an output: the end that is read, and the one that the Engine's words go into. `taken` is
+/// the first one's.
+fn output_pipe(taken: Taken) -> std::io::Result<(Arc<Descriptor>, pipe::Sender)> {
     let (source, into) = held_pipe()?;
-    Ok((Descriptor::new(source)?, pipe::Sender::from_owned_fd(into)?))
+    let source = Descriptor::new(source, taken)?;
+    Ok((source, pipe::Sender::from_owned_fd(into)?))
 }
 
 /// What an Engine adds to a signal's number for the exit status of whom it ended.

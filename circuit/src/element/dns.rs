@@ -32,6 +32,8 @@ use tokio::sync::oneshot;
 
 use super::Lifecycle;
 use crate::peer::Watch;
+use crate::runtime::Runtime;
+use crate::runtime::descriptors::User;
 use live::Live;
 use records::Records;
 use shared::Shared;
@@ -55,12 +57,22 @@ struct Thread {
     stop: oneshot::Sender<()>,
 }
 
+/// How many descriptors a DNS server takes: its two sockets, and two of its thread's own.
+const DESCRIPTORS: u64 = 4;
+
 impl Dns {
     /// Binds and begins to answer. With a zone, it has the live servers in it once it
     /// [watches](crate::peer::Peer::watch).
-    pub fn start(address: SocketAddr, zone: Option<&str>, me: ServerId) -> Result<Arc<Dns>, Error> {
+    pub fn start(
+        address: SocketAddr,
+        zone: Option<&str>,
+        me: ServerId,
+        runtime: &Arc<Runtime>,
+    ) -> Result<Arc<Dns>, Error> {
         let zone = zone.map(text::name).transpose();
         let zone = zone.map_err(|error| invalid("the zone", &error))?;
+        let taken = runtime.descriptors.take(User::Dns, DESCRIPTORS);
+        let taken = taken.map_err(|short| Error::new(Code::Busy, short.to_string()))?;
         let sockets = Sockets::bind(address).map_err(|error| {
             let what = format!("cannot listen on {address}: {}", words(&error));
             Error::new(Code::Refused, what)
@@ -69,16 +81,22 @@ impl Dns {
         let live = zone.clone().map(|zone| Live::new(zone, me));
         let shared = Arc::new(Shared::new(Records::default(), live));
         let (stop, stopped) = oneshot::channel();
-        let served = shared.clone();
+        let (served, means) = (shared.clone(), runtime.clone());
         let begin = || -> io::Result<JoinHandle<()>> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let serving = sockets.into_serving(&runtime, served)?;
+            let descriptors = means.descriptors.clone();
+            let serving = sockets.into_serving(&runtime, served, descriptors)?;
             let name = format!("dns {}", address.port());
+            let alarm = means.alarm.clone();
+            let run = move || {
+                let _taken = taken;
+                serving.run(&runtime, stopped)
+            };
             std::thread::Builder::new()
                 .name(name)
-                .spawn(move || serving.run(&runtime, stopped))
+                .spawn(move || alarm.watch("thread of a DNS server", run))
         };
         let handle = begin().map_err(|error| {
             let what = format!("cannot start a DNS server: {}", words(&error));

@@ -9,7 +9,6 @@
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
 mod inherited;
-mod output_file;
 mod spawn;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -28,6 +27,8 @@ pub use spawn::SpawnError;
 
 use super::streams::{Attachable, Course, Descriptor, Input, Output, Streams};
 use super::{Lifecycle, signals};
+use crate::runtime::Runtime;
+use crate::runtime::descriptors::User;
 
 /// A process element.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ pub struct Process {
     streams: Streams,
     /// Until it exits.
     terminal: Mutex<Option<Arc<OwnedFd>>>,
-    /// Told once whoever was attached is gone, of a process that is to hang up then.
+    /// Notified once nobody is attached any more to a process that is to hang up then.
     hung_up: Notify,
 }
 
@@ -50,17 +51,18 @@ struct Life {
     code: Option<i32>,
     signal: Option<i32>,
     ended: Option<SystemTime>,
-    /// Its number is another's, or may be.
+    /// Whether the process was reaped, so that another may have its number.
     reaped: bool,
 }
 
-/// How often a process that is to hang up is looked at, whether anybody is attached to it: whoever
-/// made it may have gone before attaching, or between the streams' ends and the scrub. Chosen: as
-/// long as a client that was killed holds anything.
+/// How often the server checks whether anybody is attached to a process that is to hang up: its maker
+/// may have gone before attaching, or between the streams' ends and the scrub. Chosen, not measured: a
+/// client that was killed holds its place for as long.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// How long after a process's exit it is looked again whether its outputs have come to their ends.
-/// Chosen: a start of another takes a millisecond, and who still holds them then is a child of it.
+/// The pauses after a process's exit before the server checks again whether its outputs have come to
+/// their ends. Chosen, not measured: the start of another process takes a millisecond, and a process
+/// that holds them for longer is a child of it.
 const SETTLING: [Duration; 3] = [
     Duration::from_millis(20),
     Duration::from_millis(200),
@@ -70,19 +72,19 @@ const SETTLING: [Duration; 3] = [
 impl Process {
     /// Executes the command. Fails with the operating system's reason, and then nothing is left.
     ///
-    /// The system takes up to a millisecond to start a process, so that is left to a thread of the
-    /// runtime's pool.
+    /// The system takes up to a millisecond to start a process, and a file system may hang, so a
+    /// thread of the pool for spawning does it.
     ///
     /// **Cancellation:** a future that is dropped half-way leaves a process that nobody knows, so
     /// it is not to be dropped before the runtime is.
-    pub async fn spawn(cmd: Cmd) -> Result<Arc<Process>, SpawnError> {
-        let spawned = tokio::task::spawn_blocking(move || {
-            let spawned = spawn::spawn(&cmd)?;
-            Ok((cmd, spawned))
-        });
-        let (cmd, spawned) = spawned
-            .await
-            .map_err(|error| SpawnError::System(error.to_string()))??;
+    pub async fn spawn(cmd: Cmd, runtime: &Arc<Runtime>) -> Result<Arc<Process>, SpawnError> {
+        let spawned = Process::spawn_in_pool(cmd, runtime).await;
+        let counters = &runtime.counters;
+        match &spawned {
+            Ok(_) => counters.started.one(),
+            Err(_) => counters.not_started.one(),
+        }
+        let (cmd, spawned) = spawned?;
         let process = Arc::new(Process {
             pid: spawned.pid,
             started: SystemTime::now(),
@@ -95,15 +97,32 @@ impl Process {
             }),
             streams: Streams::new(
                 Input::new(spawned.stdin),
-                Output::new(spawned.stdout),
-                Output::new(spawned.stderr),
+                Output::new(spawned.stdout, &runtime.drains),
+                Output::new(spawned.stderr, &runtime.drains),
             ),
             terminal: Mutex::new(spawned.terminal),
             hung_up: Notify::new(),
             cmd,
         });
-        tokio::spawn(process.clone().reap(spawned.pidfd));
+        let reaping = process.clone().reap(spawned.pidfd, runtime.clone());
+        tokio::spawn(reaping);
         Ok(process)
+    }
+
+    async fn spawn_in_pool(
+        cmd: Cmd,
+        runtime: &Runtime,
+    ) -> Result<(Cmd, spawn::Spawned), SpawnError> {
+        let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
+        let taken = runtime
+            .descriptors
+            .take(User::Processes, spawn::DESCRIPTORS);
+        let taken = taken.map_err(|short| system(&short))?;
+        let spawned = runtime.spawning.run(move || {
+            let spawned = spawn::spawn(&cmd, taken)?;
+            Ok((cmd, spawned))
+        });
+        spawned.await.map_err(|error| system(&error))?
     }
 
     /// Its status now.
@@ -216,15 +235,15 @@ impl Process {
         }
     }
 
-    /// Whoever waited for the end is gone: an onlooker, if others are attached.
+    /// Hangs up after a caller who waited for the end has gone, unless others are attached.
     pub fn waiter_gone(&self) {
         if !self.streams.attached() {
             self.hang_up();
         }
     }
 
-    /// As a terminal's end does it: the whole group hears it, children of a process that has exited
-    /// and one that is stopped included.
+    /// Tells the whole group, as the end of a terminal does: children of a process that has exited and
+    /// processes that are stopped hear it too.
     fn hang_up(&self) {
         if !self.cmd.hangup {
             return;
@@ -250,7 +269,7 @@ impl Process {
 
     /// Reaps the child when it exits. One that is to hang up is reaped when its element goes: until
     /// then its number, which is its group's, is nobody else's.
-    async fn reap(self: Arc<Self>, pidfd: Arc<Descriptor>) {
+    async fn reap(self: Arc<Self>, pidfd: Arc<Descriptor>, runtime: Arc<Runtime>) {
         let keeps = self.cmd.hangup;
         let options = match keeps {
             true => WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
@@ -278,6 +297,10 @@ impl Process {
                 }
             }
         }
+        // The runtime's means are not to outlive the server because of a process.
+        drop(pidfd);
+        runtime.counters.ended.one();
+        drop(runtime);
         *self.terminal() = None;
         let settled = self.streams.settle();
         self.streams.end();

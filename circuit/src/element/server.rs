@@ -1,16 +1,19 @@
 //! The server as the element of its own anchor: its status, and the state of its threads and
 //! operations.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::sync::{Arc, Weak};
 
 use circuit_proto::element::Status as AnyStatus;
-use circuit_proto::element::server::Status;
+use circuit_proto::element::server::{Counters, Status};
 use circuit_proto::{Code, ElementKind, Error};
 
 use super::Lifecycle;
 use super::process::rfc3339;
+use crate::peer::View;
+use crate::runtime::descriptors::User;
 use crate::server::Server as Host;
 
 /// The element at the server's own anchor.
@@ -49,9 +52,107 @@ impl Lifecycle for Server {
     async fn scrubbed(&self) {}
 }
 
+/// The counters and gauges of the server, in groups.
+fn counters(server: &Host, view: &View) -> Counters {
+    let runtime = &server.runtime;
+    let (counters, descriptors) = (&runtime.counters, &runtime.descriptors);
+    let group = |values: &[(&str, u64)]| -> BTreeMap<String, u64> {
+        let values = values.iter();
+        values
+            .map(|(name, value)| ((*name).to_owned(), *value))
+            .collect()
+    };
+    let (written, dropped, waiting) = match server.operations.log() {
+        Some(log) => log.counts(),
+        None => (0, 0, 0),
+    };
+    let (started, ended) = (counters.started.get(), counters.ended.get());
+    let groups = [
+        (
+            "Connections",
+            group(&[
+                ("Open", server.connections() as u64),
+                ("Clients", server.clients() as u64),
+                ("Forwarding", server.transfers_opened() as u64),
+                ("Strangers", runtime.strangers.taken() as u64),
+                ("AcceptedClients", counters.clients.get()),
+                ("AcceptedLinks", counters.links.get()),
+                ("AcceptedForwarders", counters.transfers.get()),
+                ("Refused", counters.refused.get()),
+            ]),
+        ),
+        (
+            "Requests",
+            group(&[
+                ("InFlight", server.operations.count() as u64),
+                ("Forwarded", counters.forwarded.get()),
+            ]),
+        ),
+        ("Outcomes", counters.outcomes.all()),
+        (
+            "Bytes",
+            group(&[
+                ("Sent", counters.sent.get()),
+                ("Received", counters.received.get()),
+            ]),
+        ),
+        (
+            "Processes",
+            group(&[
+                ("Started", started),
+                ("NotStarted", counters.not_started.get()),
+                ("Running", started.saturating_sub(ended)),
+                ("Forgotten", runtime.drains.len() as u64),
+            ]),
+        ),
+        (
+            "Messages",
+            group(&[
+                ("Sent", counters.messages_sent.get()),
+                ("Received", counters.messages_received.get()),
+            ]),
+        ),
+        (
+            "Membership",
+            group(&[
+                ("Links", view.links.len() as u64),
+                ("Suspected", view.suspected.len() as u64),
+                ("Joined", counters.joined.get()),
+                ("Left", counters.left.get()),
+            ]),
+        ),
+        (
+            "Queues",
+            group(&[
+                ("Driver", server.peer.queued() as u64),
+                ("Log", waiting),
+                ("Spawning", runtime.spawning.waiting() as u64),
+                ("Resolving", runtime.resolving.waiting() as u64),
+            ]),
+        ),
+        ("Log", group(&[("Written", written), ("Dropped", dropped)])),
+        (
+            "Descriptors",
+            group(&[
+                ("Limit", descriptors.limit()),
+                ("Used", descriptors.used()),
+                ("Processes", descriptors.used_by(User::Processes)),
+                ("Containers", descriptors.used_by(User::Containers)),
+                ("Dns", descriptors.used_by(User::Dns)),
+                ("Tethers", descriptors.used_by(User::Tethers)),
+            ]),
+        ),
+    ];
+    let named = groups.into_iter();
+    named
+        .map(|(name, group)| (name.to_owned(), group))
+        .collect()
+}
+
 /// The status of the server.
 fn status(server: &Host) -> Status {
     let view = server.peer.view();
+    let counters = counters(server, &view);
     Status {
         addr: server.me.url.clone(),
         joined: rfc3339(server.started),
@@ -67,6 +168,7 @@ fn status(server: &Host) -> Status {
         clients: server.clients() as u64,
         // Its own anchor's aside.
         elements: server.tree.len().saturating_sub(1) as u64,
+        counters,
     }
 }
 

@@ -3,8 +3,8 @@
 use circuit_proto::{Code, Error};
 use rustix::process::Signal;
 
-/// Name without `SIG`, the signal, and the words for it: those of Go's `syscall.Signal.String`,
-/// which the reference prints.
+/// Name without `SIG`, the signal, and the words for it, which are those of Go's
+/// `syscall.Signal.String`.
 const SIGNALS: &[(&str, Signal, &str)] = &[
     ("HUP", Signal::HUP, "hangup"),
     ("INT", Signal::INT, "interrupt"),
@@ -69,7 +69,7 @@ fn real_time(number: i32) -> Option<Signal> {
     Some(unsafe { Signal::from_raw_unchecked(number) })
 }
 
-/// The error of who named no signal.
+/// The error of a caller who named no signal.
 pub fn unknown(text: &str) -> Error {
     let message = format!("no such signal: {text:?} (a name such as TERM, or its number)");
     Error::new(Code::InvalidArgument, message)
@@ -96,7 +96,7 @@ fn description(number: i32) -> String {
     }
 }
 
-/// How something ended, in the reference's words: nothing after success.
+/// The words for an end that was no success, as Go's `os/exec` has them; `None` after success.
 pub fn exit(code: Option<i32>, signal: Option<i32>) -> Option<String> {
     match (code, signal) {
         (_, Some(signal)) => Some(format!("signal: {}", description(signal))),

@@ -1,7 +1,7 @@
 //! The three streams of a process or a container, and how long they last.
 //!
-//! Each is a pipe of the kernel's, whose one end an [`Input`] or [`Output`] holds; who has the
-//! other, the process itself or the connection to an Engine, they do not know.
+//! Each stream is a pipe of the kernel's, of which an [`Input`] or [`Output`] holds one end. Neither
+//! knows whether a process or the connection to an Engine has the other end.
 
 mod descriptor;
 mod input;
@@ -18,41 +18,41 @@ pub use descriptor::Descriptor;
 pub use input::{Input, Sink, Writing};
 pub use output::{Output, Reading};
 
-/// How much is held for a reader who comes late. docs/design.md, "Process".
+/// How many bytes are held for a reader who comes late. docs/design.md, "Process".
 const HELD: usize = 32 << 10;
 
 /// An element that has the three streams.
 pub trait Attachable: Send + Sync {
-    /// They.
+    /// The three streams.
     fn streams(&self) -> &Streams;
 
-    /// Whoever was attached to one of the streams disappeared: as a reader, or as a writer before
-    /// the element's end.
+    /// Reacts to the disappearance of a caller who was attached to one of the streams: of a reader,
+    /// or of a writer before the element's end.
     fn attached_gone(&self);
 }
 
 /// The streams of one element.
 #[derive(Debug)]
 pub struct Streams {
-    /// Its stdin.
+    /// The element's stdin.
     pub stdin: Arc<Input>,
-    /// Its stdout.
+    /// The element's stdout.
     pub stdout: Arc<Output>,
-    /// Its stderr.
+    /// The element's stderr.
     pub stderr: Arc<Output>,
     course: watch::Sender<Course>,
-    /// Those who wait for the end hold it too.
+    /// Each caller who waits for the end holds a clone, so that the number of clones counts them.
     waiters: Arc<()>,
 }
 
-/// How far an element has come, for those who wait for more.
+/// The course of an element, of which callers wait for the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Course {
-    /// It runs.
+    /// The element runs.
     Running,
-    /// It has ended.
+    /// The element has ended.
     Ended,
-    /// It was scrubbed, before or after its end.
+    /// The element was scrubbed, before or after its end.
     Scrubbed,
 }
 
@@ -68,7 +68,7 @@ impl Streams {
         }
     }
 
-    /// On which output the element blocks, as nobody reads it.
+    /// The name of the output on which the element blocks because nobody reads it.
     pub fn blocked(&self) -> Option<String> {
         let outputs = [("stdout", &self.stdout), ("stderr", &self.stderr)];
         let blocked = outputs.into_iter().find(|(_, output)| output.blocks());
@@ -95,13 +95,14 @@ impl Streams {
         self.stderr.unread().await;
     }
 
-    /// The element has ended: takes over what is left of its outputs. Whether nothing is left open.
+    /// Takes the rest of the outputs over, as the element has ended. Returns whether no pipe is left
+    /// open.
     pub fn settle(&self) -> bool {
         let outputs = [&self.stdout, &self.stderr];
         outputs.map(|output| output.settle()) == [true, true]
     }
 
-    /// The element has ended: whoever writes fails, and whoever waits is told.
+    /// Has writers fail and tells those who wait, as the element has ended.
     pub fn end(&self) {
         self.stdin.abandon();
         self.course.send_if_modified(|now| {
@@ -113,7 +114,7 @@ impl Streams {
         });
     }
 
-    /// The element was scrubbed: whoever waits is told, and what it still says is drained.
+    /// Tells those who wait that the element was scrubbed, and has its further output drained.
     pub fn scrub(&self) {
         self.course.send_replace(Course::Scrubbed);
         self.stdin.abandon();
@@ -121,7 +122,7 @@ impl Streams {
         self.stderr.discard();
     }
 
-    /// Whether anybody reads, writes or waits.
+    /// Whether any caller reads, writes or waits.
     pub fn attached(&self) -> bool {
         self.stdin.status().writer
             || self.stdout.status().reader
@@ -129,7 +130,7 @@ impl Streams {
             || Arc::strong_count(&self.waiters) > 1
     }
 
-    /// Counts as one who waits, for as long as what is returned is held.
+    /// Counts the caller as one who waits, for as long as it holds the result.
     pub fn attend(&self) -> Arc<()> {
         self.waiters.clone()
     }
@@ -144,7 +145,7 @@ impl Streams {
         *self.course.borrow() == Course::Scrubbed
     }
 
-    /// Nobody will write any more, nor read what nobody reads now.
+    /// Closes stdin, and discards each output that has no reader now.
     pub fn close_unattached(&self) {
         self.stdin.abandon();
         for output in [&self.stdout, &self.stderr] {
@@ -155,7 +156,7 @@ impl Streams {
     }
 }
 
-/// A pipe that holds no more than a late reader is promised: its reading and its writing end.
+/// The reading and the writing end of a pipe that holds as much as a late reader is promised.
 pub fn held_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // Before anybody writes: a pipe that holds more cannot be cut. A user who has very many pipes

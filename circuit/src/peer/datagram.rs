@@ -25,10 +25,14 @@ use std::time::Duration;
 use circuit_client::transport::tls::{Certificate, Signed};
 use circuit_proto::membership::{MAX_DATAGRAM, Message};
 use circuit_proto::{Fingerprint, Key, auth};
+use parking_lot::Mutex;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+
+use crate::runtime::Runtime as Means;
+use crate::runtime::transient::is_transient;
 
 /// The first byte. The upper two bits are zero.
 const MARK: u8 = 1;
@@ -110,6 +114,7 @@ impl Datagrams {
         socket: std::net::UdpSocket,
         certificate: &Certificate,
         key: Option<&Key>,
+        runtime: &Arc<Means>,
     ) -> io::Result<(Arc<dyn AsyncUdpSocket>, Datagrams)> {
         let (found, received) = mpsc::channel(QUEUE);
         let datagrams = Datagrams {
@@ -121,7 +126,13 @@ impl Datagrams {
             second: Second::new(),
         };
         let inner = TokioRuntime.wrap_udp_socket(socket)?;
-        Ok((Arc::new(Divided { inner, found }), datagrams))
+        let divided = Divided {
+            inner,
+            found,
+            runtime: runtime.clone(),
+            pause: Mutex::new(None),
+        };
+        Ok((Arc::new(divided), datagrams))
     }
 
     /// Whether the socket reaches IPv6 as well as IPv4.
@@ -202,6 +213,38 @@ fn signed_bytes(to: Fingerprint, body: &[u8]) -> Vec<u8> {
 struct Divided {
     inner: Arc<dyn AsyncUdpSocket>,
     found: mpsc::Sender<Vec<u8>>,
+    runtime: Arc<Means>,
+    /// Running after an error, which the next attempt to receive may not find any more.
+    pause: Mutex<Option<Pin<Box<Sleep>>>>,
+}
+
+/// How long receiving rests after an error that may pass. Chosen, not measured: a lack of memory
+/// does not last, and the kernel holds what arrives meanwhile.
+const REST: Duration = Duration::from_millis(5);
+
+impl Divided {
+    /// Receives. An error that may pass makes it rest for a moment: to QUIC's endpoint any error but
+    /// a reset is its end.
+    fn poll_lasting(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut pause = self.pause.lock();
+        loop {
+            if let Some(rest) = pause.as_mut() {
+                ready!(rest.as_mut().poll(cx));
+                *pause = None;
+            }
+            match ready!(self.inner.poll_recv(cx, buffers, meta)) {
+                Err(error) if is_transient(&error) => {
+                    *pause = Some(Box::pin(tokio::time::sleep(REST)));
+                }
+                result => return Poll::Ready(result),
+            }
+        }
+    }
 }
 
 impl AsyncUdpSocket for Divided {
@@ -210,7 +253,10 @@ impl AsyncUdpSocket for Divided {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.try_send(transmit)
+        self.inner.try_send(transmit)?;
+        let length = transmit.contents.len() as u64;
+        self.runtime.counters.sent.add(length);
+        Ok(())
     }
 
     fn poll_recv(
@@ -219,7 +265,9 @@ impl AsyncUdpSocket for Divided {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(self.inner.poll_recv(cx, buffers, meta))?;
+        let count = ready!(self.poll_lasting(cx, buffers, meta))?;
+        let length = meta.iter().take(count).map(|meta| meta.len as u64).sum();
+        self.runtime.counters.received.add(length);
         for (buffer, meta) in buffers.iter().zip(&*meta).take(count) {
             // Of packets that the kernel has joined the last may be shorter than the others.
             for packet in buffer[..meta.len].chunks(meta.stride.max(1)) {
@@ -276,6 +324,57 @@ mod tests {
         let taken = (0..2000).filter(|_| second.takes(&one[17..])).count();
         assert_eq!(taken, usize::from(REPEATS_PER_SECOND));
         assert!(second.takes(&other[17..]));
+    }
+
+    /// A socket of which each attempt to receive fails, and then one more does not.
+    #[derive(Debug)]
+    struct Failing {
+        errors: Mutex<Vec<io::Error>>,
+    }
+
+    impl AsyncUdpSocket for Failing {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            panic!("nothing is sent")
+        }
+
+        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
+            panic!("nothing is sent")
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(self.errors.lock().pop().map_or(Ok(0), Err))
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            panic!("nobody asks")
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_that_passes_does_not_end_the_endpoint_and_another_does() {
+        let check = async |errors: &[rustix::io::Errno]| {
+            let errors = errors.iter().map(|errno| (*errno).into()).collect();
+            let inner = Failing {
+                errors: Mutex::new(errors),
+            };
+            let divided = Divided {
+                inner: Arc::new(inner),
+                found: mpsc::channel(1).0,
+                runtime: Means::alone(),
+                pause: Mutex::new(None),
+            };
+            std::future::poll_fn(|cx| divided.poll_recv(cx, &mut [], &mut [])).await
+        };
+        use rustix::io::Errno;
+        let passing = [Errno::CONNREFUSED, Errno::NOBUFS, Errno::NOMEM];
+        assert_eq!(check(&passing).await.unwrap(), 0);
+        let broken = check(&[Errno::BADF, Errno::NOBUFS]).await.unwrap_err();
+        assert_eq!(broken.raw_os_error(), Some(Errno::BADF.raw_os_error()));
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! Dialling other servers, from the server's one socket.
 
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use circuit_client::transport::congestion::Windows;
-use circuit_client::transport::dial::{Accepted, DialError, Dialler, resolve};
+use circuit_client::transport::dial::{Accepted, DialError, Dialler};
 use circuit_client::transport::endpoint;
 use circuit_client::transport::tls::{Certificate, Pin};
 use circuit_proto::handshake::{Identity, Role};
 use circuit_proto::membership::Message;
 use circuit_proto::{Key, Url};
 use quinn::{TransportConfig, VarInt};
+
+use crate::runtime::Runtime;
 
 /// What a server dials with.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub struct Outbound {
     life: AtomicU64,
     link: Arc<TransportConfig>,
     transfer: Arc<TransportConfig>,
+    runtime: Arc<Runtime>,
 }
 
 impl Outbound {
@@ -35,6 +40,7 @@ impl Outbound {
         certificate: &Certificate,
         key: Option<&Key>,
         me: &Identity,
+        runtime: &Arc<Runtime>,
     ) -> Arc<Outbound> {
         let mut link = endpoint::transport_config(windows);
         // One stream of messages from the other side.
@@ -47,6 +53,7 @@ impl Outbound {
             life: AtomicU64::new(me.count),
             link: Arc::new(link),
             transfer: Arc::new(endpoint::transport_config(windows)),
+            runtime: runtime.clone(),
         })
     }
 
@@ -61,6 +68,11 @@ impl Outbound {
     /// From now on this server says that it lives this life.
     pub(super) fn set_life(&self, count: u64) {
         self.life.store(count, Ordering::Relaxed);
+    }
+
+    /// The means that the server's parts share.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Whether the circuit has a key.
@@ -113,8 +125,38 @@ impl Outbound {
             key: self.key.as_ref(),
             transport,
         };
-        let addresses = resolve(url, timeout).await?;
+        let addresses = self.addresses(url, timeout).await?;
         dialler.dial_any(&addresses, pin, &role, timeout).await
+    }
+}
+
+impl Outbound {
+    /// The addresses of a URL's host, at least one. The resolver is asked on a thread of its own pool,
+    /// which it keeps for as long as it hangs.
+    async fn addresses(&self, url: &Url, timeout: Duration) -> Result<Vec<SocketAddr>, DialError> {
+        if let Some(address) = url.address() {
+            return Ok(vec![address]);
+        }
+        let (host, port) = (url.host.to_string(), url.port);
+        let asked = host.clone();
+        let lookup = self
+            .runtime
+            .resolving
+            .run(move || (asked, port).to_socket_addrs().map(Vec::from_iter));
+        let found = match tokio::time::timeout(timeout, lookup).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(busy)) => Err(io::Error::other(busy)),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the resolver does not answer",
+            )),
+        };
+        let none = || io::Error::new(io::ErrorKind::NotFound, "the resolver knows none");
+        let found = found.and_then(|found| match found.is_empty() {
+            true => Err(none()),
+            false => Ok(found),
+        });
+        found.map_err(|source| DialError::Resolve { host, source })
     }
 }
 

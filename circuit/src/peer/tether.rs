@@ -35,6 +35,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
 use super::Event;
+use crate::runtime::Runtime;
+use crate::runtime::descriptors::User;
 pub use accept::listen;
 
 /// How long a tether outlives its QUIC connection. The other end is to hear of the connection's
@@ -82,6 +84,7 @@ pub struct Tethers {
     /// How many tethers there are to each server: while one connection replaces another, each of
     /// the two has its own.
     held: Mutex<BTreeMap<ServerId, usize>>,
+    runtime: Arc<Runtime>,
 }
 
 /// The server at the other end of a tether, and the driver that is told about it.
@@ -100,11 +103,12 @@ pub(super) struct Tether {
 
 impl Tethers {
     /// No tethers yet, for a server that is bound to this address.
-    pub fn new(address: IpAddr) -> Arc<Tethers> {
+    pub fn new(address: IpAddr, runtime: Arc<Runtime>) -> Arc<Tethers> {
         Arc::new(Tethers {
             address,
             expected: Mutex::default(),
             held: Mutex::default(),
+            runtime,
         })
     }
 
@@ -116,6 +120,9 @@ impl Tethers {
 
     /// Holds a tether until it ends.
     async fn hold(self: &Arc<Self>, stream: &TcpStream, asked: &Notify, subject: &Subject) {
+        // Both sides looked before whether there is a descriptor. If there is none any more, the
+        // tether is held all the same: its end would mean the end of this process.
+        let _taken = self.runtime.descriptors.take(User::Tethers, 1);
         let _held = Held::begin(self.clone(), subject.peer.id());
         hold(stream, asked, subject).await;
     }

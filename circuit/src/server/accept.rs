@@ -1,7 +1,7 @@
-//! Who may come in: the acceptor's side of the handshake, and its limits.
+//! Lets peers in: the acceptor's side of the handshake, and its limits.
 //!
 //! **Invariant:** until a peer was sent a `Welcome` it has one stream, a window of 16 KiB and five
-//! seconds, and [`strangers`](super::strangers) bounds how many there are like it.
+//! seconds, and a place among those of [`admission`](crate::runtime::admission).
 
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -21,9 +21,10 @@ use quinn::VarInt;
 use tracing::{debug, info, warn};
 
 use super::dispatch::Caller;
-use super::strangers::{Entry, Strangers};
 use super::{Server, requests};
 use crate::peer::Origin;
+use crate::runtime::admission::Entry;
+use crate::runtime::budget::Budget;
 
 /// How long a stranger may take. docs/PROTOCOL.md, "Handshake".
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,15 +39,19 @@ pub(super) const CLIENT_REQUESTS: usize = 1024;
 pub(super) const TRANSFER_REQUESTS: usize = 16_384;
 
 /// How many streams a peer may open beyond its requests, so that the one too many is answered
-/// `Busy` instead of waiting. Chosen: as many as one burst of a greedy caller.
+/// `Busy` instead of waiting. Chosen, not measured: a greedy caller sends as many in one burst.
 const SPARE_STREAMS: usize = 64;
 
-/// How long a refused peer has to read why.
+/// How long a refused peer has to read the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How many refusals are logged a second. Chosen: whoever knocks without the key is not to drown
+/// How many refusals are logged a second. Chosen, not measured: whoever knocks without the key is not to drown
 /// what else is logged.
 const REFUSALS_LOGGED: u64 = 10;
+
+/// How many connections are looked at before the other tasks of the thread have their turn. Chosen,
+/// not measured: a look costs microseconds.
+const TURN: usize = 32;
 
 /// Logs refusals, a few of them a second, and counts the others.
 #[derive(Debug, Default)]
@@ -71,9 +76,11 @@ impl Refusals {
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(server: Arc<Server>) {
-    let strangers = Arc::new(Strangers::default());
+    let (strangers, counters) = (&server.runtime.strangers, &server.runtime.counters);
+    let mut turn = Budget::new(TURN);
     let refusals = Arc::new(Refusals::default());
     while let Some(incoming) = server.endpoint.accept().await {
+        turn.spend(1).await;
         let address = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
         let stranger = match strangers.enter(address, validated) {
@@ -84,6 +91,7 @@ pub(super) async fn accept(server: Arc<Server>) {
                 continue;
             }
             Entry::Full => {
+                counters.refused.one();
                 incoming.refuse();
                 continue;
             }
@@ -103,7 +111,7 @@ pub(super) async fn accept(server: Arc<Server>) {
     }
 }
 
-/// A peer that was let in, and what for.
+/// A peer that was let in, and its role.
 struct Guest {
     connection: quinn::Connection,
     role: Admitted,
@@ -152,6 +160,7 @@ async fn greet(
         Ok(role) if sent.is_ok() => Some(Guest { connection, role }),
         Ok(_) => None,
         Err(reason) => {
+            server.runtime.counters.refused.one();
             refusals.log(address, &reason);
             let _ = tokio::time::timeout(FAREWELL, connection.closed()).await;
             close(&connection, reason.close());
@@ -241,7 +250,7 @@ fn open_up(connection: &quinn::Connection, role: &Admitted) {
     connection.set_receive_window(VarInt::MAX);
 }
 
-/// What a refusal says in the acceptor's own log.
+/// The words for a refusal in the acceptor's own log.
 fn our_view(reason: &Refused) -> String {
     use circuit_proto::auth::KeyMismatch;
     match reason {
@@ -259,13 +268,16 @@ fn our_view(reason: &Refused) -> String {
 
 async fn serve(server: Arc<Server>, guest: Guest) {
     let Guest { connection, role } = guest;
+    let counters = &server.runtime.counters;
     let address = plain(connection.remote_address()).to_string().into();
     match role {
         Admitted::Client => {
+            counters.clients.one();
             let _count = server.count_client();
             requests::serve(server, connection, Caller::Client(address)).await;
         }
         Admitted::Transfer(peer) => {
+            counters.transfers.one();
             let caller = Caller::Server(peer.fingerprint.id(), address);
             tokio::select! {
                 () = requests::serve(server.clone(), connection.clone(), caller) => (),
@@ -275,6 +287,7 @@ async fn serve(server: Arc<Server>, guest: Guest) {
             }
         }
         Admitted::Link(peer, hello) => {
+            counters.links.one();
             info!("linked by {peer}");
             server.peer.adopt(peer, Origin::Accepted(hello));
         }

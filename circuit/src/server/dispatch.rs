@@ -175,11 +175,22 @@ impl Caller {
             Caller::Client(address) => address.clone(),
             // Only a server is believed when it names somebody else.
             Caller::Server(id, _) if !request.origin.is_empty() => {
-                format!("{} via {id}", request.origin).into()
+                format!("{} via {id}", shortened_origin(&request.origin)).into()
             }
             Caller::Server(id, address) => format!("{id} at {address}").into(),
         }
     }
+}
+
+/// The longest origin of a request that is kept, in bytes: an address and a port, with the name of an
+/// interface (RFC 4007), are shorter. The operation log and the table of operations hold it.
+const LONGEST_ORIGIN: usize = 128;
+
+/// What another server says of a caller, cut to what is kept of it.
+fn shortened_origin(origin: &str) -> &str {
+    let fits = |end: &usize| origin.is_char_boundary(*end);
+    let end = (0..=LONGEST_ORIGIN.min(origin.len())).rev().find(fits);
+    &origin[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -197,5 +208,19 @@ mod tests {
     fn a_request_in_flight_is_small() {
         let size = size(answer);
         assert!(size <= 4904, "{size} bytes");
+    }
+
+    #[test]
+    fn the_origin_that_another_server_names_is_bounded() {
+        let request = Request {
+            path: "/".parse().unwrap(),
+            op: Vec::new(),
+            origin: "ä".repeat(1 << 19),
+            forwarded: true,
+        };
+        let caller = Caller::Server(ServerId(1), "10.0.0.1:1".into());
+        let who = caller.who(&request);
+        assert!(who.starts_with("ää"), "{who}");
+        assert!(who.len() < 2 * LONGEST_ORIGIN, "{}", who.len());
     }
 }

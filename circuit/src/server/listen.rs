@@ -17,6 +17,7 @@ use super::var_dir::Kept;
 use super::{Listen, Options, StartError, accept, address};
 use crate::peer::multicast::{Multicast, Scope};
 use crate::peer::{datagram, tether};
+use crate::runtime::Runtime;
 
 /// How many free ports of UDP are tried until one is free for TCP too. Chosen, not measured: where a
 /// tenth of the ports is taken, one start in 10^16 is without tethers.
@@ -125,6 +126,7 @@ pub(super) fn bind(
     kept: &Kept,
     key: Option<&Key>,
     address: SocketAddr,
+    runtime: &Arc<Runtime>,
 ) -> Result<(quinn::Endpoint, datagram::Datagrams), StartError> {
     let failed = |source| StartError::Listen { address, source };
     let tls = |error: &dyn std::error::Error| StartError::Tls(error.to_string());
@@ -137,7 +139,7 @@ pub(super) fn bind(
         .receive_window(VarInt::from_u32(accept::STRANGER_WINDOW));
     config.transport_config(Arc::new(transport));
     let (socket, datagrams) =
-        datagram::Datagrams::split(socket, &kept.certificate, key).map_err(failed)?;
+        datagram::Datagrams::split(socket, &kept.certificate, key, runtime).map_err(failed)?;
     let endpoint = quinn::Endpoint::new_with_abstract_socket(
         endpoint::persistent(&kept.reset_secret),
         Some(config),

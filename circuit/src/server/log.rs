@@ -1,27 +1,38 @@
-//! Where a server's log goes: to stderr, one line at a time, without ever making the server wait.
+//! Writes a server's log to stderr, one line at a time, without ever making the server wait.
 //!
 //! A thread of its own writes the lines; a bounded queue leads to it. When the reader of stderr is
 //! too slow, lines are dropped and counted, and the log says how many once it goes on.
+//!
+//! **Invariant:** the lines that wait or are being written take at most [`QUEUE_BYTES`].
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::operations::Done;
+use crate::runtime::counters::Counter;
 use crate::text::one_line;
 
-/// How many lines may wait. Chosen: most have 200 bytes, none much more than the longest path and
-/// the longest message, so this is a megabyte, and 30 at the worst.
+/// How many lines may wait. Chosen, not measured: half a second of a busy server's operations.
 const QUEUE: usize = 5000;
 
-/// How long the thread gathers lines before it writes again. Waking it for each line would cost
-/// more than the operation that the line tells of.
+/// How many bytes of memory the lines may take that wait or are being written. Chosen, not measured:
+/// most lines have 200 bytes, and the queue of them fits; longer ones are fewer.
+const QUEUE_BYTES: usize = 4 << 20;
+
+/// How many bytes are written at once.
+const WRITE: usize = 64 << 10;
+
+/// How long the thread gathers lines before it writes again. Chosen, not measured: waking the thread
+/// for each line would cost more than the operation that the line tells of.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// How long the last lines may take to be written. Chosen: a moment, for who stops a server waits.
+/// How long the last lines may take to be written. Chosen, not measured: a moment, as whoever stops a
+/// server waits for it.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The form of the log's lines.
@@ -43,13 +54,19 @@ pub struct Log {
 #[derive(Debug, Default)]
 struct Queue {
     state: Mutex<State>,
-    /// There is something to write, or the end.
+    /// Wakes the thread that writes, and at the end whoever waits for that thread.
     wake: Condvar,
+    written: Counter,
+    dropped: Counter,
+    /// Whether the thread is gone.
+    gone: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<Line>,
+    /// What the lines take that wait or are being written.
+    bytes: usize,
     /// Lines that found the queue full since the last time this was said.
     dropped: u64,
     /// The thread waits to be woken.
@@ -72,10 +89,34 @@ pub struct Lines {
     queue: Arc<Queue>,
 }
 
+impl Line {
+    /// How many bytes of memory it takes, within a factor.
+    fn held(&self) -> usize {
+        size_of::<Line>()
+            + match self {
+                Line::Text(text) => text.len(),
+                Line::Operation(done) => done.held(),
+            }
+    }
+}
+
 impl Lines {
     /// Logs an operation.
     pub fn operation(&self, done: Done) {
         self.queue.push(Line::Operation(Box::new(done)));
+    }
+
+    /// Resolves when nobody writes the lines any more: at the end of the log, or if its thread
+    /// panics.
+    pub async fn ended(&self) {
+        // The sender lives in the queue, so the watch cannot end before it tells.
+        let _ = self.queue.gone.subscribe().wait_for(|gone| *gone).await;
+    }
+
+    /// How many lines were written, were dropped, and wait.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let waiting = self.queue.lock().lines.len() as u64;
+        (self.queue.written.get(), self.queue.dropped.get(), waiting)
     }
 }
 
@@ -94,11 +135,7 @@ pub fn start(format: Format) -> io::Result<Log> {
     let writer = Writer {
         queue: queue.clone(),
     };
-    let source = queue.clone();
-    std::thread::Builder::new()
-        .name("log".to_owned())
-        .stack_size(64 << 10)
-        .spawn(move || source.write_to(&mut io::stderr(), format))?;
+    spawn(queue.clone(), io::stderr(), format)?;
     let builder = tracing_subscriber::fmt()
         .with_writer(writer)
         .with_ansi(false)
@@ -111,6 +148,35 @@ pub fn start(format: Format) -> io::Result<Log> {
         }
     };
     Ok(Log { queue })
+}
+
+/// Starts the thread that writes.
+fn spawn(
+    queue: Arc<Queue>,
+    mut out: impl Write + Send + 'static,
+    format: Format,
+) -> io::Result<()> {
+    let gone = Gone(queue.clone());
+    let builder = std::thread::Builder::new().name("log".to_owned());
+    builder.stack_size(STACK).spawn(move || {
+        let _gone = gone;
+        queue.write_to(&mut out, format);
+    })?;
+    Ok(())
+}
+
+/// The stack of the thread that writes: it calls nothing deep.
+const STACK: usize = 128 << 10;
+
+/// Tells everybody that the thread is gone, even if it panicked.
+struct Gone(Arc<Queue>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.lock().finished = true;
+        self.0.wake.notify_all();
+        self.0.gone.send_replace(true);
+    }
 }
 
 impl Drop for Log {
@@ -128,11 +194,14 @@ impl Drop for Log {
 
 impl Queue {
     fn push(&self, line: Line) {
+        let held = line.held();
         let mut state = self.lock();
-        if state.lines.len() >= QUEUE {
+        if state.lines.len() >= QUEUE || state.bytes + held > QUEUE_BYTES {
             state.dropped += 1;
+            self.dropped.one();
             return;
         }
+        state.bytes += held;
         state.lines.push(line);
         if state.asleep {
             state.asleep = false;
@@ -145,7 +214,10 @@ impl Queue {
         loop {
             let (lines, dropped, ended) = self.next();
             let mut text = Vec::new();
+            let mut held = 0;
+            self.written.add(lines.len() as u64);
             for line in lines {
+                held += line.held();
                 match line {
                     Line::Text(line) => {
                         let line = String::from_utf8_lossy(&line);
@@ -154,15 +226,18 @@ impl Queue {
                     }
                     Line::Operation(done) => text.extend_from_slice(done.line(format).as_bytes()),
                 }
+                if text.len() >= WRITE {
+                    let _ = out.write_all(&text);
+                    text.clear();
+                }
             }
             // A stderr that is closed is no reason to stop serving.
             let _ = out.write_all(&text);
+            self.lock().bytes -= held;
             if dropped > 0 {
                 let _ = out.write_all(missing(dropped, format).as_bytes());
             }
             if ended {
-                self.lock().finished = true;
-                self.wake.notify_all();
                 return;
             }
         }
@@ -256,5 +331,57 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), QUEUE + 1);
         assert!(text.ends_with("x\n3 log lines were dropped: stderr is read too slowly\n"));
+    }
+
+    #[test]
+    fn long_lines_are_fewer() {
+        let queue = Arc::new(Queue::default());
+        let mut writer = Writer {
+            queue: queue.clone(),
+        };
+        let long = vec![b'x'; QUEUE_BYTES / 8];
+        for _ in 0..100 {
+            writer.write_all(&long).unwrap();
+        }
+        // The end is near, so that nothing is waited for.
+        queue.lock().ended = true;
+        let (lines, dropped, _) = queue.next();
+        let text = |line: &Line| match line {
+            Line::Text(text) => text.len(),
+            Line::Operation(_) => 0,
+        };
+        let waited: usize = lines.iter().map(text).sum();
+        assert!(waited <= QUEUE_BYTES, "{waited} bytes waited");
+        assert_eq!(lines.len() as u64 + dropped, 100);
+        // While those are being written, they count.
+        writer.write_all(&long).unwrap();
+        assert_eq!(queue.lock().lines.len(), 0);
+    }
+
+    /// Fails as a defect in the log would.
+    struct Mad;
+
+    impl Write for Mad {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            panic!("mad")
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_noticed_and_nobody_waits_for_it() {
+        let queue = Arc::new(Queue::default());
+        spawn(queue.clone(), Mad, Format::Text).unwrap();
+        let log = Log { queue };
+        let lines = log.lines();
+        let mut writer = Writer {
+            queue: log.queue.clone(),
+        };
+        writer.write_all(b"x\n").unwrap();
+        lines.ended().await;
+        assert!(log.queue.lock().finished);
     }
 }

@@ -1,4 +1,5 @@
-//! The operations that a server executes: those in flight, and the log of those done.
+//! The operations that a server executes: a table of those in flight, and the operation log of those
+//! that have ended.
 //!
 //! **Invariant:** the log has one line per operation, in the order in which they took effect; it
 //! holds no payload, no argument and no key.
@@ -13,6 +14,7 @@ use circuit_proto::{Code, Error, Path};
 use serde::Serialize;
 
 use super::log::{Format, Lines};
+use crate::runtime::Runtime;
 use crate::text::one_line;
 
 /// The table of operations in flight.
@@ -22,22 +24,23 @@ pub struct Operations {
     table: Mutex<BTreeMap<u64, Arc<InFlight>>>,
     order: Mutex<()>,
     log: Option<Lines>,
+    runtime: Arc<Runtime>,
 }
 
 /// An operation in flight.
 #[derive(Debug)]
 pub struct InFlight {
-    /// Who asked.
+    /// The caller.
     pub who: Arc<str>,
-    /// The operation's name.
+    /// The name of the operation.
     pub what: &'static str,
     /// The anchor.
     pub path: Path,
-    /// When it began.
+    /// The time at which it began.
     pub since: Instant,
 }
 
-/// One operation, in the table until it is dropped.
+/// One operation in flight. It leaves the table when it is dropped.
 #[derive(Debug)]
 pub struct Operation {
     operations: Arc<Operations>,
@@ -47,13 +50,14 @@ pub struct Operation {
 }
 
 impl Operations {
-    /// An empty table, whose operations are logged there.
-    pub fn new(log: Option<Lines>) -> Arc<Operations> {
+    /// An empty table, whose operations are logged there, and counted by the runtime.
+    pub fn new(log: Option<Lines>, runtime: &Arc<Runtime>) -> Arc<Operations> {
         Arc::new(Operations {
             next: AtomicU64::new(0),
             table: Mutex::default(),
             order: Mutex::default(),
             log,
+            runtime: runtime.clone(),
         })
     }
 
@@ -76,9 +80,19 @@ impl Operations {
         }
     }
 
-    /// Those in flight, the oldest first.
+    /// The operations in flight, the oldest first.
     pub fn in_flight(&self) -> Vec<Arc<InFlight>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// How many are in flight.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The operation log, if there is one.
+    pub fn log(&self) -> Option<&Lines> {
+        self.log.as_ref()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<InFlight>>> {
@@ -92,8 +106,8 @@ impl Operation {
         self.in_flight.what
     }
 
-    /// Does something that changes the tree, and logs its outcome before anybody else's change:
-    /// so the log has the order in which changes took effect.
+    /// Makes a change to the tree, and logs its outcome before any other change is made: so the log
+    /// has the order in which changes took effect.
     pub fn in_order<T>(
         &mut self,
         change: impl FnOnce() -> Result<T, Error>,
@@ -108,16 +122,18 @@ impl Operation {
         result
     }
 
-    /// Another server executes and logs it.
+    /// Leaves the operation out of this server's log, as another server executes and logs it.
     pub fn leave_unlogged(&mut self) {
+        self.operations.runtime.counters.forwarded.one();
         self.logged = true;
     }
 
-    /// Logs the outcome: once, later calls are without effect.
+    /// Logs and counts the outcome. Only the first call has an effect.
     pub fn log(&mut self, failure: Option<&Error>) {
         if std::mem::replace(&mut self.logged, true) {
             return;
         }
+        self.operations.runtime.counters.outcomes.count(failure);
         if let Some(log) = &self.operations.log {
             log.operation(Done {
                 operation: self.in_flight.clone(),
@@ -139,7 +155,7 @@ impl Drop for Operation {
     }
 }
 
-/// An operation that is done. Its line is put into words by the thread that writes it.
+/// An operation that has ended. The thread that writes its line puts it into words.
 #[derive(Debug)]
 pub struct Done {
     operation: Arc<InFlight>,
@@ -148,7 +164,7 @@ pub struct Done {
     failure: Option<Error>,
 }
 
-/// The line in the JSON form, its fields where those of other lines are.
+/// The line in its JSON form, with the field names that other lines have.
 #[derive(Serialize)]
 struct Fields<'a> {
     timestamp: String,
@@ -198,6 +214,15 @@ impl Done {
                 format!("{line}\n")
             }
         }
+    }
+
+    /// How much memory it takes until it is written, in bytes, within a factor.
+    pub(super) fn held(&self) -> usize {
+        let InFlight { who, path, .. } = &*self.operation;
+        let names = path.below_server().iter();
+        let path: usize = names.map(|name| size_of::<String>() + name.len()).sum();
+        let failure = self.failure.as_ref().map_or(0, |error| error.message.len());
+        size_of::<Done>() + size_of::<InFlight>() + who.len() + path + failure
     }
 
     fn outcome(&self) -> String {

@@ -1,5 +1,7 @@
 //! A server, as the element of its own anchor: its operations and its status.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::codec::growing;
@@ -72,4 +74,10 @@ pub struct Status {
     pub clients: u64,
     /// How many of its anchors hold an element.
     pub elements: u64,
+    /// What it has counted.
+    pub counters: Counters,
 }
+
+/// Counters and gauges by group and name, both in PascalCase: `Requests`, `InFlight`. A server of
+/// another version may have others, so that programs take what they know.
+pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;

@@ -13,7 +13,11 @@ use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+
+use crate::runtime::admission::{Admission, Limits};
+use crate::runtime::descriptors::{Descriptors, User};
+use crate::runtime::transient::is_transient;
 
 use super::answer::{Transport, answer};
 use super::shared::Shared;
@@ -24,9 +28,6 @@ const AT_ONCE: usize = 32;
 
 /// The longest query over UDP: no sensible one is longer. What is cut does not read as a query.
 const LONGEST_QUERY: usize = 4096;
-
-/// How many connections there may be. Chosen: RFC 7766 wants few per client.
-const CONNECTIONS: usize = 256;
 
 /// How long a connection may idle, or take for an answer: RFC 7766, section 6.2.3, some seconds.
 const IDLE: Duration = Duration::from_secs(10);
@@ -76,6 +77,7 @@ impl Sockets {
         self,
         runtime: &Runtime,
         shared: Arc<Shared>,
+        descriptors: Arc<Descriptors>,
     ) -> io::Result<Serving> {
         let _within = runtime.enter();
         let udp = UdpSocket::from_std(self.udp)?;
@@ -85,6 +87,9 @@ impl Sockets {
             state,
             tcp: TcpListener::from_std(self.tcp)?,
             shared,
+            // RFC 7766, section 6.2.2, wants few connections per client.
+            places: Admission::new(Limits::STRANGERS),
+            descriptors,
         })
     }
 }
@@ -96,22 +101,24 @@ pub(super) struct Serving {
     state: UdpSocketState,
     tcp: TcpListener,
     shared: Arc<Shared>,
+    places: Arc<Admission>,
+    descriptors: Arc<Descriptors>,
 }
 
 impl Serving {
-    /// Answers until the other end of `stopped` is gone.
-    pub(super) fn run(self, runtime: &Runtime, stopped: oneshot::Receiver<()>) {
+    /// Answers until the other end of `stopped` is gone. Fails if a socket does for good.
+    pub(super) fn run(self, runtime: &Runtime, stopped: oneshot::Receiver<()>) -> io::Result<()> {
         runtime.block_on(async {
             tokio::select! {
-                () = self.datagrams() => (),
-                () = self.connections() => (),
-                () = self.shared.follow() => (),
-                _ = stopped => (),
+                error = self.datagrams() => Err(error),
+                error = self.connections() => Err(error),
+                () = self.shared.follow() => Ok(()),
+                _ = stopped => Ok(()),
             }
-        });
+        })
     }
 
-    async fn datagrams(&self) {
+    async fn datagrams(&self) -> io::Error {
         let stride = LONGEST_QUERY * self.state.gro_segments();
         let mut buffer = vec![0; stride * AT_ONCE];
         let mut metas = [RecvMeta::default(); AT_ONCE];
@@ -127,10 +134,14 @@ impl Serving {
                     self.state.recv(socket, &mut slices, &mut metas)
                 })
                 .await;
-            let Ok(count) = received else {
+            let count = match received {
+                Ok(count) => count,
                 // Of a single packet, or of a system that lacks memory: the next may come.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                continue;
+                Err(error) if is_transient(&error) => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    continue;
+                }
+                Err(error) => return error,
             };
             for (slice, meta) in slices.iter().zip(&metas).take(count) {
                 let stride = meta.stride.max(1);
@@ -159,24 +170,28 @@ impl Serving {
         let _ = self.state.try_send((&self.udp).into(), &transmit);
     }
 
-    async fn connections(&self) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+    /// Accepts connections. Those that find no place or no descriptor are closed at once.
+    async fn connections(&self) -> io::Error {
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
             match self.tcp.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
+                    let place = self.places.enter_connected(from.ip());
+                    let taken = self.descriptors.take(User::Dns, 1);
+                    let (Some(place), Ok(taken)) = (place, taken) else {
+                        continue;
+                    };
                     let shared = self.shared.clone();
                     tokio::spawn(async move {
                         // Whoever is gone needs no answer.
                         let _ = serve(stream, &shared).await;
-                        drop(place);
+                        drop((place, taken));
                     });
                 }
                 // Without descriptors none comes until another is closed.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) if is_transient(&error) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return error,
             }
         }
     }

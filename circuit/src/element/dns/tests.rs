@@ -13,7 +13,8 @@ const ME: ServerId = ServerId(1);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn start(zone: &str) -> Arc<Dns> {
-    Dns::start("127.0.0.1:0".parse().unwrap(), Some(zone), ME).unwrap()
+    let runtime = crate::runtime::Runtime::alone();
+    Dns::start("127.0.0.1:0".parse().unwrap(), Some(zone), ME, &runtime).unwrap()
 }
 
 fn server(number: u64) -> Arc<Server> {

@@ -1,19 +1,20 @@
-//! What a server has from whoever started it, and its children are not to get.
+//! Keeps children from inheriting the signals, descriptors and limits that the server inherited.
 //!
 //! A child begins with the signals, descriptors and limits that its parent has at that moment. A
-//! server under `nohup` ignores hang-ups, one from a script has the script's files open: neither is
-//! a process element's business.
+//! server under `nohup` ignores hang-ups, one from a script has the script's files open: neither concerns
+//! a process element.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use rustix::io::FdFlags;
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Resource, Signal};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::runtime::descriptors::original_limit;
 
 /// Sees to it that children get neither ignored signals nor descriptors of whoever started this
 /// process. Once, at the start, within the runtime.
@@ -23,31 +24,10 @@ pub fn keep_from_children() {
     let _ = catch_ignored_signals();
 }
 
-/// The limit of open files that the server was started with, once it has raised it.
-static ORIGINAL_LIMIT: OnceLock<Rlimit> = OnceLock::new();
-
-/// Raises the limit of open files to what the system allows if this descriptor is beyond the half of
-/// it: each running process element costs four. Not before, as a child that is to have the original
-/// limit then costs twice as much.
-pub(super) fn make_room(descriptor: BorrowedFd<'_>) {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let used = u64::from(descriptor.as_raw_fd().unsigned_abs());
-    if limit.current == limit.maximum || limit.current.is_none_or(|current| used < current / 2) {
-        return;
-    }
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let _ = ORIGINAL_LIMIT.set(limit);
-    // Where it is refused, there are fewer elements before an error says so.
-    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-}
-
 /// Has the command begin with the limit of open files that the server was started with.
 #[allow(unsafe_code)]
 pub(super) fn keep_limit(command: &mut Command) {
-    let Some(limit) = ORIGINAL_LIMIT.get().copied() else {
+    let Some(limit) = original_limit() else {
         return;
     };
     let hook = move || {

@@ -23,11 +23,15 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use super::inherited;
-use super::output_file::OutputFile;
 use crate::element::streams::{self, Descriptor, held_pipe};
+use crate::runtime::descriptors::Taken;
 
 /// The longest command, in bytes: its status, which repeats it, is to fit a frame.
 const LONGEST_COMMAND: usize = 512 << 10;
+
+/// How many descriptors a start takes: both ends of three pipes, the child's pidfd, and those that the
+/// standard library opens for a moment. A child that runs keeps four of them.
+pub(super) const DESCRIPTORS: u64 = 10;
 
 /// A child that runs.
 #[derive(Debug)]
@@ -40,7 +44,7 @@ pub(super) struct Spawned {
     pub(super) terminal: Option<Arc<OwnedFd>>,
 }
 
-/// Why a command was not executed. Each names what it is about.
+/// The reason why a command was not executed. Each names the file or part in question.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// The command makes no sense.
@@ -69,8 +73,9 @@ pub enum SpawnError {
     System(String),
 }
 
-/// Starts the command's process. On failure nothing is left of it.
-pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
+/// Starts the command's process, with [`DESCRIPTORS`] that were taken for it. On failure no process is
+/// left; a file for an output that was not there stays, as a shell leaves it.
+pub(super) fn spawn(cmd: &Cmd, taken: Taken) -> Result<Spawned, SpawnError> {
     check(cmd)?;
     let program = find_program(cmd)?;
     let mut command = Command::new(&program);
@@ -84,39 +89,39 @@ pub(super) fn spawn(cmd: &Cmd) -> Result<Spawned, SpawnError> {
         command.current_dir(dir);
     }
     match cmd.terminal {
-        None => spawn_on_pipes(cmd, &program, command),
-        Some(size) => spawn_on_terminal(cmd, &program, command, size),
+        None => spawn_on_pipes(cmd, &program, command, taken),
+        Some(size) => spawn_on_terminal(cmd, &program, command, size, taken),
     }
 }
 
-fn spawn_on_pipes(cmd: &Cmd, program: &Path, mut command: Command) -> Result<Spawned, SpawnError> {
-    let mut files = Vec::new();
-    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout", &mut files)?;
-    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr", &mut files)?;
-    let outputs = [&from_stdout, &from_stderr];
-    for fd in outputs.into_iter().flatten() {
-        inherited::make_room(fd.as_fd());
-    }
+fn spawn_on_pipes(
+    cmd: &Cmd,
+    program: &Path,
+    mut command: Command,
+    mut taken: Taken,
+) -> Result<Spawned, SpawnError> {
+    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout")?;
+    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr")?;
     command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
     command.process_group(0);
     inherited::keep_limit(&mut command);
     let mut child = command
         .spawn()
         .map_err(|error| explain(cmd, program, &error))?;
-    files.iter().for_each(OutputFile::keep);
     // It holds the pipes' writing ends, which only the child is to hold.
     drop(command);
     let pid = pid_of(&child)?;
     let stdin = child.stdin.take().map(OwnedFd::from);
     let wired = || {
         let stdin = stdin.ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = watched_pidfd(pid)?;
+        let pidfd = watched_pidfd(pid, taken.split(1))?;
+        let mut descriptor = |fd| Descriptor::new(fd, taken.split(1));
         Ok(Spawned {
             pid,
             pidfd,
-            stdin: streams::Sink::Pipe(Descriptor::new(stdin)?),
-            stdout: from_stdout.map(Descriptor::new).transpose()?,
-            stderr: from_stderr.map(Descriptor::new).transpose()?,
+            stdin: streams::Sink::Pipe(descriptor(stdin)?),
+            stdout: from_stdout.map(&mut descriptor).transpose()?,
+            stderr: from_stderr.map(&mut descriptor).transpose()?,
             terminal: None,
         })
     };
@@ -128,6 +133,7 @@ fn spawn_on_terminal(
     program: &Path,
     mut command: Command,
     size: TerminalSize,
+    mut taken: Taken,
 ) -> Result<Spawned, SpawnError> {
     let system = |errno: Errno| SpawnError::System(format!("no terminal: {errno}"));
     let (master, slave) = open_terminal(size).map_err(system)?;
@@ -138,7 +144,6 @@ fn spawn_on_terminal(
             .map_err(|e| SpawnError::System(words(&e)))
     };
     command.stdin(end()?).stdout(end()?).stderr(end()?);
-    inherited::make_room(master.as_fd());
     inherited::keep_limit(&mut command);
     own_terminal(&mut command);
     let mut child = command
@@ -149,9 +154,11 @@ fn spawn_on_terminal(
     let master = Arc::new(master);
     child.stdin = None;
     let wired = || {
-        let stdout = Some(Descriptor::new(master.try_clone()?)?);
-        let stdin = streams::Sink::Terminal(Descriptor::new(master.try_clone()?)?);
-        let pidfd = watched_pidfd(pid)?;
+        let stdout = Some(Descriptor::new(master.try_clone()?, taken.split(1))?);
+        let stdin = Descriptor::new(master.try_clone()?, taken.split(1))?;
+        let stdin = streams::Sink::Terminal(stdin);
+        // The terminal itself goes with the process, and counts as a part of this.
+        let pidfd = watched_pidfd(pid, taken.split(2))?;
         Ok(Spawned {
             pid,
             pidfd,
@@ -178,8 +185,9 @@ fn or_killed(
 
 /// The descriptor that tells of the child's end: watched at once, as nobody could be told later
 /// that it cannot be.
-fn watched_pidfd(pid: Pid) -> io::Result<Arc<Descriptor>> {
-    let pidfd = Descriptor::new(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)?;
+fn watched_pidfd(pid: Pid, taken: Taken) -> io::Result<Arc<Descriptor>> {
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+    let pidfd = Descriptor::new(pidfd, taken)?;
     pidfd.watch()?;
     Ok(pidfd)
 }
@@ -189,7 +197,7 @@ fn pid_of(child: &std::process::Child) -> Result<Pid, SpawnError> {
     raw.ok_or_else(|| SpawnError::System("the system gave no process id".to_owned()))
 }
 
-/// What no operating system would take.
+/// Refuses commands that no operating system would execute.
 fn check(cmd: &Cmd) -> Result<(), SpawnError> {
     let invalid = |what: String| Err(SpawnError::Invalid(what));
     if cmd.path.is_empty() {
@@ -269,7 +277,6 @@ fn output(
     cmd: &Cmd,
     sink: &Sink,
     field: &'static str,
-    files: &mut Vec<OutputFile>,
 ) -> Result<(Stdio, Option<OwnedFd>), SpawnError> {
     let path = match sink {
         Sink::Pipe => {
@@ -281,14 +288,12 @@ fn output(
     };
     let place = Path::new(directory(cmd).unwrap_or(".")).join(path);
     // Without blocking: a FIFO that nobody reads would stop the server.
-    let mut options = OpenOptions::new();
-    options
+    let opened = OpenOptions::new()
         .append(true)
+        .create(true)
         .mode(0o666)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    let file = OutputFile::new(place);
-    let opened = file.open(&options);
-    files.push(file);
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(place);
     let opened = opened.and_then(|file| {
         rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
         Ok(file)

@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** only a writer's orderly end closes the process's stdin, never its disappearance.
 //!
-//! **Cancellation:** a dropped [`Writing`] gives its place back; a piece of data that was being
-//! written may have been written in part, as at any pipe.
+//! **Cancellation:** a dropped [`Writing`] gives its place back. Of the data that it was writing a part
+//! may have been written, as at any pipe.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use circuit_proto::{Code, Error};
 use rustix::io::Errno;
 
 use super::descriptor::Descriptor;
+use crate::runtime::budget::Budget;
 
 /// A process's stdin.
 #[derive(Debug)]
@@ -35,13 +36,18 @@ pub enum Sink {
     Terminal(Arc<Descriptor>),
 }
 
-/// What a terminal in its usual mode takes for the end of its input: Ctrl-D.
+/// The character that a terminal in its usual mode takes for the end of its input: Ctrl-D.
 const END_OF_TRANSMISSION: &[u8] = &[4];
+
+/// How many bytes are written before the other tasks of the thread have their turn. Chosen, not
+/// measured: as for outputs.
+const TURN: usize = 256 << 10;
 
 /// The one writer's hold on an input.
 #[derive(Debug)]
 pub struct Writing {
     input: Arc<Input>,
+    turn: Budget,
     /// The last byte that was written: a terminal's line is unfinished if it is no line end.
     last: Option<u8>,
 }
@@ -75,11 +81,12 @@ impl Input {
         state.attached = true;
         Ok(Writing {
             input: self.clone(),
+            turn: Budget::new(TURN),
             last: None,
         })
     }
 
-    /// The process has exited, or is forgotten: whoever writes now fails.
+    /// Closes the input, as the process has exited or is forgotten: writers fail from now on.
     pub fn abandon(&self) {
         self.lock().sink = None;
     }
@@ -90,7 +97,7 @@ impl Input {
 }
 
 impl Writing {
-    /// Why nothing can be written any more.
+    /// The error of a writer to a process that reads no more.
     pub fn closed() -> Error {
         Error::new(Code::Closed, "the process does not read its stdin any more")
     }
@@ -110,6 +117,7 @@ impl Writing {
                 Ok(count) => {
                     self.last = data[..count].last().copied().or(self.last);
                     data = &data[count..];
+                    self.turn.spend(count).await;
                 }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => (),

@@ -1,8 +1,8 @@
 //! A process's stdout or stderr: a pipe with one reader at a time.
 //!
-//! What is held for a reader who comes late is held by the kernel's pipe itself, cut to 32 KiB: no
-//! byte is copied and no task runs until somebody reads. A chunk that was read but not handed on
-//! stays here for the next reader.
+//! The kernel's pipe itself, cut to 32 KiB, holds the output for a reader who comes late: no byte is
+//! copied and no task runs until somebody reads. A chunk that was read but not handed on stays here
+//! for the next reader.
 //!
 //! **Invariant:** every byte is handed to a reader once, in order, unless the output was discarded.
 //!
@@ -24,15 +24,27 @@ use tokio::sync::watch;
 
 use super::HELD;
 use super::descriptor::Descriptor;
+use crate::runtime::budget::Budget;
+use crate::runtime::drain::Drains;
 
-/// What one write puts into a pipe in one piece (POSIX's `PIPE_BUF` on Linux): what has less room than
-/// this is taken for full where the kernel cannot be asked.
+/// The length of the longest write that a pipe takes in one piece (POSIX's `PIPE_BUF`, on Linux). Where
+/// the kernel cannot be asked, a pipe with less room than this counts as full.
 const PIPE_BUF: u64 = 4096;
+
+/// How many bytes are read before the other tasks of the thread have their turn. Chosen, not
+/// measured: a millisecond's worth of copying and encrypting.
+const TURN: usize = 256 << 10;
+
+/// What a read costs at least, in bytes that could be read as well: one of a few bytes is a wake-up
+/// and three system calls too.
+const LEAST_WORK: usize = 4096;
 
 /// One of a process's outputs.
 #[derive(Debug)]
 pub struct Output {
     state: Mutex<State>,
+    /// Where the output goes when nobody will read it any more.
+    drains: Drains,
     /// Whether a reader is attached, for those who wait for it to go.
     attached: watch::Sender<bool>,
 }
@@ -58,11 +70,13 @@ struct State {
 #[derive(Debug)]
 pub struct Reading {
     output: Arc<Output>,
+    turn: Budget,
 }
 
 impl Output {
-    /// The output that comes out of this end; `None` for one that goes elsewhere.
-    pub fn new(source: Option<Arc<Descriptor>>) -> Arc<Output> {
+    /// The output that comes out of this end; `None` for one that goes elsewhere. `drains` empties it
+    /// once nobody will read it any more.
+    pub fn new(source: Option<Arc<Descriptor>>, drains: &Drains) -> Arc<Output> {
         let state = State {
             source,
             pending: Bytes::new(),
@@ -74,6 +88,7 @@ impl Output {
         };
         Arc::new(Output {
             state: Mutex::new(state),
+            drains: drains.clone(),
             attached: watch::Sender::new(false),
         })
     }
@@ -104,6 +119,7 @@ impl Output {
         self.attached.send_replace(true);
         Ok(Reading {
             output: self.clone(),
+            turn: Budget::new(TURN),
         })
     }
 
@@ -117,8 +133,8 @@ impl Output {
             .await;
     }
 
-    /// Nobody will read any more: what comes is drained, so that the process never waits.
-    pub fn discard(self: &Arc<Self>) {
+    /// Has all further output drained, as nobody will read it: the process waits for no reader.
+    pub fn discard(&self) {
         let sources = {
             let mut state = self.lock();
             state.pending = Bytes::new();
@@ -126,21 +142,21 @@ impl Output {
             [state.source.take(), state.next.take()]
         };
         for source in sources.into_iter().flatten() {
-            tokio::spawn(drain(source));
+            self.drains.add(source.unwatched());
         }
     }
 
-    /// Who feeds the output was lost before its end: readers are told, behind the last byte.
+    /// Has readers fail behind the last byte, as the source of the output was lost before its end.
     pub fn fail(&self, failure: Error) {
         self.lock().failure = Some((failure, false));
     }
 
-    /// The output goes on after its failure: what comes out of this end is for those who read after
-    /// one who was told of that.
+    /// Lets the output go on after its failure: the bytes that come out of this end are for the readers
+    /// after the one who was told of the failure.
     pub fn resume(&self, source: Arc<Descriptor>) {
         let mut state = self.lock();
         if state.discarded {
-            tokio::spawn(drain(source));
+            self.drains.add(source.unwatched());
         } else if state.failure.take_if(|(_, told)| *told).is_some() {
             state.source = Some(source);
         } else {
@@ -197,7 +213,7 @@ impl State {
         self.source.is_none()
     }
 
-    /// What a reader gets behind the last byte.
+    /// The answer to a reader behind the last byte.
     fn at_end<T>(&mut self) -> Result<Option<T>, Error> {
         let Some((failure, told)) = &mut self.failure else {
             return Ok(None);
@@ -236,11 +252,15 @@ impl Reading {
     /// until [`handed`](Self::handed). Fails if the system cannot say when there is data.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
+            let waiting = self.output.lock().pending.clone();
+            if !waiting.is_empty() {
+                // The budget is spent before the bytes are taken out of the pipe, so that a reader
+                // who goes away while it yields loses none.
+                self.turn.spend(waiting.len().max(LEAST_WORK)).await;
+                return Ok(Some(waiting));
+            }
             let source = {
                 let mut state = self.output.lock();
-                if !state.pending.is_empty() {
-                    return Ok(Some(state.pending.clone()));
-                }
                 match &state.source {
                     Some(source) => source.clone(),
                     None => return state.at_end(),
@@ -256,10 +276,8 @@ impl Reading {
                     state.source = None;
                     return state.at_end();
                 }
-                Ok(bytes) => {
-                    state.pending = bytes.into();
-                    return Ok(Some(state.pending.clone()));
-                }
+                // The next turn of the loop hands it out.
+                Ok(bytes) => state.pending = bytes.into(),
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => (),
                 // A terminal whose last user has gone gives EIO; nothing else is left to read.
@@ -316,26 +334,91 @@ fn read(source: &Descriptor) -> Result<Vec<u8>, Errno> {
     Ok(buffer)
 }
 
-async fn drain(source: Arc<Descriptor>) {
-    while let Ok(mut ready) = source.readable().await {
-        match read(&source) {
-            Ok(bytes) if bytes.is_empty() => return,
-            Ok(_) | Err(Errno::INTR) => (),
-            Err(Errno::AGAIN) => ready.clear_ready(),
-            Err(_) => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::element::streams::held_pipe;
+    use crate::runtime::Runtime;
+    use crate::runtime::descriptors::User;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn output(runtime: &Runtime, fd: OwnedFd) -> Arc<Output> {
+        let taken = runtime.descriptors.take(User::Processes, 1).unwrap();
+        let source = Descriptor::new(fd, taken).unwrap();
+        Output::new(Some(source), &runtime.drains)
+    }
+
+    /// A descriptor that can be read for ever.
+    fn endless() -> OwnedFd {
+        eventfd(u32::MAX, EventfdFlags::SEMAPHORE).unwrap()
+    }
+
+    /// Whether the other tasks of a network thread have their turn beside this one.
+    fn others_have_their_turn<F>(task: impl FnOnce(Arc<Output>) -> F + Send + 'static) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let network = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            network.unwrap().block_on(async {
+                let runtime = Runtime::alone();
+                tokio::spawn(task(output(&runtime, endless())));
+                for _ in 0..1000 {
+                    tokio::task::yield_now().await;
+                }
+            });
+            // Nobody waits any more if it came too late.
+            let _ = tell.send(());
+        });
+        told.recv_timeout(Duration::from_secs(20)).is_ok()
+    }
+
+    #[test]
+    fn a_forgotten_output_that_never_runs_dry_leaves_the_thread_to_others() {
+        let forgotten = |output: Arc<Output>| async move { output.discard() };
+        assert!(others_have_their_turn(forgotten));
+    }
+
+    #[test]
+    fn a_reader_that_is_always_ready_leaves_the_thread_to_others() {
+        let read = |output: Arc<Output>| async move {
+            let mut reading = output.attach().unwrap();
+            while let Ok(Some(_)) = reading.next().await {
+                reading.handed();
+            }
+        };
+        assert!(others_have_their_turn(read));
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_output_is_emptied_and_closed_at_its_end() {
+        let runtime = Runtime::alone();
+        let (read, write) = held_pipe().unwrap();
+        let output = output(&runtime, read);
+        output.discard();
+        // Far more than the pipe holds, by a writer that blocks at it.
+        let writer = tokio::task::spawn_blocking(move || {
+            let page = [0; 4096];
+            (0..64).all(|_| rustix::io::write(&write, &page).is_ok())
+        });
+        assert!(writer.await.unwrap());
+        while runtime.descriptors.used_by(User::Processes) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(runtime.drains.is_empty());
+    }
 
     #[tokio::test]
     async fn an_exited_process_costs_no_descriptor_once_its_reader_is_gone() {
         let (read, write) = held_pipe().unwrap();
-        let output = Output::new(Some(Descriptor::new(read).unwrap()));
+        let runtime = Runtime::alone();
+        let output = output(&runtime, read);
         let reading = output.attach().unwrap();
         rustix::io::write(&write, b"the rest").unwrap();
         drop(write);

@@ -8,16 +8,14 @@ use std::time::Duration;
 use circuit_proto::membership::TetherState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::{Subject, Tether, Tethers, Token, Tokens};
+use crate::runtime::descriptors::User;
+use crate::runtime::transient::is_transient;
 
 /// How long a connection may take to show its token.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How many connections may be without a token at the same time; those beyond are closed at once.
-/// The same bound holds for QUIC connections that have not shown the key: docs/PROTOCOL.md, "Limits".
-const MAX_STRANGERS: usize = 256;
 
 /// How many connections the kernel holds that were not accepted yet: Linux's own usual bound.
 const BACKLOG: i32 = 128;
@@ -54,18 +52,28 @@ impl Tethers {
         let Ok(listener) = TcpListener::from_std(listener) else {
             return;
         };
-        let places = Arc::new(Semaphore::new(MAX_STRANGERS));
+        let places = &self.runtime.tokenless;
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(REST).await;
-                continue;
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) if is_transient(&error) => {
+                    tokio::time::sleep(REST).await;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!("cannot accept on TCP: {error}");
+                    return;
+                }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
+            // A connection without a place or a descriptor is closed at once.
+            let place = places.enter_connected(from.ip());
+            let taken = self.runtime.descriptors.take(User::Tethers, 1);
+            let (Some(place), Ok(taken)) = (place, taken) else {
                 continue;
             };
             let tethers = self.clone();
             tokio::spawn(async move {
-                let _place = place;
+                let _held = (place, taken);
                 let _ = tokio::time::timeout(PATIENCE, tethers.greet(stream)).await;
             });
         }
@@ -138,10 +146,12 @@ impl Drop for Expectation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Runtime;
+    use crate::runtime::admission::Limits;
 
     /// The accepting side on a free port of loopback.
     fn accepting() -> (Arc<Tethers>, SocketAddr, tokio::task::JoinHandle<()>) {
-        let tethers = Tethers::new(IpAddr::from([127, 0, 0, 1]));
+        let tethers = Tethers::new(IpAddr::from([127, 0, 0, 1]), Runtime::alone());
         let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = tokio::spawn(tethers.clone().accept(listener));
@@ -153,7 +163,7 @@ mod tests {
         let (tethers, address, accepting) = accepting();
         let begin = tokio::time::Instant::now();
         let mut silent = Vec::new();
-        for _ in 0..MAX_STRANGERS + 50 {
+        for _ in 0..Limits::STRANGERS.all + 50 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
         for stream in &mut silent {

@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use super::{Subject, Tether, Tethers, Token, Tokens};
+use crate::runtime::descriptors::User;
 
 /// The pause before a tether is opened again, and the longest one: it doubles, until a tether has
 /// held for as long as the longest. Chosen, not measured: a tether that lost one packet too many is
@@ -34,7 +35,12 @@ impl Tethers {
         Some(Tether::spawn(connection.clone(), |asked| async move {
             let mut pause = FIRST_PAUSE;
             loop {
-                let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial(from, to, &tokens)).await;
+                let dialled = async {
+                    let taken = tethers.runtime.descriptors.take(User::Tethers, 1);
+                    let _taken = taken.map_err(io::Error::other)?;
+                    dial(from, to, &tokens).await
+                };
+                let dialled = tokio::time::timeout(DIAL_TIMEOUT, dialled).await;
                 match dialled {
                     Ok(Ok(stream)) => {
                         let begin = Instant::now();

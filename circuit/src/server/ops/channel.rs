@@ -91,7 +91,11 @@ async fn take(call: &mut Call, sending: &Sending) -> Result<End, Gone> {
         }
     }
     sending.end();
-    Ok(sending.stored().await)
+    let end = sending.stored().await;
+    if end.is_ok() {
+        call.server.runtime.counters.messages_sent.one();
+    }
+    Ok(end)
 }
 
 /// Gives one message to the caller.
@@ -109,6 +113,9 @@ async fn receive(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
         }
         Ok(()) => {
             let done: End = receiving.commit();
+            if done.is_ok() {
+                call.server.runtime.counters.messages_received.one();
+            }
             call.operation.log(done.as_ref().err());
             call.send.frame(&done).await?;
             call.send.finish();

@@ -81,7 +81,7 @@ async fn start(
     place: Reservation<Element>,
     run: Run,
 ) -> Result<(), Error> {
-    let container = Container::start(engine, run, &call.path).await?;
+    let container = Container::start(engine, run, &call.path, &call.server.runtime).await?;
     call.commit(place, &container);
     if container.forgets_itself() {
         let ended = container.clone();

@@ -34,15 +34,19 @@ async fn make(call: &mut Call, address: Option<String>, zone: Option<String>) ->
     let address = match address {
         None => SocketAddr::new(server.address, 0),
         Some(text) => {
-            let resolved = tokio::task::spawn_blocking(move || address::resolve(&text)).await;
-            let resolved = resolved.map_err(|error| error.to_string());
-            let resolved = resolved.and_then(|found| found.map_err(|e| with_cause(&e)));
-            let invalid = |what| Error::new(Code::InvalidArgument, what);
+            let resolving = &server.runtime.resolving;
+            let resolved = resolving.run(move || address::resolve(&text)).await?;
+            let invalid = |error| Error::new(Code::InvalidArgument, with_cause(&error));
             let (ip, port) = resolved.map_err(invalid)?;
             SocketAddr::new(ip.unwrap_or(server.address), port)
         }
     };
-    let dns = Dns::start(address, zone.as_deref(), server.fingerprint.id())?;
+    let dns = Dns::start(
+        address,
+        zone.as_deref(),
+        server.fingerprint.id(),
+        &server.runtime,
+    )?;
     if dns.has_zone() {
         let watcher: Arc<dyn Watch> = dns.clone();
         server.peer.watch(&watcher);

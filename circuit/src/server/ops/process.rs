@@ -26,7 +26,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 /// Makes a process element, and sees to it that one which forgets itself does.
 async fn make(call: &mut Call, cmd: Cmd) -> Result<(), Error> {
     let place = call.reserve()?;
-    let process = Process::spawn(cmd)
+    let process = Process::spawn(cmd, &call.server.runtime)
         .await
         .map_err(|error| exec_failed(&call.server, &error))?;
     call.commit(place, &process);

@@ -116,7 +116,13 @@ fn hostile_packets_are_answered_over_sockets_as_without() {
         .enable_all()
         .build()
         .unwrap();
-    let serving = sockets.into_serving(&runtime, shared.clone()).unwrap();
+    let serving = sockets
+        .into_serving(
+            &runtime,
+            shared.clone(),
+            crate::runtime::Runtime::alone().descriptors.clone(),
+        )
+        .unwrap();
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::spawn(move || serving.run(&runtime, stopped));
     let probe = query(0xfeed, b"\x01a\0", false);
@@ -153,7 +159,7 @@ fn hostile_packets_are_answered_over_sockets_as_without() {
         assert_eq!(got, expected, "{what}");
     }
     drop(stop);
-    thread.join().unwrap();
+    thread.join().unwrap().unwrap();
 }
 
 fn probe_answer(shared: &Shared, probe: &[u8]) -> Vec<u8> {

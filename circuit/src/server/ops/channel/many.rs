@@ -46,6 +46,7 @@ async fn take(call: &mut Call, train: &mut Train) -> Result<End, Gone> {
         let (count, failed) = train.settled();
         if count > 0 {
             stored += count;
+            call.server.runtime.counters.messages_sent.add(count);
             let count = Bytes::copy_from_slice(&stored.to_be_bytes());
             call.send.data(count).await?;
         }
@@ -105,6 +106,7 @@ async fn give(call: &mut Call, channel: &Arc<Channel>) -> Result<End, Gone> {
                     if let Err(error) = receiving.commit() {
                         return Ok(Err(error));
                     }
+                    call.server.runtime.counters.messages_received.one();
                 }
                 call.send.data(DONE).await?;
             }
