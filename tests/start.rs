@@ -181,6 +181,16 @@ fn a_var_that_is_damaged_or_impossible_is_named() {
              new server: no private key and certificate in PEM: no items found\n",
         )
         .run();
+    drop(home.circuit("start -name one -var kept").serve());
+    fs::remove_file(home.file("kept/incarnation")).unwrap();
+    home.circuit("start -var kept")
+        .status(1)
+        .stderr(
+            "circuit: start: kept/incarnation is missing: restore it, or write into it a number \
+             that is greater than its last one, or remove kept/identity.pem and become a new \
+             server\n",
+        )
+        .run();
     home.circuit("start -var /proc/nowhere")
         .status(1)
         .stderr("circuit: start: cannot use /proc/nowhere: no such file or directory\n")

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_client::discover::{DiscoverError, ask_others};
+use circuit_proto::auth::KeyMismatch;
 use circuit_proto::{Key, Url};
 use tracing::{info, warn};
 
@@ -63,6 +64,14 @@ async fn conclude(ways: &Ways) {
     }
 }
 
+fn remedy(reason: KeyMismatch) -> &'static str {
+    match reason {
+        KeyMismatch::Missing => "name its key with -hmac FILE, or in CIRCUIT_HMAC",
+        KeyMismatch::Wrong => "-hmac FILE, or CIRCUIT_HMAC, must name the key of that circuit",
+        KeyMismatch::Unexpected => "leave -hmac out, and CIRCUIT_HMAC unset, for that circuit",
+    }
+}
+
 /// Says why the groups lead to nobody, where servers with another key are on them. Their
 /// announcements would not tell: they are rare, and nothing in them can be believed.
 async fn explain(peer: &Peer, ways: &Ways, key: Option<&Key>) {
@@ -72,8 +81,8 @@ async fn explain(peer: &Peer, ways: &Ways, key: Option<&Key>) {
         let here = |interface: &_| ways.scope.contains(interface);
         // An answer comes from a server that is about to be joined.
         let asked = ask_others(&here, me, *group, key, ASK).await;
-        if let Err(error @ DiscoverError::OtherKey { .. }) = asked {
-            warn!("{error}: -hmac FILE, or CIRCUIT_HMAC, must name the key of the circuit");
+        if let Err(error @ DiscoverError::OtherKey { reason, .. }) = asked {
+            warn!("{error}: {}", remedy(reason));
         }
     }
 }
