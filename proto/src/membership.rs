@@ -18,7 +18,7 @@
 //! After each [`Machine::handle`]: first drain [`Machine::poll_output`], then arm one timer for
 //! [`Machine::poll_timeout`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +28,13 @@ use crate::{Fingerprint, Life, ServerId, Url};
 
 mod audit;
 mod connection;
+mod detector;
+mod dissemination;
 mod echo;
 mod entry;
 mod flood;
 mod input;
+mod links;
 mod message;
 mod output;
 mod overlay;
@@ -54,15 +57,14 @@ pub use input::{Gone, Input, TetherState};
 pub use message::{BUCKETS, MAX_DATAGRAM, MAX_ENTRIES, MAX_HASHES, Message, Wish};
 pub use output::{Notice, Output};
 
-use connection::{Connection, Purpose};
-use flood::Flood;
-use probe::Probe;
+use connection::Connection;
+use detector::Detector;
+use dissemination::Dissemination;
+use links::Links;
 use random::Random;
-use suspicion::{Accusation, Patience};
 use timer::{Timer, Timers};
 use tuning::*;
 use view::View;
-use witness::Errand;
 
 /// One server as the fabric knows it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,40 +95,20 @@ pub struct Machine {
     me: Arc<Record>,
     incarnation: u64,
     leaving: bool,
-    linked_once: bool,
     now: Duration,
     random: Random,
     timers: Timers,
     outputs: VecDeque<Output>,
-    view: View,
-    /// When the view last changed.
-    changed: Duration,
-    flood: Flood,
     connections: BTreeMap<Fingerprint, Connection>,
-    /// Those connections that are being opened, and what for.
-    connecting: BTreeMap<Fingerprint, Purpose>,
-    /// Those that were asked to become links.
-    asked: BTreeMap<Fingerprint, Wish>,
-    /// Those that are links.
-    links: BTreeSet<Fingerprint>,
-    /// Whom not to ask for a link, until when.
-    avoided: BTreeMap<Fingerprint, Duration>,
-    /// How many exchanges of links this server owes the newcomers.
-    mixing: f64,
-    probes: BTreeMap<Fingerprint, Probe>,
-    errands: BTreeMap<Fingerprint, Errand>,
-    accused: BTreeMap<Fingerprint, Accusation>,
-    patience: BTreeMap<Fingerprint, Patience>,
+    // The components. Each has its own state and its own tests, and knows nothing of the others;
+    // the machine tells each what has happened, and carries out what it decides. All may read the
+    // view.
+    view: View,
+    news: Dissemination,
+    links: Links,
+    detector: Detector,
     /// When another process with this server's key was last outbid.
     outbid: Option<Duration>,
-    /// What the numbers of pings count from.
-    first_nonce: u64,
-    /// Who is still to be audited in this round.
-    unaudited: Vec<Arc<Record>>,
-    /// Since when failures are counted, and how many there were.
-    failed: Option<(Duration, usize)>,
-    /// Until when audits are fast.
-    storm: Duration,
 }
 
 /// What is added to the driver's time, so that what happened before it began can be dated.
@@ -142,33 +124,21 @@ impl Machine {
         let now = now.saturating_add(BEFORE);
         let mut random = Random::new(seed);
         let first_nonce = random.bits();
+        let links = Links::new(me.fingerprint);
         let mut machine = Machine {
             me: Arc::new(me),
             incarnation: 0,
             leaving: false,
-            linked_once: false,
             now,
             random,
             timers: Timers::default(),
             outputs: VecDeque::new(),
-            view: View::new(),
-            changed: now,
-            flood: Flood::default(),
             connections: BTreeMap::new(),
-            connecting: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            links: BTreeSet::new(),
-            avoided: BTreeMap::new(),
-            mixing: 0.0,
-            probes: BTreeMap::new(),
-            errands: BTreeMap::new(),
-            accused: BTreeMap::new(),
-            patience: BTreeMap::new(),
+            view: View::new(),
+            news: Dissemination::new(now),
+            links,
+            detector: Detector::new(first_nonce),
             outbid: None,
-            first_nonce,
-            unaudited: Vec::new(),
-            failed: None,
-            storm: Duration::ZERO,
         };
         let (who, held) = (machine.me.fingerprint, machine.my_held());
         machine
@@ -419,7 +389,7 @@ impl Machine {
     pub fn neighbours(&self) -> impl Iterator<Item = &Record> {
         self.links
             .iter()
-            .filter_map(|who| self.view.get(who))
+            .filter_map(|who| self.view.get(&who))
             .map(|member| &*member.record)
     }
 
@@ -434,9 +404,7 @@ impl Machine {
     /// Whether this server has lost all its links while there were others in the circuit that did
     /// not leave: what it shows is what it last knew.
     pub fn is_isolated(&self) -> bool {
-        self.linked_once
-            && self.links.is_empty()
-            && (self.len() > 1 || self.failed().next().is_some())
+        self.links.are_lost() && (self.len() > 1 || self.failed().next().is_some())
     }
 
     /// This server's own incarnation in this life.

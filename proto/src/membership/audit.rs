@@ -1,13 +1,13 @@
-//! Audits of members and of tombstones: what finds the failures and the returns that no link shows.
+//! Audits members and tombstones, to find the failures and the returns that no link shows.
 //!
-//! When a server and all its neighbours fail together, nobody is left to miss it: so members are
-//! pinged at random, linked or not. When a network splits, each side gives the other up: so
-//! tombstones are pinged too, and whoever answers is met again.
+//! When a server and all its neighbours fail together, nobody is left to miss it: so each server
+//! pings members at random, linked or not. When a network splits, each side gives the other up: so
+//! each server pings tombstones too, and connects to a server that answers.
 
 use std::sync::Arc;
 
-use super::connection::Purpose;
 use super::entry::{Entry, Held, Phase};
+use super::links::Purpose;
 use super::message::{MAX_DATAGRAM, Message};
 use super::timer::Timer;
 use super::tuning::*;
@@ -17,52 +17,28 @@ use crate::{Fingerprint, Url};
 impl Machine {
     /// Audits the next member.
     pub(super) fn on_audit_timer(&mut self) {
-        let pause = if self.now < self.storm {
+        let storm = self.detector.is_storm(self.now);
+        let pause = if storm {
             AUDIT_STORM
         } else {
             AUDIT / 2 + self.random.time(AUDIT)
         };
         self.timers.arm(Timer::Audit, self.now + pause);
-        // Neighbours are watched anyway: one who is none is looked for, a few times.
-        for _ in 0..=2 * DEGREE {
-            if self.unaudited.is_empty() {
-                self.unaudited = self.view.live().to_vec();
-                self.random.shuffle(&mut self.unaudited);
-            }
-            let Some(who) = self.unaudited.pop() else {
-                return;
-            };
-            let who = who.fingerprint;
-            if self.view.is_trusted(&who)
-                && !self.links.contains(&who)
-                && who != self.me.fingerprint
-            {
-                if self.now < self.storm {
-                    // Something is known to be wrong: no time is to be lost on doubts.
-                    self.probe(who, false);
-                } else {
-                    self.audit(who);
-                }
-                return;
-            }
+        // Neighbours are watched anyway.
+        let (links, me) = (&self.links, self.me.fingerprint);
+        let other = |who: &Fingerprint| !links.contains(who) && *who != me;
+        let detector = &mut self.detector;
+        match detector.next_audit(&self.view, &mut self.random, other) {
+            // Something is known to be wrong: no time is to be lost on doubts.
+            Some(who) if storm => self.probe(who, false),
+            Some(who) => self.audit(who),
+            None => {}
         }
     }
 
-    /// A member is suspected. Many failures at once may have hidden others: audit fast.
+    /// Audits fast when many members are suspected at once: their failures may have hidden others.
     pub(super) fn note_failure(&mut self) {
-        if self
-            .failed
-            .is_none_or(|(since, _)| self.now.saturating_sub(since) > STORM)
-        {
-            self.failed = Some((self.now, 0));
-        }
-        let Some((_, failures)) = &mut self.failed else {
-            return;
-        };
-        *failures += 1;
-        // Fewer cannot well have hidden anybody: all neighbours of one must have been among them.
-        if *failures >= 3.max(self.view.live().len() / 16) {
-            self.storm = self.now + STORM;
+        if self.detector.note_failure(self.len(), self.now) {
             let soon = self.random.time(AUDIT_STORM);
             self.timers.arm_by(Timer::Audit, self.now + soon);
         }
@@ -70,7 +46,7 @@ impl Machine {
 
     /// Pings a tombstone.
     pub(super) fn on_grave_timer(&mut self) {
-        let isolated = self.links.is_empty();
+        let isolated = self.links.len() == 0;
         let pause = if isolated { GRAVE_ISOLATED } else { GRAVE };
         self.timers
             .arm(Timer::Grave, self.now + pause / 2 + self.random.time(pause));
@@ -92,13 +68,14 @@ impl Machine {
             .encode()
             .is_ok_and(|bytes| bytes.len() > MAX_DATAGRAM)
         {
-            // Our host's name is long: whoever gave us up as we gave it up knows where we are.
+            // The name of our host is too long for a datagram. The other server knows our address if it
+            // has given us up as we have given it up.
             message = Message::Ping { nonce, held };
         }
         self.outputs.push_back(Output::Datagram { to, message });
     }
 
-    /// Somebody who had given us up finds that we live, and says where to answer.
+    /// Answers a server that had given this one up and looks for it.
     pub(super) fn on_knock(&mut self, from: Fingerprint, nonce: u64, url: Url, held: Held) {
         if url.server.is_none_or(|server| server.id != from.id()) {
             return;
@@ -118,7 +95,7 @@ impl Machine {
         self.outputs.push_back(Output::Datagram { to, message });
     }
 
-    /// What somebody holds of us, said in passing.
+    /// Takes note of the value that a peer holds of this server.
     pub(super) fn on_held_of_me(&mut self, held: Held) {
         let entry = Entry {
             fingerprint: self.me.fingerprint,
@@ -131,7 +108,7 @@ impl Machine {
         }
     }
 
-    /// A server that was thought to have failed is there: meet it again.
+    /// Connects to a server that is there although it was given up.
     pub(super) fn reunite(&mut self, who: Fingerprint) {
         let failed = self
             .view
@@ -142,20 +119,15 @@ impl Machine {
         }
     }
 
-    /// Opens a connection to a server of which something has not been heard, unless enough are being
-    /// opened: whatever made us ask comes again.
+    /// Opens a connection to a server to learn what it holds, unless enough such connections are
+    /// being opened: the reason for this one will come again.
     pub(super) fn meet(&mut self, who: Fingerprint) {
-        let meeting = self
-            .connecting
-            .values()
-            .filter(|purpose| **purpose == Purpose::Sync)
-            .count();
-        if meeting < REUNIONS {
+        if self.links.meeting() < REUNIONS {
             self.connect(who, Purpose::Sync);
         }
     }
 
-    /// Drops old tombstones; but a server that has lost all others forgets none of them.
+    /// Drops old tombstones, unless this server has lost all others: then it forgets none of them.
     pub(super) fn on_expire_timer(&mut self) {
         self.timers.arm(Timer::Expire, self.now + EXPIRE);
         if !self.is_isolated() {

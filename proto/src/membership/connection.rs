@@ -1,28 +1,19 @@
-//! Connections: introductions, what is kept of each, and when one is closed again.
+//! Connections: the introduction of both ends, the state of each connection, and its end.
 //!
-//! A connection begins with the Hellos of both ends and a sync of what they hold. Then it becomes
-//! a link (see `overlay`), or is closed after a while.
+//! A connection begins with the Hellos of both ends and a sync of their views. Then it becomes a
+//! link (see `overlay`), or is closed after a while.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{Entry, Held, Phase};
-use super::message::{Message, Wish};
+use super::links::Purpose;
+use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
 use super::view::is_sane;
 use super::{Gone, Machine, Output, TetherState};
 use crate::Fingerprint;
-
-/// Why a connection was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To become a link.
-    Link(Wish),
-    /// To learn what the other end holds.
-    Sync,
-}
 
 /// One connection.
 #[derive(Debug, Clone)]
@@ -33,45 +24,31 @@ pub(super) struct Connection {
     pub(super) heard: Duration,
     /// When it was last used for anything but heartbeats.
     pub(super) used: Duration,
-    /// How many links the other end has.
-    pub(super) degree: usize,
-    /// What is still to be said on it.
-    pub(super) dirty: BTreeSet<Fingerprint>,
-    /// The number of the first change that was not considered for it; see `flood`.
-    pub(super) changes: u64,
-    /// How many heartbeats in a row had another digest than ours.
-    pub(super) mismatches: u8,
-    /// When a sync was last begun.
-    pub(super) synced: Option<Duration>,
-    /// What its tether says.
+    /// The state of the tether beside it.
     pub(super) tether: TetherState,
 }
 
 impl Machine {
-    /// A connection is up: introduce ourselves, and ask for what it was opened for.
+    /// A connection is up: introduces this server, and asks for a link if it was opened for one.
     pub(super) fn on_connected(&mut self, peer: Fingerprint) {
         if peer == self.me.fingerprint || self.leaving {
             self.outputs.push_back(Output::Disconnect { peer });
             return;
         }
-        let purpose = self.connecting.remove(&peer);
+        let purpose = self.links.on_opened(&peer);
         self.timers.disarm(Timer::Connecting(peer));
         self.forget_connection(peer);
-        // It may have been avoided because it took so long.
-        self.avoided.remove(&peer);
+        // The server may have been avoided because the connection took so long.
+        self.links.avoid_no_more(&peer);
         let now = self.now;
         let connection = Connection {
             greeted: false,
             heard: now,
             used: now,
-            degree: 0,
-            dirty: BTreeSet::new(),
-            changes: self.flood.next(),
-            mismatches: 0,
-            synced: None,
             tether: TetherState::Unknown,
         };
         self.connections.insert(peer, connection);
+        self.news.open(peer);
         self.timers.arm(Timer::Idle(peer), now + IDLE);
         self.send(peer, self.hello());
         if let Some(Purpose::Link(wish)) = purpose {
@@ -79,7 +56,7 @@ impl Machine {
         }
     }
 
-    /// The other end says who it is: sync, and bridge the two circuits if they were two.
+    /// The other end introduces itself: begins a sync, and bridges the two circuits if they were two.
     pub(super) fn on_hello(&mut self, from: Fingerprint, entry: Entry, live: u32, digest: u64) {
         if entry.fingerprint != from
             || entry.record.is_none()
@@ -92,7 +69,7 @@ impl Machine {
         let Some(connection) = self.connections.get_mut(&from) else {
             return;
         };
-        // A dialler says it twice: with its handshake, and then as things are now.
+        // A dialler sends two: one with its handshake, and one once the connection is up.
         let first = !std::mem::replace(&mut connection.greeted, true);
         let stranger = self.view.live_member(&from).is_none();
         let mine = self.view.digest();
@@ -116,13 +93,13 @@ impl Machine {
         if stranger && live > 1 && !alone {
             self.timers.arm(Timer::Bridge(from), self.now + BRIDGE);
         }
-        // Whom we know may be about to ask for the link that is missing.
+        // A server that we knew may be about to ask for the link that is missing.
         if stranger {
             self.timers.arm_by(Timer::Seek, self.now);
         }
     }
 
-    /// A connection has ended: what that says of its other end depends on how.
+    /// A connection has ended. The reason decides whether its other end is in doubt.
     pub(super) fn on_disconnected(&mut self, peer: Fingerprint, why: Gone) {
         let was_link = self.links.contains(&peer);
         self.forget_connection(peer);
@@ -130,15 +107,15 @@ impl Machine {
             Gone::Closed if was_link => self.audit(peer),
             Gone::Closed => {}
             Gone::Leaving => self.claim(peer, Phase::Left),
-            // Only who has the server's key can reset (RFC 9000, section 10.3): it is the same
-            // process, whose word that it closed was lost, or its successor. Both answer.
+            // Only a process with the server's secret can reset (RFC 9000, section 10.3): the same
+            // process, whose close was lost, or its next life. Both answer a probe.
             Gone::Silent | Gone::Reset => self.probe(peer, false),
         }
     }
 
-    /// A connection could not be opened: try others, and see whether that server lives.
+    /// A connection could not be opened: seeks other servers, and audits that one.
     pub(super) fn on_connect_failed(&mut self, peer: Fingerprint) {
-        let sought = matches!(self.connecting.remove(&peer), Some(Purpose::Link(_)));
+        let sought = matches!(self.links.on_opened(&peer), Some(Purpose::Link(_)));
         self.timers.disarm(Timer::Connecting(peer));
         if sought {
             self.avoid(peer, AVOID);
@@ -146,12 +123,12 @@ impl Machine {
         }
     }
 
-    /// A connection takes long to open: no longer count on it.
+    /// A connection takes too long to open: it counts as failed.
     pub(super) fn on_connecting_timer(&mut self, peer: Fingerprint) {
         self.on_connect_failed(peer);
     }
 
-    /// What the tether says has changed.
+    /// The state of a tether has changed.
     pub(super) fn on_tether(&mut self, peer: Fingerprint, state: TetherState) {
         let Some(connection) = self.connections.get_mut(&peer) else {
             return;
@@ -169,7 +146,7 @@ impl Machine {
             .is_some_and(|connection| connection.tether == TetherState::Acknowledged)
     }
 
-    /// A connection that is no link may have served its purpose.
+    /// Closes a connection that is no link and was not used for a while.
     pub(super) fn on_idle_timer(&mut self, peer: Fingerprint) {
         let Some(connection) = self.connections.get(&peer) else {
             return;
@@ -178,7 +155,7 @@ impl Machine {
             return;
         }
         let end = connection.used + IDLE;
-        if end > self.now || self.asked.contains_key(&peer) {
+        if end > self.now || self.links.is_asked(&peer) {
             self.timers
                 .arm(Timer::Idle(peer), end.max(self.now + ASK_WAIT));
             return;
@@ -188,17 +165,16 @@ impl Machine {
 
     /// Opens a connection, unless there is one or one is being opened.
     pub(super) fn connect(&mut self, to: Fingerprint, purpose: Purpose) {
-        if self.connections.contains_key(&to)
-            || self.connecting.contains_key(&to)
-            || to == self.me.fingerprint
-        {
+        if self.connections.contains_key(&to) || to == self.me.fingerprint {
             return;
         }
         let Some(member) = self.view.get(&to) else {
             return;
         };
+        if !self.links.on_connecting(to, purpose) {
+            return;
+        }
         let record = Arc::clone(&member.record);
-        self.connecting.insert(to, purpose);
         self.timers
             .arm(Timer::Connecting(to), self.now + CONNECT_WAIT);
         self.outputs.push_back(Output::Connect { to: record });
@@ -214,9 +190,9 @@ impl Machine {
     /// Forgets everything about a connection, a link that it was included.
     pub(super) fn forget_connection(&mut self, peer: Fingerprint) {
         self.unlink(peer);
-        self.asked.remove(&peer);
+        self.links.forget(&peer);
         self.connections.remove(&peer);
-        self.flood.unflushed.remove(&peer);
+        self.news.close(peer);
         for timer in [Timer::Idle(peer), Timer::Asked(peer), Timer::Bridge(peer)] {
             self.timers.disarm(timer);
         }
@@ -250,7 +226,7 @@ impl Machine {
         }
     }
 
-    /// What is held of this server itself.
+    /// The value that this server holds of itself.
     pub(super) fn my_held(&self) -> Held {
         let phase = if self.leaving {
             Phase::Left

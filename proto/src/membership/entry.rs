@@ -1,4 +1,4 @@
-//! What one server holds of another: the lattice value, and how it is told.
+//! The value that one server holds of another, and the form in which it is told.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use super::Record;
 use super::tuning::{MAX_INCARNATION, MAX_LIVES};
 use crate::{Fingerprint, Url};
 
-/// What is held of a member, from best to worst: the last part of its lattice value, after the
-/// life and the incarnation.
+/// The state of a member, from best to worst: the last part of its value, after the life and the
+/// incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Phase {
-    /// Nothing is held against it.
+    /// It is not in doubt.
     Alive,
     /// It does not answer.
     Suspect,
@@ -38,18 +38,17 @@ impl Phase {
     }
 }
 
-/// What is held of one server, without saying of which: a value of the lattice.
+/// A value of the lattice: what a server holds of a member, without saying of which.
 ///
-/// Values are ordered by their fields: what is held of a later life counts for more than anything
-/// that is held of an earlier one.
+/// Values are ordered by their fields, and the greater of two replaces the other: anything that is
+/// known of a later life replaces all that is known of an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Held {
-    /// Of which life it is held: [`Life::count`](crate::Life::count).
+    /// The life of the member: [`Life::count`](crate::Life::count).
     pub count: u64,
-    /// The incarnation in that life: 0 at its start. The server raises it to outbid what is held
-    /// against it.
+    /// The incarnation in that life: 0 at its start. The member raises it to outbid suspicions.
     pub incarnation: u64,
-    /// What is held of that incarnation.
+    /// The state in that incarnation.
     pub phase: Phase,
 }
 
@@ -60,22 +59,22 @@ impl Held {
     }
 }
 
-/// Where a server is and what it is called: what a [`Record`] says besides who and which life.
+/// The part of a [`Record`] that does not follow from the rest of an [`Entry`].
 #[derive(Serialize, Deserialize)]
 struct Place {
     url: Url,
     name: String,
 }
 
-/// What one server holds of another, as it is told.
+/// What one server tells of another.
 ///
-/// On the wire the record is its URL and name alone, the rest being said already.
+/// On the wire the record is its URL and name alone: the entry has the rest already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Wire", into = "Wire")]
 pub struct Entry {
-    /// Who is meant.
+    /// The server that it is about.
     pub fingerprint: Fingerprint,
-    /// What is held of it.
+    /// The value that the sender holds.
     pub held: Held,
     /// For how many seconds it has been stalled, down or gone; 0 otherwise.
     pub age: u32,

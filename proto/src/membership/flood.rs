@@ -1,10 +1,9 @@
-//! The flood: what changes here is told to all neighbours but the one it came from.
+//! The flood: each change of the view is told to all neighbours but the one that it came from.
 //!
-//! What is kept per connection is not what to say but of whom to speak: when the time comes, the
-//! latest is said, and what it has superseded never is. Connections that are no links are not
-//! flooded; if one becomes a link, what has changed since it opened is said then.
+//! Connections that are no links are not flooded; when one becomes a link, it is told the changes
+//! since it opened. [`Dissemination`](super::dissemination::Dissemination) keeps of which members
+//! each connection is still to be told.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::entry::{Entry, Phase};
@@ -15,39 +14,8 @@ use super::view::{Standing, is_sane};
 use super::{Machine, Notice, Output};
 use crate::Fingerprint;
 
-/// What was changed lately, and who is still to be told.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Flood {
-    /// The connections that have something to be said on them.
-    pub(super) unflushed: BTreeSet<Fingerprint>,
-    /// The last changes; the first of them has the number `begin`.
-    changes: VecDeque<Fingerprint>,
-    begin: u64,
-}
-
-impl Flood {
-    /// The number of the next change.
-    pub(super) fn next(&self) -> u64 {
-        self.begin + self.changes.len() as u64
-    }
-
-    fn note(&mut self, who: Fingerprint) {
-        if self.changes.len() == MAX_CHANGES {
-            self.changes.pop_front();
-            self.begin += 1;
-        }
-        self.changes.push_back(who);
-    }
-
-    /// What has changed since this number; `None` if that is not known any longer.
-    fn since(&self, number: u64) -> Option<BTreeSet<Fingerprint>> {
-        let skipped = usize::try_from(number.checked_sub(self.begin)?).ok()?;
-        Some(self.changes.iter().skip(skipped).copied().collect())
-    }
-}
-
 impl Machine {
-    /// News of several members.
+    /// A message with news of several members has come.
     pub(super) fn on_delta(&mut self, from: Fingerprint, entries: Vec<Entry>) {
         self.used(from);
         let mut unknown = Vec::new();
@@ -62,7 +30,7 @@ impl Machine {
         }
     }
 
-    /// Somebody wants whole entries.
+    /// The other end wants whole entries.
     pub(super) fn on_who(&mut self, from: Fingerprint, members: Vec<Fingerprint>) {
         let now = self.now;
         let entries = members
@@ -73,7 +41,7 @@ impl Machine {
         self.send(from, Message::Delta { entries });
     }
 
-    /// One piece of news. False if it cannot be used without a record.
+    /// Takes note of one entry. Returns false if it is of no use without a record.
     pub(super) fn on_entry(&mut self, entry: Entry, from: Option<Fingerprint>) -> bool {
         if !is_sane(&entry) {
             return true;
@@ -99,8 +67,8 @@ impl Machine {
                 self.adopt(entry, from);
             }
             Standing::Same => {
-                if let Some(connection) = from.and_then(|from| self.connections.get_mut(&from)) {
-                    connection.dirty.remove(&who);
+                if let Some(from) = from {
+                    self.news.is_known(from, &who);
                 }
             }
             Standing::Older => {
@@ -112,18 +80,18 @@ impl Machine {
         true
     }
 
-    /// Keeps the tombstone of a server that was never known; it is no news.
+    /// Keeps the tombstone of a server that was never known here, and floods nothing.
     fn bury(&mut self, entry: Entry) {
         let age = Duration::from_secs(entry.age.into());
         if age < TOMBSTONE {
             let since = self.now.saturating_sub(age);
-            // It was not live here and is not now: there is nothing for subscribers to hear.
+            // The server was not live here and is not now: subscribers hear nothing.
             self.view
                 .raise(entry.fingerprint, entry.held, entry.record, since);
         }
     }
 
-    /// Raises what is held of a member, and does all that follows from it.
+    /// Raises the value that is held of a member, and does all that follows from it.
     pub(super) fn adopt(&mut self, entry: Entry, from: Option<Fingerprint>) {
         let Entry {
             fingerprint: who,
@@ -132,7 +100,7 @@ impl Machine {
             age,
         } = entry;
         let before = self.view.get(&who).map(|member| member.held());
-        // Whoever hears late that a process stands still does not wait for it for longer.
+        // A server that hears late that a process stands still waits no longer than the others.
         let since = match held.phase {
             Phase::Stalled => {
                 let age = Duration::from_secs(age.into()).min(STALL);
@@ -155,66 +123,50 @@ impl Machine {
         self.on_raised(who, before, held);
     }
 
-    /// Floods what is held of a member.
+    /// Floods the value that is held of a member.
     pub(super) fn spread(&mut self, who: Fingerprint, from: Option<Fingerprint>) {
-        self.flood.note(who);
-        self.changed = self.now;
-        let links: Vec<_> = self
-            .links
-            .iter()
-            .copied()
-            .filter(|peer| Some(*peer) != from)
-            .collect();
-        links.into_iter().for_each(|peer| self.tell(peer, who));
-        if let Some(connection) = from.and_then(|from| self.connections.get_mut(&from)) {
-            connection.dirty.remove(&who);
+        self.news.note(who, self.now);
+        let others = self.links.iter().filter(|peer| Some(*peer) != from);
+        for peer in others.collect::<Vec<_>>() {
+            self.tell(peer, who);
+        }
+        if let Some(from) = from {
+            self.news.is_known(from, &who);
         }
     }
 
-    /// Will say on this connection what is held of this member.
+    /// Will tell the value that is held of this member on this connection.
     pub(super) fn tell(&mut self, peer: Fingerprint, who: Fingerprint) {
-        let Some(connection) = self.connections.get_mut(&peer) else {
-            return;
-        };
-        if connection.dirty.insert(who) {
-            self.flood.unflushed.insert(peer);
+        if self.news.tell(peer, who) {
             self.timers.arm_by(Timer::Flush, self.now + FLUSH);
         }
     }
 
-    /// Will say on this connection what is held of all live members.
+    /// Will tell the values that are held of all live members on this connection.
     pub(super) fn tell_all(&mut self, peer: Fingerprint) {
         let all = self.view.live().iter().map(|record| record.fingerprint);
         let all: Vec<_> = all.filter(|who| *who != peer).collect();
         all.into_iter().for_each(|who| self.tell(peer, who));
     }
 
-    /// A connection becomes a link: what has changed since it opened is to be said.
+    /// A connection becomes a link: tells it the changes since it opened.
     pub(super) fn catch_up(&mut self, peer: Fingerprint) {
-        let Some(connection) = self.connections.get(&peer) else {
-            return;
-        };
-        match self.flood.since(connection.changes) {
+        match self.news.on_linked(peer) {
             Some(changed) => changed.into_iter().for_each(|who| self.tell(peer, who)),
             None => self.start_sync(peer),
         }
     }
 
-    /// Says what is to be said.
+    /// Sends all that is to be told.
     pub(super) fn on_flush_timer(&mut self) {
-        while let Some(peer) = self.flood.unflushed.first().copied() {
+        while let Some(peer) = self.news.unflushed() {
             self.flush(peer);
         }
     }
 
-    /// Says on one connection what is to be said on it.
+    /// Sends all that is to be told on one connection.
     pub(super) fn flush(&mut self, peer: Fingerprint) {
-        self.flood.unflushed.remove(&peer);
-        let Some(connection) = self.connections.get_mut(&peer) else {
-            return;
-        };
-        let dirty: Vec<_> = std::mem::take(&mut connection.dirty).into_iter().collect();
-        for chunk in dirty.chunks(MAX_ENTRIES) {
+        for chunk in self.news.take(peer).chunks(MAX_ENTRIES) {
             let now = self.now;
             // To the end of a link the servers are known; elsewhere they may be strangers.
             let whole = !self.links.contains(&peer);

@@ -1,9 +1,9 @@
-//! What a machine is told.
+//! The inputs of a machine.
 
 use super::Message;
 use crate::Fingerprint;
 
-/// What happens to a machine.
+/// An event that a machine is told of.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// A connection for membership is up: authenticated, usable in both directions. At most one
@@ -18,29 +18,30 @@ pub enum Input {
     Disconnected {
         /// The other end.
         peer: Fingerprint,
-        /// What is known of the reason.
+        /// The reason, as far as it is known.
         why: Gone,
     },
     /// An [`Output::Connect`](super::Output::Connect) did not succeed.
     ConnectFailed {
-        /// Whom it was to.
+        /// The server that was dialled.
         peer: Fingerprint,
     },
     /// A message came on a connection.
     Message {
         /// The other end.
         from: Fingerprint,
-        /// What it said.
+        /// The message.
         message: Message,
     },
     /// A message came outside of connections; authenticated.
     Datagram {
         /// The sender.
         from: Fingerprint,
-        /// What it said.
+        /// The message.
         message: Message,
     },
-    /// What the tether beside a link says has changed. Optional: without it silence decides.
+    /// The state of the tether beside a link has changed. A driver may leave this out: then silence
+    /// decides.
     Tether {
         /// The other end.
         peer: Fingerprint,
@@ -54,7 +55,7 @@ pub enum Input {
     Tick,
 }
 
-/// What is known of the reason why a connection is gone.
+/// Why a connection is gone, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gone {
     /// The other side closed it in order, or it was closed as redundant.
@@ -68,7 +69,7 @@ pub enum Gone {
     Reset,
 }
 
-/// What a tether, the silent TCP connection beside a link, says of the process at its other end.
+/// What a tether, the silent TCP connection beside a link, tells of the process at its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TetherState {
     /// There is none, or its host does not answer either: no evidence.

@@ -1,4 +1,4 @@
-//! What servers say to each other about membership.
+//! The messages of membership between servers.
 //!
 //! The machine makes and reads these; the driver encodes them with [`Message::encode`], one frame
 //! each on a connection, one packet each outside of connections.
@@ -36,7 +36,7 @@ const VARIANTS: u32 = 15;
 pub enum Wish {
     /// One more link.
     Plain,
-    /// Two more links, to you and to one of your neighbours, who gives up its link to you: how a
+    /// Two more links, to you and to one of your neighbours, which gives up its link to you. So a
     /// newcomer joins.
     Split,
     /// The second half of a split: a link to me instead of the one to this neighbour of yours.
@@ -65,7 +65,7 @@ pub enum Message {
         /// The digest of the sender's live members.
         digest: u64,
     },
-    /// What has changed in the sender's view.
+    /// The changes in the sender's view.
     Delta {
         /// The entries, at most [`MAX_ENTRIES`].
         #[serde(deserialize_with = "crate::codec::growing")]
@@ -88,14 +88,14 @@ pub enum Message {
     },
     /// This connection is no link any longer.
     Unlink {
-        /// Whom to link with instead, if the sender knows somebody.
+        /// The server to link with instead, if the sender knows one.
         replacement: Option<Fingerprint>,
     },
     /// Are you there? On a connection or outside of any; answered by [`Message::Pong`].
     Ping {
         /// Comes back in the answer.
         nonce: u64,
-        /// What the sender holds of the receiver.
+        /// The value that the sender holds of the receiver.
         held: Held,
     },
     /// The answer to [`Message::Ping`] and [`Message::Knock`].
@@ -114,23 +114,23 @@ pub enum Message {
         nonce: u64,
         /// Where the sender is.
         url: Url,
-        /// What the sender holds of the receiver.
+        /// The value that the sender holds of the receiver.
         held: Held,
     },
     /// Please try whether this server answers you; answered by [`Message::Witnessed`].
     Witness {
         /// Comes back in the answer.
         nonce: u64,
-        /// Who is to be tried.
+        /// The server to try.
         subject: Fingerprint,
-        /// What the sender holds of it.
+        /// The value that the sender holds of that server.
         held: Held,
     },
     /// The answer to [`Message::Witness`].
     Witnessed {
         /// That of the question.
         nonce: u64,
-        /// Who was tried.
+        /// The server that was tried.
         subject: Fingerprint,
         /// Whether it answered; `None` if the sender cannot tell.
         answered: Option<bool>,
@@ -141,7 +141,7 @@ pub enum Message {
         #[serde(deserialize_with = "crate::codec::growing")]
         buckets: Vec<u64>,
     },
-    /// The answer to [`Message::Sync`]: what the sender has in the buckets that differ.
+    /// The answer to [`Message::Sync`]: the sender's members in the buckets that differ.
     Hashes {
         /// The buckets that differ, one bit each.
         buckets: u64,
@@ -158,7 +158,7 @@ pub enum Message {
     /// Please send the whole entries of these members: the sender has heard of them and does not
     /// know where they are.
     Who {
-        /// Who is meant, at most [`MAX_ENTRIES`].
+        /// The members, at most [`MAX_ENTRIES`].
         #[serde(deserialize_with = "crate::codec::growing")]
         members: Vec<Fingerprint>,
     },

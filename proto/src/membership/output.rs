@@ -1,17 +1,17 @@
-//! What a machine wants done.
+//! The outputs of a machine.
 
 use std::sync::Arc;
 
 use super::{Message, Record};
 use crate::Fingerprint;
 
-/// What a machine wants done.
+/// Something that the driver is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Open a connection for membership; answered by [`Input::Connected`](super::Input::Connected) or
     /// [`Input::ConnectFailed`](super::Input::ConnectFailed). If there is one already, nothing is to be done.
     Connect {
-        /// To whom.
+        /// The server to dial.
         to: Arc<Record>,
     },
     /// There is no further use for this connection: close it in order. No
@@ -24,21 +24,21 @@ pub enum Output {
     Send {
         /// The other end.
         to: Fingerprint,
-        /// What to say.
+        /// The message.
         message: Message,
     },
     /// Send outside of connections: cheap, unreliable, at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
     Datagram {
-        /// To whom. The name may be empty and the count 0 where they are not known.
+        /// The receiver. The name may be empty and the count 0 where they are not known.
         to: Arc<Record>,
-        /// What to say.
+        /// The message.
         message: Message,
     },
     /// Tell the subscribers.
     Notice(Notice),
 }
 
-/// What subscribers hear: joins and leaves, alternating per server.
+/// A join or a leave, which subscribers are told of. They alternate per server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// This server is a member from now on.

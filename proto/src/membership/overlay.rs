@@ -6,138 +6,75 @@
 //! Upfal 2001 for the idea of repair by random choice). Random exchanges of ends (a–v, b–w become
 //! a–b, v–w) keep it so as servers leave, and mix circuits that have merged.
 //!
-//! **Invariants:** a link is agreed by both ends, in order, on one connection. Nobody accepts more
-//! than [`MAX_DEGREE`]. The second half of a split gives up the old link only once both new ones
+//! [`Links`](super::links::Links) decides; here the machine asks it, and carries out the rest.
+//!
+//! **Invariants:** a link is agreed by both ends, in order, on one connection. The second half of a split gives up the old link only once both new ones
 //! are there.
 
 use std::time::Duration;
 
 use super::Machine;
-use super::connection::Purpose;
+use super::detector::Detector;
+use super::links::{Purpose, Step, is_complete};
 use super::message::{Message, Wish};
 use super::timer::Timer;
 use super::tuning::*;
+use super::view::View;
 use crate::Fingerprint;
 
 impl Machine {
-    /// How many links this server wants.
-    pub(super) fn wanted(&self) -> usize {
-        DEGREE.min(self.view.live().len().saturating_sub(1))
-    }
-
-    /// Whether there are so few servers that everybody is linked with everybody.
-    pub(super) fn is_complete(&self) -> bool {
-        self.view.live().len() <= COMPLETE
-    }
-
     /// How many links are missing, not counting those that are being made.
     pub(super) fn missing(&self) -> usize {
-        let connecting = self
-            .connecting
-            .values()
-            .filter_map(|purpose| match purpose {
-                Purpose::Link(wish) => Some(wish),
-                Purpose::Sync => None,
-            });
-        let coming: usize = connecting
-            .chain(self.asked.values())
-            .map(|wish| if *wish == Wish::Split { 2 } else { 1 })
-            .sum();
-        let wanted = self.wanted();
-        let missing = wanted.saturating_sub(self.links.len() + coming);
-        // Where most neighbours have failed at once, not all links can wait to be given up.
-        let room = MAX_DEGREE.saturating_sub(self.links.len() + coming);
-        let lifelines = self.lifelines().saturating_sub(coming);
-        missing.max(lifelines.min(room))
+        let (view, detector) = (&self.view, &self.detector);
+        self.links
+            .missing(view.live().len(), |who| is_sound(view, detector, who))
     }
 
-    /// How many links to servers that are not suspected are missing, and not even being looked at.
-    fn lifelines(&self) -> usize {
-        let sound =
-            |who: &&Fingerprint| self.view.is_trusted(who) && !self.probes.contains_key(*who);
-        let links = self.links.iter().filter(sound).take(LIFELINES).count();
-        LIFELINES.min(self.wanted()).saturating_sub(links)
-    }
-
-    /// A server seems to be there: whoever has nearly lost the others clings to it, though it seeks
-    /// others already, who may have failed too.
+    /// A server seems to be there: asks it for a link if nearly all neighbours are in doubt.
     pub(super) fn cling(&mut self, to: Fingerprint) {
-        if self.lifelines() > self.asked.len() && self.seeking() < CLINGING && self.is_candidate(to)
-        {
+        let (view, detector) = (&self.view, &self.detector);
+        let sound = |who: &Fingerprint| is_sound(view, detector, who);
+        if self.links.clings(to, view, self.now, sound) {
             self.seek(to, Wish::Plain);
         }
     }
 
-    /// How many requests for links are under way.
-    pub(super) fn seeking(&self) -> usize {
-        self.asked.len()
-            + self
-                .connecting
-                .values()
-                .filter(|purpose| **purpose != Purpose::Sync)
-                .count()
+    /// Carries out a decision of the overlay.
+    pub(super) fn take_step(&mut self, step: Option<Step>) {
+        match step {
+            Some(Step::Seek(who, wish)) => self.seek(who, wish),
+            Some(Step::GiveUp(who, replacement)) => self.give_up(who, replacement),
+            None => {}
+        }
     }
 
-    /// Seeks what links are missing.
+    /// Seeks the links that are missing.
     pub(super) fn on_seek_timer(&mut self) {
-        let now = self.now;
-        self.avoided.retain(|_, until| *until > now);
-        while self.seeking() < SEEKING {
+        let (now, members) = (self.now, self.len());
+        self.links.expire(now);
+        while self.links.seeking() < SEEKING {
             let missing = self.missing();
-            let Some(candidate) = (missing > 0).then(|| self.candidate()).flatten() else {
+            if missing == 0 {
                 break;
-            };
-            let wish = if missing >= 2 && !self.is_complete() {
+            }
+            let candidate = self.links.candidate(&self.view, &mut self.random, now);
+            let Some(candidate) = candidate else { break };
+            let wish = if missing >= 2 && !is_complete(members) {
                 Wish::Split
             } else {
                 Wish::Plain
             };
             self.seek(candidate, wish);
         }
-        if self.links.len() < self.wanted() || self.missing() > 0 {
-            self.timers
-                .arm(Timer::Seek, now + SEEK_AGAIN + self.random.time(SEEK_AGAIN));
+        if self.links.len() < self.links.wanted(members) || self.missing() > 0 {
+            let again = now + SEEK_AGAIN + self.random.time(SEEK_AGAIN);
+            self.timers.arm(Timer::Seek, again);
         }
-    }
-
-    /// A server to ask for a link.
-    pub(super) fn candidate(&mut self) -> Option<Fingerprint> {
-        let members = self.view.live().len();
-        // Where there are many, a few random tries find one; where there are few, all are looked at.
-        for _ in 0..8 {
-            let who = self.view.random_live(&mut self.random)?;
-            if self.is_candidate(who) {
-                return Some(who);
-            }
-        }
-        if members > 8 * COMPLETE {
-            return None;
-        }
-        let all: Vec<_> = self
-            .view
-            .live()
-            .iter()
-            .map(|record| record.fingerprint)
-            .filter(|who| self.is_candidate(*who))
-            .collect();
-        self.random.pick(&all)
-    }
-
-    fn is_candidate(&self, who: Fingerprint) -> bool {
-        who != self.me.fingerprint
-            && !self.links.contains(&who)
-            && !self.asked.contains_key(&who)
-            && !self.connecting.contains_key(&who)
-            && self
-                .avoided
-                .get(&who)
-                .is_none_or(|until| *until <= self.now)
-            && self.view.is_trusted(&who)
     }
 
     /// Asks for a link, on a connection that there is or on a new one.
     pub(super) fn seek(&mut self, who: Fingerprint, wish: Wish) {
-        if self.links.contains(&who) || self.asked.contains_key(&who) {
+        if self.links.contains(&who) || self.links.is_asked(&who) {
             return;
         }
         match self.connections.get(&who) {
@@ -148,52 +85,32 @@ impl Machine {
 
     /// Asks for a link on a connection.
     pub(super) fn ask(&mut self, peer: Fingerprint, wish: Wish) {
-        if self.links.contains(&peer) || self.asked.contains_key(&peer) {
+        if self.links.contains(&peer) || self.links.is_asked(&peer) {
             return;
         }
-        self.asked.insert(peer, wish);
+        self.links.on_asked(peer, wish);
         self.timers.arm(Timer::Asked(peer), self.now + ASK_WAIT);
         let degree = self.degree();
         self.send(peer, Message::Link { degree, wish });
     }
 
-    /// A request was not answered.
+    /// A request for a link was not answered.
     pub(super) fn on_asked_timer(&mut self, peer: Fingerprint) {
-        if self.asked.remove(&peer).is_some() {
+        if self.links.on_answered(&peer).is_some() {
             self.avoid(peer, AVOID);
             self.timers.arm_by(Timer::Seek, self.now);
         }
     }
 
-    /// Somebody asks for a link.
+    /// The other end asks for a link.
     pub(super) fn on_link(&mut self, from: Fingerprint, degree: u8, wish: Wish) {
-        let Some(connection) = self.connections.get_mut(&from) else {
+        if !self.connections.contains_key(&from) {
             return;
-        };
-        connection.degree = usize::from(degree);
-        let mut other = None;
-        let accepted = self.links.contains(&from)
-            || self.view.live_member(&from).is_some() && {
-                let full = self.links.len() >= self.wanted();
-                match wish {
-                    _ if !full => true,
-                    Wish::Instead(old) if self.links.contains(&old) => {
-                        other = Some(old);
-                        true
-                    }
-                    Wish::Swap => {
-                        other = self.neighbour_except(from, None);
-                        other.is_some()
-                    }
-                    Wish::Split if self.links.len() < MAX_DEGREE => {
-                        other = self.neighbour_except(from, None);
-                        true
-                    }
-                    Wish::Plain | Wish::Instead(_) | Wish::Split => self.links.len() < MAX_DEGREE,
-                }
-            };
+        }
+        self.links.on_degree(from, degree);
+        let (accepted, other) = self.links.answer(from, wish, &self.view, &mut self.random);
         if accepted {
-            self.asked.remove(&from);
+            self.links.on_answered(&from);
             self.timers.disarm(Timer::Asked(from));
         }
         self.send(from, Message::LinkReply { accepted, other });
@@ -205,14 +122,14 @@ impl Machine {
         }
     }
 
-    /// The answer to our request.
+    /// The other end answers our request for a link.
     pub(super) fn on_link_reply(
         &mut self,
         from: Fingerprint,
         accepted: bool,
         other: Option<Fingerprint>,
     ) {
-        let asked = self.asked.remove(&from);
+        let asked = self.links.on_answered(&from);
         self.timers.disarm(Timer::Asked(from));
         if !self.connections.contains_key(&from) {
             return;
@@ -220,26 +137,10 @@ impl Machine {
         match (asked, accepted) {
             (Some(wish), true) => {
                 self.link(from);
-                match (wish, other.filter(|other| self.is_candidate(*other))) {
-                    (Wish::Split, Some(other)) => self.seek(other, Wish::Instead(from)),
-                    (Wish::Swap, Some(other)) => {
-                        if self.links.len() > self.wanted()
-                            && let Some(old) = self.neighbour_except(from, Some(other))
-                        {
-                            self.give_up(old, Some(other));
-                        }
-                    }
-                    // The one that was given up is our neighbour already: it gets its link back.
-                    (Wish::Swap, None) if self.links.len() > self.wanted() => {
-                        self.give_up(from, other);
-                    }
-                    _ if self.links.len() > MAX_DEGREE => {
-                        if let Some(old) = self.neighbour_except(from, None) {
-                            self.give_up(old, None);
-                        }
-                    }
-                    _ => {}
-                }
+                let (view, random, now) = (&self.view, &mut self.random, self.now);
+                let links = &self.links;
+                let step = links.after_agreement(from, wish, other, view, random, now);
+                self.take_step(step);
             }
             (Some(_), false) => self.avoid(from, AVOID),
             // Too late: it was given up, or the link has been agreed the other way round.
@@ -254,12 +155,12 @@ impl Machine {
     /// The other end does not want the link any longer.
     pub(super) fn on_unlink(&mut self, from: Fingerprint, replacement: Option<Fingerprint>) {
         self.unlink(from);
-        if self.is_complete() {
+        if is_complete(self.len()) {
             return;
         }
         if let Some(other) = replacement
             && self.missing() > 0
-            && self.is_candidate(other)
+            && self.links.is_candidate(other, &self.view, self.now)
         {
             self.seek(other, Wish::Plain);
         } else if self.missing() == 1 && self.view.is_trusted(&from) {
@@ -269,33 +170,15 @@ impl Machine {
         }
     }
 
-    /// A trusted neighbour at random, but not these two.
-    pub(super) fn neighbour_except(
-        &mut self,
-        one: Fingerprint,
-        two: Option<Fingerprint>,
-    ) -> Option<Fingerprint> {
-        let all: Vec<_> = self
-            .links
-            .iter()
-            .copied()
-            .filter(|who| *who != one && Some(*who) != two && self.view.is_trusted(who))
-            .collect();
-        self.random.pick(&all)
-    }
-
     /// Makes the connection a link.
     fn link(&mut self, peer: Fingerprint) {
         let Some(connection) = self.connections.get_mut(&peer) else {
             return;
         };
-        if !self.links.insert(peer) {
+        if !self.links.link(peer) {
             return;
         }
         connection.heard = self.now;
-        connection.mismatches = 0;
-        self.linked_once = true;
-        self.avoided.remove(&peer);
         self.timers.disarm(Timer::Idle(peer));
         self.timers.arm(Timer::Silence(peer), self.now + SILENCE);
         self.catch_up(peer);
@@ -304,21 +187,16 @@ impl Machine {
 
     /// Makes the link a mere connection.
     pub(super) fn unlink(&mut self, peer: Fingerprint) {
-        if !self.links.remove(&peer) {
+        if !self.links.unlink(&peer, self.now) {
             return;
         }
         self.timers.disarm(Timer::Silence(peer));
-        if let Some(connection) = self.connections.get_mut(&peer) {
-            connection.changes = self.flood.next();
-            connection.used = self.now;
-        }
+        self.news.on_unlinked(peer);
+        self.used(peer);
         self.timers.arm(Timer::Idle(peer), self.now + IDLE);
         let soon = self.random.time(SEEK_AGAIN / 10);
         self.timers.arm_by(Timer::Seek, self.now + soon);
-        if self.links.is_empty() {
-            // Whoever could not be reached for a while may be the only one that can be now.
-            let soon = self.now + AVOID;
-            self.avoided.retain(|_, until| *until <= soon);
+        if self.links.len() == 0 {
             self.timers.arm_by(Timer::Grave, self.now + GRAVE_ISOLATED);
         }
     }
@@ -332,19 +210,18 @@ impl Machine {
 
     /// Does not ask this server for a link for a while.
     pub(super) fn avoid(&mut self, who: Fingerprint, how_long: Duration) {
-        let until = self.now + how_long;
-        let known = self.avoided.entry(who).or_insert(until);
-        *known = until.max(*known);
+        self.links.avoid(who, self.now + how_long);
         self.timers.arm_by(Timer::Seek, self.now + SEEK_AGAIN);
     }
 
     /// Sends heartbeats.
     pub(super) fn on_heartbeat_timer(&mut self) {
         self.timers.arm(Timer::Heartbeat, self.now + HEARTBEAT);
-        for peer in self.links.iter().copied().collect::<Vec<_>>() {
+        for peer in self.links.iter().collect::<Vec<_>>() {
             self.heartbeat(peer);
         }
-        self.trim();
+        let step = self.links.trim(&self.view, &mut self.random, self.now);
+        self.take_step(step);
     }
 
     fn heartbeat(&mut self, peer: Fingerprint) {
@@ -372,4 +249,9 @@ impl Machine {
             self.probe(peer, false);
         }
     }
+}
+
+/// Whether nothing is wrong with a neighbour, as far as this server knows.
+fn is_sound(view: &View, detector: &Detector, who: &Fingerprint) -> bool {
+    view.is_trusted(who) && !detector.is_probing(who)
 }

@@ -1,46 +1,22 @@
-//! Suspicion: what follows once somebody does not answer, until it objects or is given up.
+//! Suspicion: a member does not answer, until it objects or is given up.
 //!
-//! Everybody runs a timer for every suspicion. Those who found out for themselves, the accusers,
-//! try once more before its end and then say that the member is down; the others act later, and
-//! only if no accuser was left to do so. Only the subject can lift a suspicion, by raising its
-//! incarnation; so whoever hears from it tells it what is held against it.
+//! Each server runs a timer for each suspicion. The accusers, which found out for themselves, probe
+//! the member once more before the end and then say that it is down. The others act later, and only
+//! if no accuser was left to do so. Only the subject can lift a suspicion, by raising its
+//! incarnation; so a server that hears from the subject tells it of the suspicion.
+//!
+//! [`Detector`](super::detector::Detector) keeps the accusations and decides whose turn it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::detector::Turn;
 use super::entry::{Entry, Held, Phase};
 use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
 use super::{Machine, Output, Record};
 use crate::Fingerprint;
-
-/// One's own accusation of a suspected member.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Accusation {
-    /// When it was made: only what was asked after this can settle it.
-    since: Duration,
-    /// When the member was last asked because something had come from it.
-    pub(super) challenged: Duration,
-    /// When the member is to be given up.
-    until: Duration,
-    /// Whether it did not answer in the second round either.
-    confirmed: bool,
-}
-
-/// How much longer than others a member is waited for, because it was wrongly suspected.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    level: f64,
-    at: Duration,
-}
-
-impl Patience {
-    fn now(&self, now: Duration) -> f64 {
-        let halvings = now.saturating_sub(self.at).as_secs_f64() / PATIENCE_HALVES.as_secs_f64();
-        self.level * (-halvings).exp2()
-    }
-}
 
 impl Machine {
     /// Says of a member that it is in this phase, unless worse is held already.
@@ -78,20 +54,9 @@ impl Machine {
         else {
             return;
         };
-        let until = member.since + self.suspicion(who, member.phase);
-        let since = match self.accused.get(&who) {
-            Some(accusation) if phase != Phase::Condemned => accusation.since,
-            _ => self.now,
-        };
-        self.accused.insert(
-            who,
-            Accusation {
-                since,
-                challenged: since,
-                until,
-                confirmed: false,
-            },
-        );
+        let until = member.since + self.detector.suspicion(&who, member.phase, self.now);
+        let anew = phase == Phase::Condemned;
+        self.detector.accuse(who, until, anew, self.now);
         self.arm_suspicion(who);
     }
 
@@ -102,28 +67,14 @@ impl Machine {
                 .view
                 .get(&who)
                 .is_some_and(|member| member.phase < Phase::Stalled);
-        match self.accused.get_mut(&who) {
-            _ if hard => self.accuse(who, Phase::Condemned),
-            _ if stalled => self.accuse(who, Phase::Stalled),
-            Some(accusation) => {
-                accusation.confirmed = true;
-                let until = accusation.until;
-                self.timers.arm(Timer::Suspicion(who), until);
-            }
-            None => self.accuse(who, Phase::Suspect),
-        }
-    }
-
-    /// How long a suspicion lasts.
-    fn suspicion(&self, who: Fingerprint, phase: Phase) -> Duration {
-        let patience = self
-            .patience
-            .get(&who)
-            .map_or(0.0, |patience| patience.now(self.now));
-        match phase {
-            Phase::Condemned => CONDEMNED,
-            Phase::Stalled => STALL,
-            _ => SUSPICION.mul_f64(1.0 + patience).min(SUSPICION_MAX),
+        if hard {
+            self.accuse(who, Phase::Condemned);
+        } else if stalled {
+            self.accuse(who, Phase::Stalled);
+        } else if let Some(until) = self.detector.confirm(&who) {
+            self.timers.arm(Timer::Suspicion(who), until);
+        } else {
+            self.accuse(who, Phase::Suspect);
         }
     }
 
@@ -131,24 +82,10 @@ impl Machine {
         let Some(member) = self.view.live_member(&who) else {
             return;
         };
-        let (phase, since) = (member.phase, member.since);
-        let at = match self.accused.get(&who) {
-            Some(accusation) if phase == Phase::Condemned || accusation.confirmed => {
-                accusation.until
-            }
-            Some(accusation) => accusation
-                .until
-                .saturating_sub(SECOND_ROUND)
-                .min(self.now + PING_SUSPECT),
-            None => {
-                // Members are fewer than MAX_MEMBERS: the product is a few minutes at most.
-                let spread = BACKUP_PER_MEMBER * self.view.live().len() as u32;
-                let end = since + self.suspicion(who, phase) + BACKUP + self.random.time(spread);
-                // Whoever has just been heard is given the time to object.
-                end.max(self.now + PING_SUSPECT)
-            }
-        };
-        self.timers.arm(Timer::Suspicion(who), at.max(self.now));
+        let (phase, since, members) = (member.phase, member.since, self.len());
+        let (detector, random, now) = (&self.detector, &mut self.random, self.now);
+        let at = detector.turn_at(&who, phase, since, members, random, now);
+        self.timers.arm(Timer::Suspicion(who), at);
     }
 
     /// A suspicion nears its end.
@@ -156,83 +93,58 @@ impl Machine {
         let Some(member) = self.view.live_member(&who) else {
             return;
         };
-        let (phase, now) = (member.phase, self.now);
+        let phase = member.phase;
         if !phase.is_suspected() {
             return;
         }
-        let confirmed = self
-            .accused
-            .get(&who)
-            .is_some_and(|accusation| accusation.confirmed);
-        if phase == Phase::Condemned || confirmed {
-            self.claim(who, Phase::Down);
-            return;
-        }
-        if self
-            .accused
-            .get(&who)
-            .is_some_and(|accusation| accusation.until > now + SECOND_ROUND)
-        {
-            self.challenge(who);
-            self.arm_suspicion(who);
-            return;
-        }
-        // Whoever comes here without an accusation is late: the accusers have failed.
-        self.accused.entry(who).or_insert(Accusation {
-            since: now,
-            challenged: now,
-            until: now,
-            confirmed: false,
-        });
-        self.probe(who, false);
-        if !self.probes.contains_key(&who) {
-            self.timers.arm(Timer::Suspicion(who), now + SUSPICION);
+        match self.detector.turn(who, phase, self.now) {
+            Turn::Down => self.claim(who, Phase::Down),
+            Turn::Challenge => {
+                self.challenge(who);
+                self.arm_suspicion(who);
+            }
+            Turn::Probe => {
+                self.probe(who, false);
+                if !self.detector.is_probing(&who) {
+                    let again = self.now + SUSPICION;
+                    self.timers.arm(Timer::Suspicion(who), again);
+                }
+            }
         }
     }
 
-    /// This process was stopped for a while. What has come meanwhile is heard first, and whoever
-    /// was being judged is judged anew.
+    /// This process was stopped for a while. It hears first what has come meanwhile, and judges anew
+    /// the servers that it was judging.
     pub(super) fn on_late(&mut self) {
         let now = self.now;
-        for who in self.probes.keys().copied().collect::<Vec<_>>() {
+        for who in self.detector.probed() {
             self.end_probe(who);
         }
-        for peer in self.links.iter().copied().collect::<Vec<_>>() {
+        for peer in self.links.iter() {
             self.timers.arm(Timer::Silence(peer), now + LATE);
         }
-        for (who, accusation) in &mut self.accused {
-            accusation.confirmed = false;
-            accusation.until = accusation.until.max(now + SUSPICION);
-            self.timers.arm(Timer::Suspicion(*who), now + LATE);
+        for who in self.detector.judge_anew(now) {
+            self.timers.arm(Timer::Suspicion(who), now + LATE);
         }
-        // Of those whom only others accuse, news is still to come.
+        // There may be news of the members that only others accuse.
         let suspected = self.suspected().map(|record| record.fingerprint);
-        let by_others = suspected.filter(|who| !self.accused.contains_key(who));
+        let by_others = suspected.filter(|who| !self.detector.accuses(who));
         for who in by_others.collect::<Vec<_>>() {
             self.timers.delay(Timer::Suspicion(who), now + SUSPICION);
         }
-        // Who was to be tried for others was not.
-        for who in self.errands.keys().copied().collect::<Vec<_>>() {
+        // The servers that were to be tried for others were not tried.
+        for who in self.detector.errands() {
             self.answer_errand(who, None);
         }
     }
 
-    /// The member was there at that time: nothing is held against it by us that is older, and it is
-    /// told what others hold against it.
+    /// The member was there at that time: ends this server's own doubts that are older, and tells
+    /// the member of the suspicion of the others.
     pub(super) fn absolve(&mut self, who: Fingerprint, at: Duration) {
-        if self
-            .probes
-            .get(&who)
-            .is_some_and(|probe| !probe.hard && probe.since <= at)
-        {
+        if self.detector.clears(&who, at) {
             self.end_probe(who);
         }
-        if self
-            .accused
-            .get(&who)
-            .is_some_and(|accusation| accusation.since <= at)
-        {
-            self.accused.remove(&who);
+        if self.detector.absolve(&who, at) {
             self.warn(who);
         }
     }
@@ -252,9 +164,8 @@ impl Machine {
         self.arm_suspicion(who);
     }
 
-    /// Whether an entry is another's word that a member is down, of whom nothing was known to be
-    /// wrong here, or whose time has not come: as when two circuits merge that had given each other
-    /// up.
+    /// Whether an entry says that a member is down which was not in doubt here, or not for long
+    /// enough: as when two circuits merge that had given each other up.
     pub(super) fn is_hearsay(&self, entry: &Entry) -> bool {
         let Some(member) = self.view.live_member(&entry.fingerprint) else {
             return false;
@@ -266,7 +177,7 @@ impl Machine {
         let due = match member.phase {
             Phase::Alive => return true,
             Phase::Suspect => HEARSAY,
-            // Its kernel answered: whoever gives it up before its time was cut off.
+            // Its kernel answered: a server that gives it up before its time was cut off.
             Phase::Stalled => STALL.saturating_sub(HEARSAY),
             _ => Duration::ZERO,
         };
@@ -276,13 +187,6 @@ impl Machine {
     /// Suspects a member upon another's word that it is down.
     pub(super) fn doubt(&mut self, entry: Entry, from: Option<Fingerprint>) {
         let who = entry.fingerprint;
-        let (since, until) = (self.now, self.now + HEARSAY_SUSPICION);
-        let accusation = Accusation {
-            since,
-            challenged: since,
-            until,
-            confirmed: false,
-        };
         let member = self.view.get(&who);
         let known = member
             .filter(|member| member.incarnation == entry.held.incarnation)
@@ -304,14 +208,15 @@ impl Machine {
                 },
                 from,
             );
-        } else if self.accused.contains_key(&who) {
+        } else if self.detector.accuses(&who) {
             return;
         }
-        self.accused.insert(who, accusation);
+        let until = self.now + HEARSAY_SUSPICION;
+        self.detector.accuse(who, until, true, self.now);
         self.arm_suspicion(who);
     }
 
-    /// Something was said about this server: whatever is worse than the truth is outbid.
+    /// An entry is about this server itself: outbids anything that is worse than the truth.
     pub(super) fn on_entry_about_me(&mut self, entry: &Entry, from: Option<Fingerprint>) {
         let (mine, me) = (self.my_held(), self.me.fingerprint);
         if self.leaving || entry.held == mine {
@@ -352,27 +257,24 @@ impl Machine {
         let notices = self.view.raise(me, held, Some(record), self.now);
         self.outputs.extend(notices.into_iter().map(Output::Notice));
         self.spread(me, None);
-        // Who gave us up agrees to no link before it knows better.
+        // A server that has given us up agrees to no link before it knows better.
         if let Some(from) = from {
             self.tell(from, me);
         }
     }
 
-    /// What follows from a change: timers, links, and what is remembered of the member.
+    /// The value that is held of a member was raised: adjusts timers, links and doubts.
     pub(super) fn on_raised(&mut self, who: Fingerprint, before: Option<Held>, held: Held) {
         if held.phase.is_suspected() {
             if before.is_none_or(|before| !before.phase.is_suspected()) {
                 self.note_failure();
             }
-            // What we have against it ourselves was of an earlier incarnation, or weighs otherwise now.
+            // Our own accusation was of an earlier incarnation, or weighs otherwise now.
             if before.is_some_and(|before| before.incarnation == held.incarnation) {
-                let until = self.now + self.suspicion(who, held.phase);
-                if let Some(accusation) = self.accused.get_mut(&who) {
-                    accusation.until = until;
-                    accusation.confirmed = false;
-                }
+                let until = self.now + self.detector.suspicion(&who, held.phase, self.now);
+                self.detector.reweigh(&who, until);
             } else {
-                self.accused.remove(&who);
+                self.detector.withdraw(&who);
             }
             self.arm_suspicion(who);
             if self.links.contains(&who) && self.missing() > 0 {
@@ -381,34 +283,21 @@ impl Machine {
             return;
         }
         self.timers.disarm(Timer::Suspicion(who));
-        self.accused.remove(&who);
+        self.detector.withdraw(&who);
         self.end_probe(who);
         if held.phase == Phase::Alive {
-            self.avoided.remove(&who);
+            self.links.avoid_no_more(&who);
             if before
                 .is_some_and(|before| before.phase.is_suspected() && before.count == held.count)
             {
-                self.be_patient(who);
+                self.detector.be_patient(who, self.now);
             }
         } else {
-            self.patience.remove(&who);
+            self.detector.forget(&who);
             self.answer_errand(who, Some(false));
             self.part(who);
         }
         self.timers.arm_by(Timer::Seek, self.now);
-    }
-
-    fn be_patient(&mut self, who: Fingerprint) {
-        let now = self.now;
-        self.patience.retain(|_, patience| patience.now(now) > 0.1);
-        let patience = self.patience.entry(who).or_insert(Patience {
-            level: 0.0,
-            at: now,
-        });
-        *patience = Patience {
-            level: patience.now(now) + 1.0,
-            at: now,
-        };
     }
 
     /// The member is live no longer: its connection goes, unless it can still be heard. Then it

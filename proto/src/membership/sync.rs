@@ -1,55 +1,41 @@
-//! Anti-entropy: two servers find out in what their views differ, and tell each other.
+//! Anti-entropy: two servers find the differences of their views, and tell them each other.
 //!
-//! One sends the digests of its buckets, the other answers with the hashes of its members in those
-//! that differ; then each knows, and says, what the other lacks. Servers with the same view say
-//! nothing.
+//! One sends the digests of its buckets. The other answers with the hashes of its members in the
+//! buckets that differ. Then each knows which entries the other lacks, and sends them. Servers with
+//! the same view send nothing more.
 
 use std::collections::BTreeSet;
 
 use super::Machine;
 use super::message::{BUCKETS, MAX_HASHES, Message};
-use super::tuning::{MISMATCHES, MISMATCHES_BUSY, QUIET, SYNC_EVERY};
 use super::view::{bucket, hash};
 use crate::Fingerprint;
 
 impl Machine {
-    /// A heartbeat: if its digest goes on differing although nothing is under way, sync.
+    /// A heartbeat has come: begins a sync if its digest goes on differing although nothing changes.
     pub(super) fn on_heartbeat(&mut self, from: Fingerprint, degree: u8, digest: u64) {
         let (now, mine) = (self.now, self.view.digest());
         let linked = self.links.contains(&from);
-        if !linked && !self.asked.contains_key(&from) {
+        if !linked && !self.links.is_asked(&from) {
             self.send(from, Message::Unlink { replacement: None });
             return;
         }
-        let Some(connection) = self.connections.get_mut(&from) else {
+        let Some(connection) = self.connections.get(&from) else {
             return;
         };
-        connection.degree = usize::from(degree);
-        if digest == mine {
-            connection.mismatches = 0;
-        } else if linked {
-            let quiet = now.saturating_sub(self.changed.max(connection.used)) >= QUIET;
-            let enough = if quiet { MISMATCHES } else { MISMATCHES_BUSY };
-            connection.mismatches += 1;
-            if connection.mismatches >= enough {
-                connection.mismatches = 0;
-                self.start_sync(from);
-            }
+        let (same, used) = (digest == mine, connection.used);
+        self.links.on_degree(from, degree);
+        if (same || linked) && self.news.on_digest(from, same, used, now) {
+            self.start_sync(from);
         }
     }
 
     /// Begins a sync, unless one began a moment ago.
     pub(super) fn start_sync(&mut self, peer: Fingerprint) {
-        let now = self.now;
-        let Some(connection) = self.connections.get_mut(&peer) else {
-            return;
-        };
-        if connection.synced.is_some_and(|at| at + SYNC_EVERY > now) {
-            return;
+        if self.news.begin_sync(peer, self.now) {
+            let buckets = self.view.buckets().to_vec();
+            self.send(peer, Message::Sync { buckets });
         }
-        connection.synced = Some(now);
-        let buckets = self.view.buckets().to_vec();
-        self.send(peer, Message::Sync { buckets });
     }
 
     /// The other end's digests have come.
@@ -67,7 +53,7 @@ impl Machine {
             .filter(|(_, (mine, theirs))| mine != theirs);
         let mut buckets = differing.fold(0u64, |bits, (i, _)| bits | 1 << i);
         let mut hashes = self.hashes(buckets);
-        // What does not fit a message is left for the next sync.
+        // The buckets that do not fit a message are left for the next sync.
         while hashes.len() > MAX_HASHES {
             buckets &= buckets.wrapping_sub(1);
             hashes = self.hashes(buckets);
@@ -83,7 +69,8 @@ impl Machine {
         }
     }
 
-    /// The hashes of the other end's members have come: say what it lacks, ask for what we lack.
+    /// The hashes of the other end's members have come: sends the entries that it lacks, and asks
+    /// for those that this server lacks.
     pub(super) fn on_hashes(&mut self, from: Fingerprint, buckets: u64, theirs: Vec<u64>) {
         self.used(from);
         let theirs: BTreeSet<u64> = theirs.into_iter().take(MAX_HASHES).collect();

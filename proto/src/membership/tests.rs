@@ -13,7 +13,7 @@ mod invariants;
 mod machine;
 mod overlay;
 mod peers;
-mod random;
+pub(super) mod random;
 mod short;
 mod suspicion;
 mod tombstone;

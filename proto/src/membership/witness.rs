@@ -1,4 +1,4 @@
-//! Errands: trying a server for others who cannot reach it.
+//! Errands: trying a server for others that cannot reach it.
 
 use super::Machine;
 use super::entry::{Held, Phase};
@@ -6,20 +6,9 @@ use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
 use crate::Fingerprint;
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// One server that is tried for others.
-#[derive(Debug, Clone)]
-pub(super) struct Errand {
-    /// Who wants to know, and the number of the question.
-    askers: BTreeMap<Fingerprint, u64>,
-    pub(super) since: Duration,
-    until: Duration,
-}
 
 impl Machine {
-    /// Somebody asks us to try a server.
+    /// Another server asks this one to try a third.
     pub(super) fn on_witness(
         &mut self,
         asker: Fingerprint,
@@ -49,9 +38,7 @@ impl Machine {
                 Some((member.incarnation >= held.incarnation).then_some(false))
             }
             Some(_) if heard => Some(Some(true)),
-            Some(_) if self.errands.len() >= MAX_PROBES && !self.errands.contains_key(&subject) => {
-                Some(None)
-            }
+            Some(_) if self.detector.is_busy_for(&subject) => Some(None),
             Some(_) => None,
         };
         if let Some(answered) = answered {
@@ -65,17 +52,7 @@ impl Machine {
             );
             return;
         }
-        let (since, until) = (self.now, self.now + ERRAND);
-        let begun = self.errands.contains_key(&subject);
-        let errand = self.errands.entry(subject).or_insert(Errand {
-            askers: BTreeMap::new(),
-            since,
-            until,
-        });
-        if errand.askers.len() < MAX_PROBES {
-            errand.askers.insert(asker, nonce);
-        }
-        if !begun {
+        if self.detector.begin_errand(subject, asker, nonce, self.now) {
             self.on_errand_timer(subject);
         }
     }
@@ -83,7 +60,7 @@ impl Machine {
     /// An errand goes on.
     pub(super) fn on_errand_timer(&mut self, subject: Fingerprint) {
         let now = self.now;
-        let Some(until) = self.errands.get(&subject).map(|errand| errand.until) else {
+        let Some(until) = self.detector.errand(&subject) else {
             return;
         };
         if now >= until {
@@ -102,14 +79,14 @@ impl Machine {
 
     /// An errand is done; `None` if it could not be.
     pub(super) fn answer_errand(&mut self, subject: Fingerprint, answered: Option<bool>) {
-        let Some(errand) = self.errands.remove(&subject) else {
+        let Some(askers) = self.detector.end_errand(&subject) else {
             return;
         };
         self.timers.disarm(Timer::Errand(subject));
         if answered == Some(false) && self.is_acknowledged(subject) {
             self.testify(subject);
         }
-        for (asker, nonce) in errand.askers {
+        for (asker, nonce) in askers {
             self.say(
                 asker,
                 Message::Witnessed {
@@ -121,8 +98,8 @@ impl Machine {
         }
     }
 
-    /// A member that is suspected does not answer us either, but its kernel does: that, too, is
-    /// for all to know.
+    /// A member that is suspected does not answer this server either, but its kernel does: tells
+    /// all.
     fn testify(&mut self, subject: Fingerprint) {
         if self
             .view

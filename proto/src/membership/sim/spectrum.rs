@@ -29,7 +29,7 @@ impl Simulation {
                 machine
                     .links
                     .iter()
-                    .map(number)
+                    .map(|who| number(&who))
                     .filter(|j| {
                         self.nodes[*j]
                             .machine()

@@ -53,7 +53,7 @@ fn whoever_clings_to_others_dials_few_at_a_time() {
         let message = Message::Ping { nonce: 1, held };
         machine.handle(Input::Datagram { from, message }, NOW);
     }
-    assert_eq!(machine.seeking(), CLINGING);
+    assert_eq!(machine.links.seeking(), CLINGING);
 }
 
 #[test]

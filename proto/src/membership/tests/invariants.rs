@@ -129,15 +129,16 @@ fn every_table_is_bounded() {
                 machine.handle(Input::Disconnected { peer, why }, now);
             }
             while machine.poll_output().is_some() {}
-            assert!(machine.probes.len() <= MAX_PROBES);
-            assert!(machine.errands.len() <= MAX_PROBES);
-            assert!(machine.connecting.len() <= MAX_DEGREE + REUNIONS);
+            let [probes, errands, accused, patience] = machine.detector.sizes();
+            assert!(probes <= MAX_PROBES);
+            assert!(errands <= MAX_PROBES);
+            let connecting = machine.links.seeking() + machine.links.meeting();
+            assert!(connecting <= 2 * MAX_DEGREE + REUNIONS);
             assert!(machine.view.buried() <= MAX_TOMBSTONES);
-            assert!(machine.accused.len() <= machine.len());
-            assert!(machine.patience.len() <= machine.len());
+            assert!(accused <= machine.len());
+            assert!(patience <= machine.len());
             assert!(machine.connections.len() <= 3);
-            assert!(machine.asked.len() <= MAX_DEGREE);
-            let timed = machine.len() + machine.probes.len() + machine.errands.len();
+            let timed = machine.len() + probes + errands;
             assert!(machine.timers.len() <= timed + 3 * MAX_DEGREE + 8);
         }
     }
@@ -176,7 +177,7 @@ fn asymmetric(sim: &Simulation) -> BTreeSet<(Fingerprint, Fingerprint)> {
                     .get(peer)
                     .is_some_and(|end| !end.links.contains(who))
             })
-            .map(|peer| (*who, *peer))
+            .map(|peer| (*who, peer))
     });
     links.collect()
 }

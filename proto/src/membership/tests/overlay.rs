@@ -92,14 +92,14 @@ fn who_was_to_be_avoided_is_forgotten_afterwards() {
         connect(&mut machine, peer, NOW);
     }
     pass(&mut machine, 0, 100, &[], fail(Failure::Refuses));
-    assert_eq!(machine.avoided.len(), 4);
+    assert_eq!(machine.links.avoided().count(), 4);
     for peer in 1..=3 {
         let (peer, why) = (fingerprint(peer), Gone::Leaving);
         machine.handle(Input::Disconnected { peer, why }, NOW + ms(100));
     }
     // Server 4 goes on refusing.
     pass(&mut machine, 100, 4000, &[], fail(Failure::Refuses));
-    let avoided: Vec<_> = machine.avoided.keys().copied().collect();
+    let avoided: Vec<_> = machine.links.avoided().collect();
     assert_eq!(avoided, [fingerprint(4)]);
 }
 

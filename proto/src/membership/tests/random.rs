@@ -84,11 +84,11 @@ proptest! {
     }
 }
 
-pub(super) fn fingerprint(who: u8) -> Fingerprint {
+pub(in crate::membership) fn fingerprint(who: u8) -> Fingerprint {
     Fingerprint([who; 32])
 }
 
-pub(super) fn record(who: u8, count: u64) -> Record {
+pub(in crate::membership) fn record(who: u8, count: u64) -> Record {
     let fingerprint = fingerprint(who);
     let server = Some(Server {
         pid: 1,

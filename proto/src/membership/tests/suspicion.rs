@@ -60,11 +60,16 @@ fn patience_is_forgotten_once_it_is_small_and_with_its_member() {
         let mut machine = linked(4);
         wrong(&mut machine, 1, 1, 0);
         wrong(&mut machine, 3, 1, pause);
-        let kept: Vec<_> = machine.patience.keys().map(|who| who.0[0]).collect();
+        let kept: Vec<_> = machine
+            .detector
+            .waited_for()
+            .iter()
+            .map(|who| who.0[0])
+            .collect();
         assert_eq!(kept, expected, "after {pause} ms");
         let left = [1, 3].map(|who| entry(fingerprint(who), who, 9, Phase::Left));
         tell(&mut machine, 2, &left, NOW + ms(pause));
-        assert!(machine.patience.is_empty());
+        assert!(machine.detector.waited_for().is_empty());
     }
 }
 
