@@ -1,11 +1,11 @@
 //! A server's place among the others: drives the membership machine of [`circuit_proto`] over
 //! QUIC connections.
 //!
-//! One task, the [`Driver`], feeds the machine and carries out what it wants; everybody else reads
-//! the view. The machine is pure, so all that is left here is connections: at most one per peer,
-//! dialled on the machine's word, on a join URL's or on an announcement's.
+//! One task, the [`Driver`], feeds the machine and carries out its outputs. All other tasks read the
+//! view through [`Peer`]. The machine is pure, so the driver's own work is connections: at most one
+//! per peer, dialled because the machine, a join URL or an announcement asks for it.
 //!
-//! It knows nothing of anchors.
+//! This module knows nothing of anchors.
 
 mod addresses;
 pub mod alone;
@@ -40,7 +40,8 @@ use link::Link;
 use outbound::Outbound;
 use tether::{Subject, Tethers};
 
-/// How many events may wait for the driver; who brings more waits. Chosen: a few per connection.
+/// How many events may wait for the driver; a task that brings more waits. Chosen: a few per
+/// connection.
 const EVENTS: usize = 256;
 
 /// How long `join` may take until the other circuit is seen. Chosen: below the callers' own deadline
@@ -59,10 +60,10 @@ pub struct Peer {
     watchers: Mutex<Vec<Weak<dyn Watch>>>,
 }
 
-/// Who is told of those that join and leave.
+/// Something that is told of the servers that join and leave.
 pub trait Watch: std::fmt::Debug + Send + Sync {
-    /// A server has joined or left. Called under the view's lock: to be short, and to ask nothing
-    /// of the view.
+    /// A server has joined or left. This is called on the network thread, under the view's lock: it
+    /// may only put the notice into a queue, and ask nothing of the view.
     fn notice(&self, notice: &Notice);
 }
 
@@ -75,7 +76,7 @@ pub enum Origin {
     Accepted(Option<Message>),
 }
 
-/// What happens to the driver.
+/// An event that the driver is told of.
 #[derive(Debug)]
 enum Event {
     /// A connection is up.
@@ -92,7 +93,7 @@ enum Event {
     Leave(oneshot::Sender<()>),
 }
 
-/// What `peek` tells of the view.
+/// The part of `peek` that is about the view.
 #[derive(Debug)]
 pub struct View {
     /// How many servers live, this one included.
@@ -201,13 +202,12 @@ impl Peer {
         machine.live().map(entry).collect()
     }
 
-    /// Whether this server has lost all its links, and trusts nobody else to be alive: its view is
-    /// what it last knew.
+    /// Whether this server has lost all its links and suspects all others: its view may be old.
     pub fn is_cut_off(&self) -> bool {
         is_cut_off(&self.machine())
     }
 
-    /// What `peek` tells.
+    /// The view for `peek`.
     pub fn view(&self) -> View {
         let machine = self.machine();
         View {
@@ -300,7 +300,7 @@ impl Peer {
         let _ = self.events.send(Event::Up { accepted, origin }).await;
     }
 
-    /// What membership has to say first on a connection.
+    /// The first message of membership on a connection.
     fn hello(&self) -> Message {
         self.machine().hello()
     }
@@ -322,7 +322,8 @@ impl Peer {
         &self.outbound
     }
 
-    /// Tells the watchers what has changed. The machine is locked meanwhile.
+    /// Tells the watchers of the joins and leaves among these outputs. The machine is locked
+    /// meanwhile.
     fn tell(&self, outputs: &[Output]) {
         for output in outputs {
             if let Output::Notice(notice) = output {
@@ -402,7 +403,7 @@ impl Driver {
                         _ => debug!(?state, "tether: {}", peer.id()),
                     },
                     _ if number == 0 => (),
-                    // Of a connection before.
+                    // The event is about an earlier connection.
                     _ => return,
                 }
                 self.handle(input);
@@ -419,9 +420,9 @@ impl Driver {
     }
 
     /// Keeps one connection per peer. When two servers dial each other at the same time, both
-    /// keep the one that the lower fingerprint dialled; of two from the same side, the newer, as
-    /// whoever dialled it knows the older to be gone. What is left of a life before gives way to
-    /// the server as it is now.
+    /// keep the one that the lower fingerprint dialled. Of two from the same side the newer is kept:
+    /// the server that dialled it knows that the older is gone. A connection to an earlier life gives
+    /// way to any other.
     fn on_up(&mut self, accepted: Accepted, origin: Origin) {
         let peer = accepted.fingerprint;
         let dialled = matches!(origin, Origin::Dialled);
@@ -476,7 +477,7 @@ impl Driver {
         }
     }
 
-    /// Feeds the machine, and carries out what it wants.
+    /// Feeds the machine, and carries out its outputs.
     fn handle(&mut self, input: Input) {
         let now = self.begin.elapsed();
         let outputs: Vec<Output> = {
@@ -502,7 +503,7 @@ impl Driver {
             }
             Output::Send { to, message } => {
                 if let Some(link) = self.links.get(&to) {
-                    // Whoever is pinged may have died, or only stand still.
+                    // The process that is pinged may have died, or only stand still.
                     if let (Message::Ping { .. }, Some(tether)) = (&message, &link.tether) {
                         tether.ask();
                     }
@@ -586,7 +587,7 @@ impl Driver {
         });
     }
 
-    /// Closes all links, once what was said on them has been sent.
+    /// Closes all links, once the messages on them have been sent.
     async fn farewell(&mut self) {
         let links = std::mem::take(&mut self.links).into_values();
         let mut closing = tokio::task::JoinSet::new();

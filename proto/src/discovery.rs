@@ -9,19 +9,19 @@
 //! others hear of it too. A client asks with a nonce, and a few of the servers answer.
 //!
 //! The driver in `circuit/src/peer/multicast.rs` moves the packets and keeps the time; the client
-//! crate uses [`Query`]. The machine knows neither sockets nor membership: who is live it asks at
-//! each step, and what comes of a `Heard` it sees there.
+//! crate uses [`Query`]. The machine knows neither sockets nor membership. At each step it asks
+//! which servers are live, and so learns whether a `Heard` had an effect.
 //!
 //! **Invariants**
 //! - Packets of another key, or with a key where we have none, change nothing here. All that
 //!   they can get is one word, that they are strangers.
 //! - No packet is answered by a larger one, nor by more than one.
-//! - What others can provoke is limited in rate, and every table in size.
+//! - Everything that others can provoke is limited in rate, and every table in size.
 //! - The same seed and inputs give the same outputs.
 //!
-//! What it does not do: packets carry no time, so whoever recorded an announcement can replay it.
-//! The server that it names must prove itself in the TLS handshake; all that is gained is a
-//! number of futile attempts to dial, which grow ever rarer.
+//! It does not prevent replays: packets carry no time, so anybody who recorded an announcement can
+//! send it again. The server that it names must prove itself in the TLS handshake; a replay gains
+//! a number of futile attempts to dial, which grow ever rarer.
 
 mod bucket;
 pub mod packet;
@@ -64,7 +64,7 @@ const EVERYBODY: u8 = 3;
 const RECENT: usize = 256;
 
 /// Answers to clients: a burst, and the time in which one more is allowed. Chosen: many times
-/// what people and scripts ask, and 0.7 MB/s if somebody asks to do harm.
+/// the number that people and scripts ask, and 0.7 MB/s if somebody asks to do harm.
 const ANSWERS: (u32, Duration) = (1000, Duration::from_millis(1));
 
 /// Answers to clients with another key. Chosen: enough for people, who run a command again.
@@ -78,7 +78,7 @@ const NEWCOMERS: (u32, Duration) = (8, Duration::from_millis(100));
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Segment(pub u32);
 
-/// What happens to a machine.
+/// An event that a machine is told of.
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
     /// These are the segments that packets can be sent to now; those not listed are gone.
@@ -96,7 +96,7 @@ pub enum Input<'a> {
     Timeout,
 }
 
-/// What a machine wants done.
+/// Something that the driver is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send this to the group on this segment.
@@ -141,7 +141,7 @@ pub struct Machine {
     outputs: VecDeque<Output>,
 }
 
-/// What is kept for each segment.
+/// The state of one segment.
 #[derive(Debug)]
 struct State {
     trickle: Trickle,
@@ -156,7 +156,8 @@ pub struct Unpinned(pub Url);
 impl Machine {
     /// A machine that announces this identity, its name cut to what fits a packet.
     ///
-    /// Fails if its URL is not pinned: whoever hears it must be able to verify whom it reaches.
+    /// Fails if its URL is not pinned: a server that hears it must be able to verify which server it
+    /// reaches.
     pub fn new(me: Identity, key: Option<Key>, seed: u64) -> Result<Machine, Unpinned> {
         let Some(server) = me.url.server else {
             return Err(Unpinned(me.url));
@@ -196,7 +197,7 @@ impl Machine {
         self.on_time(now, life_of);
     }
 
-    /// What is to be done next, in this order; `None` when there is nothing left.
+    /// The next thing to do, in order; `None` when there is nothing left.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -382,7 +383,7 @@ fn answering(attempt: u8) -> usize {
     }
 }
 
-/// By what the servers rank themselves for a query.
+/// The subject by which the servers rank themselves for a query.
 fn subject(nonce: &Nonce) -> u64 {
     let whole = u128::from_be_bytes(*nonce);
     // The halves of 128 bits: nothing is lost.

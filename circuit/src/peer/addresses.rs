@@ -50,10 +50,10 @@ pub(super) struct Addresses {
     lookups: JoinSet<(String, Vec<SocketAddr>)>,
 }
 
-/// What is known of one host.
+/// The addresses of one host.
 #[derive(Debug)]
 struct Host {
-    /// What the last lookup found that found anything.
+    /// The addresses that the last successful lookup found.
     found: Vec<SocketAddr>,
     /// Which of them is next.
     turn: usize,
@@ -84,7 +84,7 @@ impl Addresses {
         self.hosts.get_mut(&name)?.next()
     }
 
-    /// Waits for a lookup to end, and takes note of what it found. `None` if there is none.
+    /// Waits for a lookup to end, and takes note of the addresses. `None` if no lookup goes on.
     ///
     /// **Cancellation:** may be dropped at any time.
     pub(super) async fn found(&mut self) -> Option<()> {
@@ -142,7 +142,7 @@ impl Host {
     }
 }
 
-/// What the operating system's resolver knows.
+/// Asks the operating system's resolver.
 async fn system(url: Url) -> Vec<SocketAddr> {
     // A lookup cannot be given up, only no longer waited for: its thread would be uncounted.
     resolve(&url, Duration::MAX).await.unwrap_or_else(|error| {

@@ -11,8 +11,8 @@
 //! code covers all of that.
 //!
 //! **Invariant:** a packet from somebody without the circuit's key changes nothing and costs one
-//! hash, unless it repeats one of ours: of those a few are taken. No other costs more than a
-//! signature check, and those are rationed.
+//! hash, unless it repeats a packet of a member: a few repetitions are taken. No packet costs more
+//! than a signature check, and the number of checks in a second is bounded.
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
@@ -37,16 +37,16 @@ use crate::runtime::transient::is_transient;
 /// The first byte. The upper two bits are zero.
 const MARK: u8 = 1;
 
-/// What stands before the message.
+/// The length of a packet before the message.
 const HEAD: usize = 1 + 16 + 32 + 64;
 
 /// The longest packet.
 const MAX_PACKET: usize = HEAD + MAX_DATAGRAM;
 
-/// What the signature is for.
+/// The label of the signature, which no other signature has.
 const LABEL: &[u8] = b"circuit/1 datagram";
 
-/// How many packets may wait. Chosen: what is lost is asked for again.
+/// How many packets may wait. Chosen: the machine says again what is lost.
 const QUEUE: usize = 256;
 
 /// How many signatures are checked a second at most: at 60 µs each, 6 % of a core. Audits after a
@@ -68,7 +68,7 @@ pub struct Datagrams {
     second: Second,
 }
 
-/// What was taken in one second.
+/// The packets whose signatures were checked in one second.
 #[derive(Debug)]
 struct Second {
     since: Instant,
@@ -160,8 +160,8 @@ impl Datagrams {
         let _ = self.socket.send_to(&packet, address);
     }
 
-    /// The next message that was meant for `me`, and the sender who signed it. Whoever has recorded
-    /// it can send it again, from anywhere.
+    /// The next message that was meant for `me`, and the sender that signed it. Anybody who recorded
+    /// the packet can send it again, from anywhere.
     ///
     /// **Cancellation:** may be dropped at any time.
     pub async fn recv(&mut self, me: Fingerprint) -> Option<(Fingerprint, Message)> {
@@ -180,10 +180,10 @@ impl Datagrams {
     }
 }
 
-/// What stands in the code's place where a circuit has no key.
+/// The code of packets in a circuit without a key.
 const NO_CODE: [u8; 16] = [0; 16];
 
-/// What follows the code, if that is the circuit's.
+/// The part of a packet after the code, if the code is right.
 fn admitted<'a>(key: Option<&Key>, me: Fingerprint, packet: &'a [u8]) -> Option<&'a [u8]> {
     let (code, rest) = packet.get(1..)?.split_first_chunk::<16>()?;
     let valid = match key {
@@ -277,7 +277,7 @@ impl AsyncUdpSocket for Divided {
                 }
             }
         }
-        // QUIC gets them too, and drops what has not its fixed bit.
+        // QUIC gets them too, and drops packets without its fixed bit.
         Poll::Ready(Ok(count))
     }
 

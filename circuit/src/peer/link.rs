@@ -18,7 +18,7 @@ use super::Event;
 use super::tether::Tether;
 
 /// How many messages may wait for a peer that is slow. Chosen: a sync of a large circuit is a few
-/// dozen; who is behind by more does not read at all.
+/// dozen; a peer that is behind by more does not read at all.
 const QUEUE: usize = 1024;
 
 /// A connection, as the driver holds it.
@@ -29,7 +29,7 @@ pub(super) struct Link {
     pub(super) dialled: bool,
     /// Tells this connection from earlier ones to the same peer.
     pub(super) number: u64,
-    /// What tells whether the process at the other end lives.
+    /// The tether beside it.
     pub(super) tether: Option<Tether>,
     queue: mpsc::Sender<Message>,
 }
@@ -71,7 +71,7 @@ impl Link {
         close(&self.accepted.connection, why);
     }
 
-    /// Closes once what is queued has been sent, or a moment has passed.
+    /// Closes the connection once the queued messages have been sent, or a moment has passed.
     pub(super) async fn drain_and_close(self, why: Close) {
         let Link {
             accepted, queue, ..
@@ -93,8 +93,8 @@ impl Link {
 /// round trips of a continent.
 const DRAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// How long the close may take that is to follow the end of a peer's messages: what the peer waits
-/// for it, and a slow round trip.
+/// How long a peer's close may take after the end of its messages. Chosen: as long as the peer drains
+/// its queue, and a slow round trip.
 const HANG_UP: std::time::Duration = std::time::Duration::from_millis(500);
 
 async fn send(connection: quinn::Connection, mut messages: mpsc::Receiver<Message>) {

@@ -1,9 +1,9 @@
 //! The multicast group, as a server listens and speaks to it: sockets and timers for the machine
 //! in [`circuit_proto::discovery`].
 //!
-//! Whoever starts the server opens a [`Multicast`] and spawns [`run`]. What is heard goes out
-//! through a channel; who is in the circuit comes in through a closure. Nothing here knows how
-//! servers are dialled, or what is in the packets.
+//! The server's start opens a [`Multicast`] and spawns [`run`]. Servers that are heard go out
+//! through a channel; a closure tells which servers are in the circuit. Nothing here knows how
+//! servers are dialled, or reads the packets.
 //!
 //! There is one listening socket for each interface, so that it is known on which segment a
 //! packet arrived, and so that there is no limit to their number (Linux allows a socket 20
@@ -37,7 +37,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 /// somebody who plugs in a cable waits that long.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Which interfaces a server uses: those on which it can be reached.
+/// The interfaces that a server uses: those on which it can be reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// The loopback interface only.
@@ -240,9 +240,9 @@ impl Multicast {
     }
 }
 
-/// Drives the machine until the future is dropped, or until nobody takes what is heard.
+/// Drives the machine until the future is dropped, or until nobody receives from the channel.
 ///
-/// What is heard while the channel is full is dropped: it will be heard again.
+/// A server that is heard while the channel is full is dropped: it will be heard again.
 ///
 /// **Cancellation:** may be dropped at any moment; others notice nothing but silence.
 pub async fn run(
@@ -296,7 +296,7 @@ fn segment(interface: &Interface) -> Segment {
     Segment(interface.index)
 }
 
-/// A socket that gets what is sent to the group on this interface.
+/// A socket that gets the packets to the group on this interface.
 fn listen(group: SocketAddr, interface: &Interface) -> io::Result<UdpSocket> {
     let group = interface
         .address_of(group)
@@ -309,7 +309,7 @@ fn listen(group: SocketAddr, interface: &Interface) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     #[cfg(target_os = "linux")]
     {
-        // Only what arrives on this interface. Kernels before 5.7 let only root say so; there
+        // Only packets that arrive on this interface. Kernels before 5.7 let only root say so; there
         // IP_MULTICAST_ALL does the same for IPv4, and for IPv6 a packet counts on all segments.
         let _ = socket.bind_device(Some(interface.name.as_bytes()));
         match group {

@@ -17,7 +17,7 @@ use quinn::{TransportConfig, VarInt};
 
 use crate::runtime::Runtime;
 
-/// What a server dials with.
+/// All that a server needs to dial.
 #[derive(Debug)]
 pub struct Outbound {
     endpoint: quinn::Endpoint,
@@ -33,7 +33,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// What is needed to dial as this server.
+    /// Prepares to dial as this server.
     pub fn new(
         endpoint: &quinn::Endpoint,
         windows: &Windows,
@@ -80,7 +80,7 @@ impl Outbound {
         self.key.is_some()
     }
 
-    /// Dials a server for a link; `hello` is what membership has to say first.
+    /// Dials a server for a link; `hello` is the first message of membership.
     pub async fn link(
         &self,
         url: &Url,
@@ -88,7 +88,7 @@ impl Outbound {
         hello: &Message,
         timeout: Duration,
     ) -> Result<Accepted, DialError> {
-        // What cannot be encoded is said later, and fails there.
+        // A message that cannot be encoded is sent later, and fails there.
         let hello = hello.encode().unwrap_or_default();
         let role = Role::Link(self.identity(), hello);
         self.dial(url, pin, role, &self.link, timeout).await
@@ -160,7 +160,7 @@ impl Outbound {
     }
 }
 
-/// Whom a URL pins.
+/// The server that a URL pins.
 pub fn pin_of(url: &Url) -> Pin {
     url.server.map_or(Pin::Anybody, |server| Pin::Id(server.id))
 }

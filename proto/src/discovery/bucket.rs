@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(super) struct Bucket {
     burst: u32,
     refill: Duration,
-    /// When the bucket will be full: the one number from which what is in it follows.
+    /// When the bucket will be full: how much is in it follows from that.
     full: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What discovery sends: the bytes of one UDP packet, and who may have written them.
+//! The packets of discovery: the bytes of one UDP packet, and the proof of who wrote them.
 //!
 //! ```text
 //! magic "crkt" | version | kind | sealed | 0 | code, 16 bytes | body
@@ -28,14 +28,14 @@ use crate::{Key, ServerId, codec};
 /// (1,280, RFC 8200, section 5).
 pub const QUERY_SIZE: usize = 640;
 
-/// The longest packet that is read, in bytes: what fits the smallest MTU of IPv6 after its header
+/// The longest packet that is read, in bytes: it fits the smallest MTU of IPv6 after its header
 /// and UDP's. Later versions may send more than this one does.
 pub const MAX_PACKET: usize = 1280 - 40 - 8;
 
 /// The longest name that travels, in bytes. A longer one is cut.
 pub const MAX_NAME: usize = 255;
 
-/// What a client draws at random, so that answers are to this query and to no other.
+/// A client's random number, which tells answers to its query from all others.
 pub type Nonce = [u8; 16];
 
 const MAGIC: &[u8; 4] = b"crkt";
@@ -98,7 +98,7 @@ impl Packet {
 
     /// Reads a packet; `None` if it is not one, or of a version or kind that is not known.
     ///
-    /// What the packet says is worth nothing unless the seal is [`Seal::Ours`].
+    /// The contents are worth nothing unless the seal is [`Seal::Ours`].
     pub fn decode(bytes: &[u8], key: Option<&Key>) -> Option<(Packet, Seal)> {
         if bytes.len() > MAX_PACKET {
             return None;

@@ -1,6 +1,6 @@
-//! A client's question to a group, and what comes back.
+//! A client's question to a group, and the answers.
 //!
-//! The client crate draws the nonce, sends the packets and hands in what arrives. Nothing here
+//! The client crate draws the nonce, sends the packets and hands in the packets that arrive. Nothing here
 //! knows of sockets.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct Query<'a> {
     key: Option<&'a Key>,
 }
 
-/// What a packet says to a query.
+/// The meaning of a packet for a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// A server of the client's circuit. Its URL is pinned.
@@ -43,7 +43,7 @@ impl<'a> Query<'a> {
 
     /// How long after the first packet the one of this attempt (the first is 0) should be sent.
     ///
-    /// Chosen: 150 ms are beyond any delay on a segment, so what has not come by then is lost,
+    /// Chosen: 150 ms are beyond any delay on a segment, so a packet that has not come by then is lost,
     /// and the pauses grow to a second, where they stay.
     pub fn at(attempt: u8) -> Duration {
         match attempt {
@@ -63,7 +63,7 @@ impl<'a> Query<'a> {
         .encode(self.key)
     }
 
-    /// What a packet that arrived says to this query; `None` if nothing.
+    /// The meaning of a packet that arrived; `None` if it is no reply to this query.
     pub fn check(&self, bytes: &[u8]) -> Option<Reply> {
         match Packet::decode(bytes, self.key)? {
             (Packet::Answer { nonce, identity }, Seal::Ours) if nonce == self.nonce => {

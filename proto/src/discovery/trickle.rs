@@ -74,7 +74,7 @@ impl Trickle {
         self.speak.unwrap_or(self.end)
     }
 
-    /// Does what is due; whether to announce now.
+    /// Takes note of the time. Returns whether to announce now.
     pub fn on_timeout(&mut self, now: Duration, rng: &mut Pcg64Mcg) -> bool {
         let due = self.speak.is_some_and(|at| at <= now);
         if due {

@@ -1,7 +1,7 @@
 //! The simulator: many machines on a network that is lossy, slow and sometimes cut, and never the
 //! same twice unless the seed is.
 //!
-//! Discrete events, one thread, no clock. The machines are those that ship; what is modelled is
+//! Discrete events, one thread, no clock. The machines are those that ship; the model consists of
 //! their driver, QUIC's connections (reliable, ordered, closed after 10 s of silence), datagrams
 //! (lost or not), tethers, and processes that are killed, stopped and restarted.
 //!
@@ -43,10 +43,10 @@ const JOIN_AGAIN: Duration = Duration::from_secs(1);
 /// on a warm one it is the round trip and a little.
 const RETRANSMIT: Duration = Duration::from_millis(30);
 
-/// How often what a cut network holds up is sent again.
+/// How often a message that a cut network holds up is sent again.
 const RETRY: Duration = Duration::from_millis(300);
 
-/// Servers, the network between them, and what is under way.
+/// Servers, the network between them, and the events to come.
 #[derive(Debug, Clone)]
 pub struct Simulation {
     /// The servers, running or not, in the order in which they were added.
@@ -118,7 +118,7 @@ impl Simulation {
             },
         );
         self.settle(i);
-        // What is left of the connections of an earlier life is reset by the new one.
+        // The new life resets the connections of an earlier one.
         for j in 0..self.nodes.len() {
             if let Some(end) = self.nodes[j].ends.get(&i)
                 && j != i
@@ -191,7 +191,7 @@ impl Simulation {
         }
     }
 
-    /// Stops a server's process for a while, as `SIGSTOP` does: what comes in waits.
+    /// Stops a server's process for a while, as `SIGSTOP` does: messages to it wait.
     pub fn stall(&mut self, i: usize, how_long: Duration) {
         let until = self.now + how_long;
         self.nodes[i].stalled = Some(until);

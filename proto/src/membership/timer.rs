@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Fingerprint;
 
-/// What may come due.
+/// Something that comes due at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// Heartbeats are to be sent on all links.

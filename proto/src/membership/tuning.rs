@@ -99,11 +99,11 @@ pub(super) const HEARSAY: Duration = ms(1000);
 /// How long a suspicion upon another's word lasts: a flood there and back, many times.
 pub(super) const HEARSAY_SUSPICION: Duration = ms(2000);
 
-/// In what time the patience with a member that was wrongly suspected halves. Chosen.
+/// In what time the patience with a member that was wrongly suspected halves. Chosen, not measured.
 pub(super) const PATIENCE_HALVES: Duration = ms(60_000);
 
 /// How long news is gathered before it is flooded. Chosen: far below a round trip, and long enough
-/// for what one packet brought to leave in one.
+/// for the news that came in one packet to leave in one.
 pub(super) const FLUSH: Duration = ms(2);
 
 /// After how long without use a connection that is no link is closed.
@@ -122,8 +122,8 @@ pub(super) const LIFELINES: usize = 2;
 /// How many links are sought at the same time.
 pub(super) const SEEKING: usize = 4;
 
-/// The same for a server that has nearly lost all others and clings to whoever is heard: those that
-/// it seeks already may have failed too. Chosen: with 8, a run of `restart` at 16 servers came out
+/// The same for a server whose neighbours are nearly all in doubt, and which asks each server that
+/// it hears: those that it asks already may have failed too. Chosen: with 8, a run of `restart` at 16 servers came out
 /// otherwise.
 pub(super) const CLINGING: usize = 16;
 
@@ -145,7 +145,7 @@ pub(super) const AVOID: Duration = ms(2000);
 pub(super) const AVOID_BLOCKED: Duration = ms(60_000);
 
 /// The interval at which a link is exchanged for another at random. A graph at rest stays as random
-/// as it is: exchanges are for what departures and merges have left. Measured (`scripts/sim idle`):
+/// as it is: exchanges mend what departures and merges have left. Measured (`scripts/sim idle`):
 /// each costs about 80 packets in all; at 120 s the worst of 128 servers sends 22.6 packets and
 /// 2,060 B a second, at 600 s 21.8 and 1,770.
 pub(super) const REWIRE: Duration = ms(600_000);
@@ -201,10 +201,11 @@ pub(super) const MAX_MEMBERS: usize = 100_000;
 /// How many changes are remembered for connections that are about to become links.
 pub(super) const MAX_CHANGES: usize = 4096;
 
-/// For how many outputs memory is kept. Chosen: above what is said at rest.
+/// For how many outputs memory is kept. Chosen: more than come at rest.
 pub(super) const OUTPUTS_KEPT: usize = 64;
 
-/// The most probes, and the most errands for others, at the same time. Chosen.
+/// The most probes, and the most errands for others, at the same time. Chosen, not
+/// measured.
 pub(super) const MAX_PROBES: usize = 256;
 
 /// The longest name of a server, in bytes.
@@ -219,8 +220,8 @@ pub(super) const MAX_INCARNATION: u64 = 1 << 48;
 /// How many heartbeats in a row must differ in their digest, on a quiet link, for a sync.
 pub(super) const MISMATCHES: u8 = 3;
 
-/// The same where the view does not come to rest. Chosen: what changes each second is everywhere
-/// before the next heartbeat, so that ten in a row that differ are no accident.
+/// The same where the view does not come to rest. Chosen: changes are everywhere before
+/// the next heartbeat, so that ten in a row that differ are no accident.
 pub(super) const MISMATCHES_BUSY: u8 = 10;
 
 /// How long a link must have been quiet for its digests to mean something.

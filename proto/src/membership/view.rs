@@ -1,7 +1,7 @@
-//! What one server holds of all servers: the lattice, its digests, and the tombstones.
+//! The view of one server: the values that it holds of all servers, their digests, and tombstones.
 //!
-//! The view knows how values are merged and summed, and nothing of why they change: suspicions,
-//! floods and notices are the machine's.
+//! The view knows how values are merged and summed. It knows nothing of why they change:
+//! suspicions, floods and notices are the machine's.
 //!
 //! **Invariants:** the value held of a member never decreases. The digest is the sum over the live
 //! members, so two views with the same live members have the same one. At most
@@ -21,7 +21,8 @@ use super::tuning::{MAX_FORGOTTEN, MAX_MEMBERS, MAX_NAME, MAX_TOMBSTONES, TOMBST
 use super::{Notice, Record};
 use crate::{Fingerprint, ServerId};
 
-/// What is held of one server. Members are ordered as their fingerprints are: a set has one of each.
+/// A server and the value that is held of it. Members are ordered as their fingerprints are: a set
+/// has one of each.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) record: Arc<Record>,
@@ -70,14 +71,14 @@ impl PartialEq for Member {
 
 impl Eq for Member {}
 
-/// How an entry compares with what is held.
+/// How an entry compares with the value that is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Nothing is held of that server.
     Unknown,
     /// The same is held.
     Same,
-    /// What is held is greater.
+    /// The value that is held is greater.
     Older,
     /// The entry is greater.
     Newer,
@@ -90,7 +91,7 @@ pub(super) struct View {
     members: BTreeSet<Member>,
     live: Vec<Arc<Record>>,
     graves: BTreeSet<(Duration, Fingerprint)>,
-    /// At what value those went whose tombstones are gone.
+    /// The last values of the servers whose tombstones are gone.
     forgotten: BTreeMap<Fingerprint, Held>,
     forgotten_order: VecDeque<Fingerprint>,
     digest: u64,
@@ -175,11 +176,11 @@ impl View {
         &self.buckets
     }
 
-    /// What is to be told of this member: with its record if it is alive, or always if `whole`.
+    /// The entry that tells of this member: with its record if it is alive, or always if `whole`.
     pub(super) fn entry(&self, who: &Fingerprint, whole: bool, now: Duration) -> Option<Entry> {
         let Some(member) = self.members.get(who) else {
             let held = *self.forgotten.get(who)?;
-            // Whoever is told drops it, and does not keep a new tombstone.
+            // Its receiver drops it, and does not keep a new tombstone.
             return Some(Entry {
                 fingerprint: *who,
                 held,
@@ -201,7 +202,7 @@ impl View {
         })
     }
 
-    /// How an entry compares with what is held.
+    /// How an entry compares with the value that is held.
     pub(super) fn compare(&self, who: &Fingerprint, held: &Held) -> Standing {
         let known = match self.members.get(who) {
             Some(member) => Some(member.held()),
@@ -216,7 +217,7 @@ impl View {
         }
     }
 
-    /// Raises what is held of a server to this value, and says what subscribers are to hear.
+    /// Raises the value that is held of a server, and returns the notices for subscribers.
     ///
     /// Without a record the known one is kept; a server of which nothing is known needs one.
     /// Nothing happens if the value is not greater than the one held.
@@ -340,7 +341,7 @@ impl View {
         }
     }
 
-    /// Drops the oldest tombstone, and keeps of it only what prevents a resurrection.
+    /// Drops the oldest tombstone, and keeps of it only the value, which prevents a resurrection.
     fn forget_first(&mut self) {
         let Some((_, who)) = self.graves.pop_first() else {
             return;
@@ -384,7 +385,7 @@ fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Whether an entry can be believed at all: what a peer sends may be anything.
+/// Whether an entry can be believed at all: a peer may send anything.
 pub(super) fn is_sane(entry: &Entry) -> bool {
     let of_the_same = |record: &Record| {
         record.fingerprint == entry.fingerprint && record.count == entry.held.count

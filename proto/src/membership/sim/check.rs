@@ -1,4 +1,4 @@
-//! What is asked of a simulated circuit.
+//! Questions about the state of a simulated circuit.
 
 use std::collections::{BTreeMap, BTreeSet};
 

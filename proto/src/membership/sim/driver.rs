@@ -1,5 +1,5 @@
-//! What a driver does: connections opened, kept and lost, messages brought to the machines, and
-//! what these want done.
+//! The model of a driver: opens, keeps and loses connections, brings messages to the machines, and
+//! carries out their outputs.
 
 use std::time::Duration;
 
@@ -265,7 +265,7 @@ impl Simulation {
         }
     }
 
-    /// Carries out what the machine wants done.
+    /// Carries out the outputs of a machine.
     pub(super) fn settle(&mut self, i: usize) {
         while let Some(output) = self.nodes[i].poll_output() {
             match output {
@@ -305,7 +305,7 @@ impl Simulation {
         Some(number(who)).filter(|i| *i < self.nodes.len())
     }
 
-    /// Closes this end of a connection; the other end hears of it after what was sent before.
+    /// Closes this end of a connection; the other end hears of it after the messages sent before.
     fn close(&mut self, i: usize, j: usize, id: u64) {
         let Some(end) = self.nodes[i].ends.get(&j).filter(|end| end.id == id) else {
             return;
@@ -315,7 +315,7 @@ impl Simulation {
         self.finish(i, j, end, Gone::Closed);
     }
 
-    /// What was sent before an end was closed still comes, and then the news that it was.
+    /// Delivers the messages that were sent before an end was closed, and then the close.
     pub(super) fn finish(&mut self, i: usize, j: usize, end: End, why: Gone) {
         let id = end.id;
         let at = end.last_ready.max(self.now + self.network.latency(i, j));

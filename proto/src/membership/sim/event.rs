@@ -1,4 +1,4 @@
-//! What is to happen, in the order in which it will.
+//! The events to come, in their order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -70,7 +70,7 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// Whose process must run for it to happen; `None` for what happens to a stopped one too.
+    /// The server whose process must run for it to happen; `None` if it happens to a stopped one too.
     pub(super) fn process(&self) -> Option<usize> {
         match self {
             Event::Resume { .. } => None,

@@ -1,4 +1,4 @@
-//! The network: how long packets take, which are lost, and who cannot reach whom.
+//! The network: how long packets take, which are lost, and which servers cannot reach which.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,13 +25,13 @@ pub struct Network {
     pub delays: Latency,
     /// The share of packets that are lost.
     pub loss: f64,
-    /// The servers that lose more of what they send, and what share.
+    /// The servers that lose more of their packets, and the share that they lose.
     pub lossy: Vec<(usize, f64)>,
     /// Which part of a cut network each server is in; empty while it is whole.
     pub groups: Vec<u32>,
-    /// Who cannot reach whom: from the first, to the second.
+    /// The pairs of which the first cannot reach the second.
     pub blocked: BTreeSet<(usize, usize)>,
-    /// What each server has sent, while it is counted.
+    /// The traffic of each server, while it is counted.
     pub traffic: Vec<Traffic>,
     /// Whether traffic is counted, which takes time.
     pub counts: bool,

@@ -19,9 +19,9 @@ pub struct Node {
     pub(super) life: u64,
     /// Until when the process is stopped.
     pub(super) stalled: Option<Duration>,
-    /// Whom it dials until it knows somebody.
+    /// The servers that it dials until it knows one.
     pub(super) joins: Vec<usize>,
-    /// Whom it is dialling.
+    /// The servers that it is dialling.
     pub(super) dialling: BTreeSet<usize>,
     pub(super) ends: BTreeMap<usize, End>,
     /// How fast its clock runs.
@@ -70,7 +70,7 @@ pub(super) fn number(who: &Fingerprint) -> usize {
 #[derive(Debug, Clone)]
 pub(super) struct End {
     pub(super) id: u64,
-    /// What is under way to the other end, and when it comes.
+    /// The messages under way to the other end, and when they come.
     pub(super) queue: VecDeque<(Duration, Message)>,
     /// When the last message that was sent comes.
     pub(super) last_ready: Duration,

@@ -1,4 +1,4 @@
-//! Figures: samples of one measure, and what is said of them.
+//! Figures: samples of one measure, and their quantiles.
 
 use std::fmt;
 
@@ -62,7 +62,7 @@ impl fmt::Display for Samples {
 /// One measure of one scenario.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// What was measured, and in what unit.
+    /// The measure and its unit.
     pub measure: &'static str,
     /// The figures.
     pub samples: Samples,

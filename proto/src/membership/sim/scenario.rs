@@ -1,4 +1,4 @@
-//! What a simulated circuit goes through, and what is measured of it.
+//! The scenarios that a simulated circuit goes through, and their measures.
 //!
 //! Each scenario does something to a circuit of `n` servers, formed and at rest unless it says
 //! otherwise, and returns its figures. Times are in seconds, and those that are "everywhere" end when
@@ -20,11 +20,11 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// One scenario.
 #[derive(Debug)]
 pub struct Scenario {
-    /// What it is called on the command line.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What happens.
+    /// A description of the events.
     pub about: &'static str,
-    /// What its measures are to be; those without a target are only told.
+    /// The targets of its measures; measures without a target are only told.
     pub targets: &'static [Target],
     /// The figures of other systems at 1,024 servers, re-implemented from their source: see
     /// docs/membership.md.
@@ -33,7 +33,7 @@ pub struct Scenario {
     pub run: Run,
 }
 
-/// What happens, and to what.
+/// The events of a scenario, and the circuit that it begins with.
 #[derive(Debug, Clone, Copy)]
 pub enum Run {
     /// To a circuit that has formed and rests.
@@ -43,13 +43,13 @@ pub enum Run {
 }
 
 impl Scenario {
-    /// What this measure is to be.
+    /// The target of this measure.
     pub fn target(&self, measure: &str) -> Option<&Target> {
         self.targets.iter().find(|target| target.measure == measure)
     }
 }
 
-/// What a measure is to be at most.
+/// The target of a measure: it is to be no more than this.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     /// Which one.

@@ -1,22 +1,22 @@
-//! What is sent, counted in packets and bytes down to the IP header.
+//! The traffic, counted in packets and bytes down to the IP header.
 //!
 //! The model: each message on a connection goes in packets of its own and each of those is
 //! acknowledged by one of the receiver's; each datagram outside of connections is one packet; a new
-//! connection costs a handshake. What quinn sends beyond this on a link at rest is added as
-//! [`UPKEEP_PACKETS`] and [`UPKEEP_BYTES`], so that the model gives what was measured on quinn for
-//! eight links with heartbeats of one second: 19.8 packets and 1,505 bytes a second.
+//! connection costs a handshake. [`UPKEEP_PACKETS`] and [`UPKEEP_BYTES`] are added for the packets
+//! that quinn sends beyond this on a link at rest, so that the model agrees with the measurement on
+//! quinn for eight links with heartbeats of one second: 19.8 packets and 1,505 bytes a second.
 
 use crate::membership::Message;
 
-/// What a message costs on a connection besides its own bytes: frame, stream, QUIC, UDP and IP
+/// The cost of a message on a connection besides its own bytes: frame, stream, QUIC, UDP and IP
 /// headers. Counted, not measured: 4 + 4 + 29 + 28.
 const OVERHEAD: u64 = 65;
 
-/// What an acknowledgement costs: an ACK frame with one range, QUIC, UDP and IP headers. Counted,
+/// The cost of an acknowledgement: an ACK frame with one range, QUIC, UDP and IP headers. Counted,
 /// not measured: 5 + 27 + 28.
 const ACKNOWLEDGEMENT: u64 = 60;
 
-/// What a datagram outside of connections costs besides its message: a mark, the code under the
+/// The cost of a datagram besides its message: a mark, the code under the
 /// circuit's key, the sender's key, its signature (`circuit/src/peer/datagram.rs`), UDP and IP
 /// headers. Counted: 1 + 16 + 32 + 64 + 28.
 const DATAGRAM: u64 = 141;
@@ -24,19 +24,19 @@ const DATAGRAM: u64 = 141;
 /// How much of a message goes in one packet: QUIC's smallest path (RFC 9000, section 14).
 const PAYLOAD: u64 = 1135;
 
-/// What each end of a connection sends before the first message: half of the 5 kB that were
+/// The bytes that each end of a connection sends before the first message: half of the 5 kB that were
 /// measured on quinn, and the TCP handshake of the tether.
 const HANDSHAKE_PACKETS: u64 = 7;
 const HANDSHAKE_BYTES: u64 = 2_620;
 
-/// What quinn sends on a link beyond heartbeats and their acknowledgements, a second: the difference
-/// between the measurement above and this model.
+/// The packets that quinn sends on a link in a second, beyond heartbeats and their acknowledgements:
+/// the difference between the measurement above and this model.
 pub const UPKEEP_PACKETS: f64 = (19.8 - 16.0) / 8.0;
 
 /// The same in bytes: a heartbeat encodes to 11.
 pub const UPKEEP_BYTES: f64 = (1505.0 - 8.0 * (11 + OVERHEAD + ACKNOWLEDGEMENT) as f64) / 8.0;
 
-/// What one server has sent.
+/// The traffic of one server.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Traffic {
     /// Messages on connections.
