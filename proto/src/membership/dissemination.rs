@@ -1,8 +1,8 @@
-//! What is still to be said on each connection, and when two servers compare all that they hold.
+//! Dissemination: the news that is still to be told on each connection, and when a sync is due.
 //!
-//! Per connection this keeps not what to say but of whom to speak: when the time comes the machine
-//! says what it holds then, and what that has superseded is never said. It knows nothing of links,
-//! of failures, nor of what is held of a member.
+//! It keeps for each connection of which members there is news, not the news itself: when the time
+//! comes the machine tells the value that it holds then, and no value that was superseded. It knows
+//! nothing of failures, nor of the values that are held of members.
 //!
 //! **Invariant:** of the changes of the view at most [`MAX_CHANGES`] are remembered.
 
@@ -25,10 +25,10 @@ pub(super) struct Dissemination {
     unflushed: BTreeSet<Fingerprint>,
 }
 
-/// What is kept of one connection.
+/// The state of one connection.
 #[derive(Debug, Clone)]
 struct Backlog {
-    /// Of whom to speak.
+    /// The members of which there is news.
     dirty: BTreeSet<Fingerprint>,
     /// The number of the first change that was not considered for this connection.
     next: u64,
@@ -51,7 +51,7 @@ impl Dissemination {
         self.begin + self.changes.len() as u64
     }
 
-    /// A connection has opened. What changes from now on is said on it once it becomes a link.
+    /// A connection has opened. Once it becomes a link, it is told the changes from now on.
     pub(super) fn open(&mut self, peer: Fingerprint) {
         let backlog = Backlog {
             dirty: BTreeSet::new(),
@@ -68,7 +68,7 @@ impl Dissemination {
         self.unflushed.remove(&peer);
     }
 
-    /// The view has changed in what it holds of this member.
+    /// The value that the view holds of this member has changed.
     pub(super) fn note(&mut self, who: Fingerprint, now: Duration) {
         self.changed = now;
         if self.changes.len() == MAX_CHANGES {
@@ -78,7 +78,7 @@ impl Dissemination {
         self.changes.push_back(who);
     }
 
-    /// Will speak of this member on this connection. Returns whether that is new.
+    /// There is news of this member for this connection. Returns whether there was none before.
     pub(super) fn tell(&mut self, peer: Fingerprint, who: Fingerprint) -> bool {
         let Some(backlog) = self.peers.get_mut(&peer) else {
             return false;
@@ -90,7 +90,7 @@ impl Dissemination {
         new
     }
 
-    /// The other end of this connection holds the same of this member as we do.
+    /// The other end of this connection holds the same value of this member as this server.
     pub(super) fn is_known(&mut self, peer: Fingerprint, who: &Fingerprint) {
         if let Some(backlog) = self.peers.get_mut(&peer) {
             backlog.dirty.remove(who);
@@ -102,7 +102,7 @@ impl Dissemination {
         self.unflushed.first().copied()
     }
 
-    /// Takes out of whom to speak on this connection.
+    /// Takes out the members of which there is news for this connection.
     pub(super) fn take(&mut self, peer: Fingerprint) -> Vec<Fingerprint> {
         self.unflushed.remove(&peer);
         let backlog = self.peers.get_mut(&peer);

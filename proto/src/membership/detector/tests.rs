@@ -1,4 +1,4 @@
-use super::super::entry::Held;
+use super::super::entry::{Held, Phase};
 use super::super::tests::random::{fingerprint, record};
 use super::*;
 
