@@ -317,7 +317,7 @@ fn scrub_aborts_everybody_at_once() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_in_a_line() {
+fn senseless_operations_are_refused_in_one_line() {
     here_and_through_another(|server| {
         let refused = |line: &str, status: i32, stderr: &str| {
             server.circuit(line).status(status).stderr(stderr).run();

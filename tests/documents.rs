@@ -173,7 +173,7 @@ fn documents_that_are_named_are_there() {
 }
 
 #[test]
-fn what_is_looked_for_is_found() {
+fn links_and_names_are_found() {
     assert_eq!(
         links("a [b](dns.md#d) and [e](f)\n```\n[no](link)\n```\n"),
         ["dns.md#d", "f"]

@@ -373,7 +373,7 @@ fn a_server_that_came_back_elsewhere_is_reached_there_at_once() {
 }
 
 #[test]
-fn who_reads_through_a_server_that_is_restarted_keeps_nobody_out() {
+fn a_reader_through_a_restarted_server_keeps_nobody_out() {
     let home = Home::new();
     let (one, mut two, start) = with_one_that_comes_back(&home);
     one.make("/one/p", sh("echo begun; exec cat"));

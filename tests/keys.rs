@@ -54,7 +54,7 @@ fn keygen_prints_a_key_or_writes_a_private_file() {
 }
 
 #[test]
-fn who_holds_the_key_gets_in() {
+fn clients_with_the_key_get_in() {
     let home = Home::new();
     home.write("key", KEY);
     let one = home
@@ -94,7 +94,7 @@ impl Server {
 }
 
 #[test]
-fn who_does_not_is_told_so_at_both_ends() {
+fn clients_without_the_key_are_refused_and_both_ends_say_why() {
     let home = Home::new();
     home.write("key", KEY);
     home.write("other", OTHER);

@@ -123,7 +123,7 @@ fn a_process_may_have_a_terminal() {
 }
 
 #[test]
-fn what_is_no_command_is_refused_and_makes_nothing() {
+fn input_that_is_no_command_is_refused_and_makes_nothing() {
     let home = Home::new();
     let one = home.start("one");
     let example = "hint: for example {\"Path\": \"/bin/ls\", \"Args\": [\"/\"]}\n";
@@ -171,7 +171,7 @@ fn what_is_no_command_is_refused_and_makes_nothing() {
 }
 
 #[test]
-fn what_cannot_be_executed_leaves_nothing_but_the_systems_reason() {
+fn a_program_that_cannot_be_executed_leaves_nothing_but_the_systems_reason() {
     let home = Home::new();
     let one = home.start("one");
     home.write("text", "no program\n");
@@ -262,7 +262,7 @@ fn a_place_that_is_taken_stays_as_it_is() {
 }
 
 #[test]
-fn what_is_not_there_or_of_another_kind_is_said() {
+fn a_missing_element_and_one_of_another_kind_are_named() {
     let home = Home::new();
     let one = home.start("one");
     for command in ["stdin", "stdout", "stderr", "wait", "signal TERM"] {
@@ -372,7 +372,7 @@ fn what_is_not_made_leaves_no_more_than_an_empty_file() {
 }
 
 #[test]
-fn what_an_error_quotes_stays_on_its_line() {
+fn an_error_that_quotes_input_stays_on_one_line() {
     let home = Home::new();
     let one = home.start("one");
     one.circuit("mkproc /one/p")

@@ -368,7 +368,7 @@ fn the_children_of_a_server_that_ends_go_on() {
 }
 
 #[test]
-fn what_an_error_quotes_is_bounded() {
+fn an_error_quotes_a_bounded_part_of_the_input() {
     let home = Home::new();
     let one = home.start("one");
     let end = one
@@ -393,7 +393,7 @@ fn what_an_error_quotes_is_bounded() {
 }
 
 #[test]
-fn what_the_servers_launcher_ignored_or_left_open_is_not_the_childrens() {
+fn children_do_not_inherit_ignored_signals_and_open_files_of_the_server() {
     let home = Home::new();
     let one = home
         .circuit_under(

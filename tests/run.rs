@@ -78,7 +78,7 @@ fn it_runs_where_it_is_told() {
 }
 
 #[test]
-fn what_follows_the_two_dashes_is_the_commands() {
+fn arguments_behind_two_dashes_are_the_commands() {
     let home = Home::new();
     let one = home.start("one");
     one.circuit("run one -- printf %s, -name --name -d -discover -- -x=y")
@@ -135,7 +135,7 @@ fn signals_are_passed_on() {
 }
 
 #[test]
-fn what_ends_a_command_at_a_terminal_ends_what_a_shell_runs() {
+fn signals_of_a_terminal_end_the_programs_that_a_shell_runs() {
     let home = Home::new();
     let one = home.start("one");
     // The shell itself waits for its child before it heeds an interrupt.
@@ -360,7 +360,7 @@ fn interactive_restores_the_terminal_when_the_server_dies() {
 }
 
 #[test]
-fn what_cannot_be_written_or_read_here_is_said() {
+fn failures_to_read_or_write_here_are_said() {
     let home = Home::new();
     let one = home.start("one");
     let full = std::fs::OpenOptions::new()
@@ -447,7 +447,7 @@ fn a_run_that_ends_in_order_leaves_what_went_into_the_background_alone() {
 }
 
 #[test]
-fn what_cannot_be_written_here_is_not_left_there() {
+fn output_that_cannot_be_written_here_ends_the_process_there() {
     let home = Home::new();
     let one = home.start("one");
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full");

@@ -45,7 +45,7 @@ fn an_interrupt_stops_it_in_order_too() {
 }
 
 #[test]
-fn what_a_killed_server_left_is_not_taken_for_a_server() {
+fn leftovers_of_a_killed_server_are_not_taken_for_a_server() {
     let home = Home::new();
     let mut one = home.start("one");
     one.kill();
@@ -96,7 +96,7 @@ fn it_listens_where_it_is_told() {
 }
 
 #[test]
-fn what_it_announces_is_an_address_or_what_it_was_told() {
+fn a_server_announces_an_address_or_the_host_that_it_was_told() {
     let check = |flags: &str, expected: &str| {
         let home = Home::new();
         let key = home.write("key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");

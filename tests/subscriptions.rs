@@ -136,7 +136,7 @@ fn receivers_share_one_queue() {
 }
 
 #[test]
-fn what_a_subscription_does_not_take() {
+fn a_subscription_refuses_other_operations() {
     let home = Home::new();
     let one = home.start("one");
     one.circuit("mk@join /one/j").run();

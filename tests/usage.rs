@@ -282,7 +282,7 @@ fn a_stdout_that_is_full_is_an_error() {
 }
 
 #[test]
-fn what_is_very_long_is_shown_in_part() {
+fn very_long_input_is_shown_in_part() {
     let home = Home::new();
     let one = home.start("one");
     let long = "x".repeat(100_000);

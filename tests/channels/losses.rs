@@ -73,7 +73,7 @@ async fn begun_and_dropped<T: std::fmt::Debug>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_goes_away_while_queued_leaves_nothing_and_blocks_nobody() {
+async fn a_client_that_goes_away_while_queued_leaves_nothing_and_blocks_nobody() {
     on_channels(&[0], async |_, chan| {
         begun_and_dropped(chan.send(), &chan, |s| s.senders == 1).await;
         is(&chan, |s| s.senders == 0).await;
@@ -485,7 +485,7 @@ fn clients_that_are_stopped_at_any_point_behind_another_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_said_all_and_hears_nothing_gets_unknown() {
+async fn a_client_that_has_said_all_and_hears_nothing_gets_unknown() {
     for through in [0, 1] {
         let home = Home::new();
         let mut servers = block_in_place(|| home.start_all(["one", "two"]));
@@ -513,7 +513,7 @@ async fn who_has_said_all_and_hears_nothing_gets_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_loses_the_server_behind_another_at_the_end_learns_which_it_was() {
+async fn a_client_that_loses_the_second_server_at_the_end_learns_which_it_was() {
     let home = Home::new();
     let [one, mut two] = block_in_place(|| home.start_all(["one", "two"]));
     let client = one.client(&home).await;

@@ -154,7 +154,7 @@ async fn messages_of_all_lengths_pass_whole_on_one_stream_and_on_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_one_of_many_fails_none_behind_it_was_sent() {
+async fn when_one_of_many_fails_no_later_one_was_sent() {
     let home = Home::new();
     let one = home.start("one");
     let client = one.client(&home).await;

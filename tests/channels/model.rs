@@ -212,7 +212,7 @@ fn made(seed: u64, sends: u64, capacity: u64) -> History {
 }
 
 #[test]
-fn what_the_specification_does_is_accepted() {
+fn histories_of_the_specification_are_accepted() {
     for seed in 0..200 {
         let history = made(seed, 300, seed % 5);
         let wrong = check(&history);
@@ -224,7 +224,7 @@ fn what_the_specification_does_is_accepted() {
 }
 
 #[test]
-fn what_was_tampered_with_is_not() {
+fn histories_that_were_tampered_with_are_refused() {
     type Tamper = fn(&mut History, &mut Random);
     fn taken(history: &History, random: &mut Random) -> usize {
         loop {

@@ -40,7 +40,7 @@ fn a_killed_server_is_gone_at_once() {
 }
 
 #[test]
-fn where_a_firewall_eats_tethers_silence_decides() {
+fn without_tethers_silence_decides() {
     on_hosts(|| {
         let hosts = many_hosts(4);
         let rules = "table inet tethers { chain in { type filter hook input priority 0; \

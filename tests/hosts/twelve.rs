@@ -180,7 +180,7 @@ fn a_host_that_was_cut_off_is_back_with_another_address() {
 
 #[test]
 #[ignore = "takes two minutes"]
-fn what_twelve_send_at_rest() {
+fn twelve_servers_at_rest_send_little() {
     on_hosts(|| {
         let hosts = many_hosts(12);
         let servers = circuit_on(&hosts.iter().collect::<Vec<_>>(), DISCOVER);
