@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Home, Server, eventually, eventually_within, sh};
+use crate::support::{Home, Server, eventually, eventually_within, sh, skipped};
 
 /// Runs the binary as process 1 of a PID namespace, which ends with the process that waits for it.
 const CONTAINED: &str = r#"
@@ -21,7 +21,7 @@ fn can_contain() -> bool {
     let tried = home.circuit_under(CONTAINED, "help");
     let works = tried.any_stdout().any_stderr().unchecked().status.success();
     if !works {
-        eprintln!("skipped: needs PID namespaces and unshare (util-linux)");
+        skipped("PID namespaces and unshare (util-linux)");
     }
     works
 }
