@@ -1,15 +1,15 @@
 //! A container element: a container that this server had its Engine run, its three streams, and
 //! its end.
 //!
-//! The streams are attached before the container starts, so that nothing it says is lost, and lead
-//! through pipes to the same ends as a process's. What the Engine alone knows is asked of it when
-//! somebody wants to know; only the exit is waited for.
+//! The server attaches to the streams before the container starts, so that no output is lost, and
+//! they lead through pipes to the same ends as a process's. The server asks the Engine for facts only
+//! when a caller wants to know them; it waits for the exit all the time.
 //!
-//! **Invariant:** a maker that fails leaves no container behind. **Invariant:** what is told of a
-//! container was said by its Engine; of one that does not answer, that is told.
+//! **Invariant:** a maker that fails leaves no container behind. **Invariant:** every
+//! fact about a container comes from its Engine; if the Engine does not answer, callers hear that.
 //!
 //! **Cancellation:** every async method may be dropped, but [`Container::start`], which would leave
-//! a container that nobody knows.
+//! a container without an element.
 
 pub mod engine;
 mod pump;
@@ -29,6 +29,7 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio::io::{AsyncWriteExt, BufReader, copy_buf};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::process::rfc3339;
@@ -48,13 +49,16 @@ pub struct Container {
     started: SystemTime,
     end: Mutex<Option<End>>,
     streams: Streams,
-    /// Whether the Engine is read ahead of the readers: unless the container's process is seen to
-    /// run.
+    /// Whether the server reads the Engine ahead of the readers: it does, unless it sees the
+    /// container's process run.
     ahead: watch::Sender<bool>,
     /// How often the Engine was seen not to answer.
     losses: AtomicU64,
     descriptors: Arc<Descriptors>,
 }
+
+/// The task that waits for the first exit; it ends when this is dropped.
+type Exit = JoinSet<Result<i32, EngineError>>;
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +68,13 @@ struct End {
     at: SystemTime,
 }
 
-/// How often an Engine that does not answer is asked again, at first and in the end. Chosen.
+/// How long the server waits before it asks a silent Engine again, at first and at most. Chosen, not
+/// measured.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long a container that was scrubbed has to read what was written to its stdin. Chosen, not
+/// measured.
+const REST: Duration = Duration::from_secs(2);
 
 /// How much of an input is passed on at once: what its pipe can hold.
 const PIECE: usize = 64 << 10;
@@ -75,7 +84,7 @@ const NAMESAKES: u32 = 1000;
 
 /// Whether the image of a container is to be fetched before it is made.
 pub async fn needs_image(engine: &Engine, run: &Run, path: &Path) -> Result<bool, Error> {
-    // What cannot be made needs nothing.
+    // A container that cannot be made needs no image.
     translate::body(run, path)?;
     match run.pull {
         Pull::Always => return Ok(true),
@@ -115,7 +124,7 @@ impl Container {
         let started =
             Container::start_created(engine.clone(), run, id.clone(), name, runtime).await;
         if started.is_err() {
-            // One that removes itself may be gone already.
+            // A container that removes itself may be gone already.
             let _ = engine.remove(&id, true).await;
         }
         started
@@ -143,8 +152,9 @@ impl Container {
             Output::new(Some(stderr), drains),
         );
         let from_stdin = pipe::Receiver::from_owned_fd(from_stdin).map_err(system)?;
-        // Before the start, or the exit of a container that removes itself could be missed.
-        let exit = tokio::spawn({
+        // The wait begins before the start: a container that removes itself could be gone after it.
+        let mut exit = JoinSet::new();
+        exit.spawn({
             let (engine, id) = (engine.clone(), id.clone());
             async move { engine.exit(&id, true).await }
         });
@@ -157,13 +167,7 @@ impl Container {
             engine.start(&id).await?;
             Ok((input, outputs))
         };
-        let (input, outputs) = match attached.await {
-            Ok(attached) => attached,
-            Err(error) => {
-                exit.abort();
-                return Err(not_started(error));
-            }
-        };
+        let (input, outputs) = attached.await.map_err(not_started)?;
         let container = Arc::new(Container {
             engine,
             run,
@@ -255,7 +259,7 @@ impl Container {
     /// before.
     pub async fn wait(&self) -> Result<Status, Error> {
         match self.streams.over().await {
-            // One that forgets itself has ended first: that is what was waited for.
+            // An element that forgets itself was scrubbed after the end that the caller waits for.
             Course::Scrubbed if self.end().is_none() => {
                 Err(Error::new(Code::Aborted, "the element was scrubbed"))
             }
@@ -286,9 +290,9 @@ impl Container {
     /// Removes the container if it has ended. One that runs is left alone.
     pub async fn remove(&self) -> Result<(), Error> {
         match self.engine.remove(&self.id, false).await {
-            // It runs, or somebody else removes it right now, or did.
+            // The container runs, or somebody else removes it right now or has removed it.
             Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
-            // Podman calls that a failure of its own.
+            // Podman answers 500 for a container that runs.
             Err(error) => match self.engine.state(&self.id).await {
                 Ok(state) if state.running => Ok(()),
                 _ => Err(wire(error)),
@@ -297,8 +301,8 @@ impl Container {
         }
     }
 
-    /// The element was removed: everybody who waits on it is told, and what the container says, if
-    /// it runs on, is no longer listened to.
+    /// The element was removed: tells everybody who waits on it. If the container runs on, the
+    /// server reads its output no longer.
     pub fn scrub(&self) {
         self.streams.scrub();
     }
@@ -316,8 +320,21 @@ impl Container {
         }
     }
 
+    /// Passes on what is written to its stdin. A scrubbed element passes on what was written before,
+    /// for a while: a container that does not read would hold the connection to its Engine for ever.
+    async fn feed(self: Arc<Self>, from: pipe::Receiver, into: Sink) {
+        let scrubbed = async {
+            self.streams.scrubbed().await;
+            tokio::time::sleep(REST).await;
+        };
+        tokio::select! {
+            () = self.pass_on(from, into) => (),
+            () = scrubbed => (),
+        }
+    }
+
     /// Passes on what is written to its stdin, also to an Engine that comes back.
-    async fn feed(self: Arc<Self>, from: pipe::Receiver, mut into: Sink) {
+    async fn pass_on(&self, from: pipe::Receiver, mut into: Sink) {
         let mut from = BufReader::with_capacity(PIECE, from);
         let mut losses = 0;
         while copy_buf(&mut from, &mut into).await.is_err() {
@@ -325,34 +342,37 @@ impl Container {
             let lost = state.is_err_and(|error| !error.is_not_found());
             let before = std::mem::replace(&mut losses, self.losses.load(Ordering::Relaxed));
             if !lost && losses == before {
-                // The Engine is there, and takes nothing: the container does not.
+                // The Engine answers and takes no input: the container has closed its stdin.
                 return;
             }
             let again = self.attached_again(|| self.engine.attach_input(&self.id));
             let Some(sink) = again.await else { return };
             into = sink;
         }
-        // The pipe's end is that of its stdin. It may have gone, and needs none.
+        // The end of the pipe is the end of the container's stdin. A container that is gone needs none.
         let _ = into.shutdown().await;
     }
 
-    /// Passes on its stdout, or else its stderr, until it ends, and sees to it that a lost Engine is
-    /// not taken for that. If the container outlives that, what it says from then on follows.
-    async fn drain(self: Arc<Self>, mut from: Frames, mut into: pipe::Sender, stdout: bool) {
+    /// Passes on the container's stdout, or else its stderr, until it ends. If the Engine is lost, the
+    /// reader gets an error; if the container outlives the loss, its later output follows.
+    async fn drain(self: Arc<Self>, from: Frames, into: pipe::Sender, stdout: bool) {
+        tokio::select! {
+            () = self.drain_to_end(from, into, stdout) => (),
+            () = self.streams.scrubbed() => (),
+        }
+    }
+
+    async fn drain_to_end(&self, mut from: Frames, mut into: pipe::Sender, stdout: bool) {
         let output = match stdout {
             true => self.streams.stdout.clone(),
             false => self.streams.stderr.clone(),
         };
         loop {
-            let drained = pump::drain(from, into, self.ahead.subscribe());
-            let drained = tokio::select! {
-                into = drained => into,
-                () = self.streams.scrubbed() => return,
-            };
+            let drained = pump::drain(from, into, self.ahead.subscribe()).await;
             let Some(drained) = drained else { return };
             let ended = self.ended_in_order().await;
             let lost = ended.as_ref().is_err_and(|error| error.code == Code::Busy);
-            // The end of the pipe is what the reader sees, so the failure comes first.
+            // The reader sees the end of the pipe, so the failure is noted before it.
             if let Err(error) = ended {
                 output.fail(error);
             }
@@ -362,7 +382,7 @@ impl Container {
             }
             let again = self.attached_again(|| self.engine.attach_output(&self.id, stdout));
             let Some(frames) = again.await else { break };
-            // Without a pipe the failure is the last that readers hear.
+            // Without a pipe, readers hear of the failure and of nothing after it.
             let taken = take(&self.descriptors, 1);
             let pipes = taken.map(output_pipe);
             let Ok(Ok((source, pipe))) = pipes else {
@@ -374,8 +394,8 @@ impl Container {
         output.settle();
     }
 
-    /// What attaches to the container through an Engine that comes back; nothing if the container
-    /// has ended by then, or the element is scrubbed before.
+    /// Attaches to the container once the Engine has come back; nothing if the container has ended
+    /// by then, or the element is scrubbed before.
     async fn attached_again<T, F>(&self, attach: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, EngineError>>,
@@ -428,8 +448,8 @@ impl Container {
         }
     }
 
-    /// Watches the container's first process, where it can be seen. Of one that cannot, or that has
-    /// gone before it could, the outputs are read ahead all the time.
+    /// Watches the container's first process, if this server can see it. If it cannot, or the process
+    /// is already gone, the server reads the outputs ahead all the time.
     async fn watch_process(self: Arc<Self>, taken: Taken) {
         let state = match self.engine.is_local() {
             true => self.engine.state(&self.id).await.ok(),
@@ -450,7 +470,7 @@ impl Container {
     }
 
     /// Waits for the container's end, through restarts of its Engine.
-    async fn watch_end(self: Arc<Self>, exit: tokio::task::JoinHandle<Result<i32, EngineError>>) {
+    async fn watch_end(self: Arc<Self>, exit: Exit) {
         let code = tokio::select! {
             code = self.exit_code(exit) => code,
             () = self.streams.scrubbed() => return,
@@ -461,11 +481,8 @@ impl Container {
     }
 
     /// The container's exit status, once it has one; `None` if it was removed before anybody heard.
-    async fn exit_code(
-        &self,
-        exit: tokio::task::JoinHandle<Result<i32, EngineError>>,
-    ) -> Option<i32> {
-        let mut waited = exit.await.ok();
+    async fn exit_code(&self, mut exit: Exit) -> Option<i32> {
+        let mut waited = exit.join_next().await.and_then(Result::ok);
         let mut pause = RETRY.0;
         loop {
             match waited {
@@ -539,7 +556,7 @@ fn output_pipe(taken: Taken) -> std::io::Result<(Arc<Descriptor>, pipe::Sender)>
     Ok((source, pipe::Sender::from_owned_fd(into)?))
 }
 
-/// What an Engine adds to a signal's number for the exit status of whom it ended.
+/// An Engine reports the end by a signal as this and the signal's number.
 const SIGNALLED: i32 = 128;
 
 /// Makes a container that does not run yet, under a name that is free: its id and name.
@@ -547,7 +564,7 @@ async fn create(engine: &Engine, run: &Run, path: &Path) -> Result<(String, Stri
     let body = translate::body(run, path)?;
     let base = translate::name(path);
     for number in 1..NAMESAKES {
-        // One that was forgotten while it ran has kept its name.
+        // A container whose element was scrubbed while it ran has kept its name.
         let name = match number {
             1 => base.clone(),
             _ => format!("{base}-{number}"),
@@ -569,7 +586,7 @@ fn is_of_container(pid: Pid, id: &str) -> bool {
     groups.is_ok_and(|groups| groups.contains(id))
 }
 
-/// Why a container did not start, without the names of those through whose hands it went.
+/// Why a container did not start: the last cause, without the programs that passed it on.
 fn not_started(error: EngineError) -> Error {
     let mut error = wire(error);
     if error.code == Code::InvalidArgument {
@@ -577,7 +594,7 @@ fn not_started(error: EngineError) -> Error {
     }
     if let Some((_, reason)) = error.message.rsplit_once("container process: ") {
         let reason = reason.trim_end_matches(": unknown");
-        // What Podman adds.
+        // Podman adds its own words behind.
         error.message = reason.split(": OCI ").next().unwrap_or(reason).to_owned();
     }
     error
@@ -593,3 +610,14 @@ fn wire(error: EngineError) -> Error {
     };
     Error::new(code, error.to_string())
 }
+
+/// The body of a fuzz target: a container as somebody described it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(run: &Run, path: &Path) {
+    if let Err(error) = translate::body(run, path) {
+        assert!(!error.message.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests;

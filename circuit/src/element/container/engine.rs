@@ -1,7 +1,7 @@
 //! The Docker Engine that runs this server's containers, or Podman's service in its place.
 //!
-//! What bollard has is asked through it. Only `inspect` goes past it, as its answer is passed on as
-//! the Engine wrote it.
+//! Requests go through the library bollard, but for `inspect`, whose answer is passed on as the Engine
+//! wrote it.
 //!
 //! **Cancellation:** a request that is dropped may still be executed by the Engine.
 
@@ -25,11 +25,11 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// How long the Engine may take for what does not wait by nature, in seconds. Chosen: a start on
-/// a loaded host takes seconds.
+/// How long the Engine may take for a request that does not wait by nature, in seconds. Chosen, not
+/// measured: a start on a loaded host takes seconds.
 const PATIENCE: u64 = 60;
 
-/// How long an Engine may take to say that it is there, in seconds. Chosen.
+/// How long an Engine may take to say that it is there, in seconds. Chosen, not measured.
 const GREETING: u64 = 5;
 
 /// The longest answer to `inspect` that is passed on: it must fit a frame.
@@ -44,32 +44,32 @@ pub struct Engine {
 
 /// Where an Engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Address {
+pub(super) enum Address {
     Unix(PathBuf),
     Tcp(String),
 }
 
-/// What is asked of `inspect` here. Podman has words for the rest that bollard does not know.
+/// The part of `inspect` that the element needs. Podman's other values are not all known to bollard.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     state: State,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct State {
     pub(super) running: bool,
-    /// Of its first process, in the Engine's eyes; 0 if there is none.
+    /// The process id of its first process, as the Engine sees it; 0 if there is none.
     pub(super) pid: i32,
 }
 
-/// What an attached output gives.
+/// The frames of an attached output.
 pub(super) type Frames =
     Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 
-/// What an attached input takes.
+/// The writing side of an attached input.
 pub(super) type Sink = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// Why the Engine did not do something.
@@ -91,13 +91,13 @@ pub enum EngineError {
         /// What came instead.
         reason: String,
     },
-    /// There is none to ask.
+    /// No Engine was found.
     #[error("no Docker Engine: there is no {0}")]
     Nowhere(String),
     /// `DOCKER_HOST` says something else than an address.
     #[error("DOCKER_HOST: not unix://PATH or tcp://HOST:PORT: {0}")]
     Address(String),
-    /// `DOCKER_TLS_VERIFY` asks for what this build cannot do.
+    /// `DOCKER_TLS_VERIFY` asks for TLS, which this build cannot do.
     #[error(
         "DOCKER_TLS_VERIFY: Engines behind TLS are not supported: name one in DOCKER_HOST that \
          listens at a socket, and unset it"
@@ -106,19 +106,19 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether the Engine does not know what it was asked about.
+    /// Whether the Engine does not know the container or image.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, EngineError::Said { status: 404, .. })
     }
 
     /// Whether a container has the name already that another was to be made under.
     pub(super) fn is_name_taken(&self) -> bool {
-        // Podman has no status for it.
+        // Podman has no status of its own for a name that is taken.
         let in_words = |reason: &str| reason.ends_with("that name is already in use");
         self.is_conflict() || matches!(self, EngineError::Said { reason, .. } if in_words(reason))
     }
 
-    /// Whether what it was asked about is in another state.
+    /// Whether the container is in another state than the request needs.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, EngineError::Said { status: 409, .. })
     }
@@ -152,7 +152,8 @@ impl Engine {
         Err(silent.unwrap_or_else(|| EngineError::Nowhere(places.join(", no "))))
     }
 
-    async fn at(address: Address) -> Result<Engine, EngineError> {
+    /// The Engine at an address, which answers.
+    pub(super) async fn at(address: Address) -> Result<Engine, EngineError> {
         let connected = match &address {
             Address::Unix(path) => {
                 Docker::connect_with_unix(&path.to_string_lossy(), GREETING, API_DEFAULT_VERSION)
@@ -274,7 +275,7 @@ impl Engine {
         let mut waiting = std::pin::pin!(self.docker.wait_container(id, Some(options)));
         match waiting.next().await {
             Some(Ok(answer)) => Ok(status(answer.status_code)),
-            // What bollard makes of a status that is not 0.
+            // bollard makes an error of an exit status that is not 0.
             Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => {
                 Ok(status(code))
             }
@@ -283,7 +284,7 @@ impl Engine {
         }
     }
 
-    /// What a container is doing.
+    /// The state of a container.
     pub(super) async fn state(&self, id: &str) -> Result<State, EngineError> {
         let inspected = self.inspect(id).await?;
         let inspected: Inspected = serde_json::from_str(&inspected).map_err(not_docker_s)?;
@@ -357,7 +358,7 @@ async fn get(
 ) -> Result<(u16, String), Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the sender; how, the answer tells.
+    // The connection ends with the sender. A failure shows in the answer.
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -408,7 +409,7 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// What to say of a step: a layer's status once, not with every byte that comes.
+/// The line for a step of a pull: a layer's status once, not with every byte that comes.
 fn progress_line(said: &mut HashMap<String, String>, step: CreateImageInfo) -> Option<String> {
     let (layer, status) = (step.id.unwrap_or_default(), step.status?);
     if layer.is_empty() {
@@ -425,7 +426,7 @@ fn silent(address: &Address, reason: impl Into<String>) -> EngineError {
     }
 }
 
-/// An answer that is none of Docker's.
+/// The failure for an answer that is not Docker's.
 fn not_docker_s(error: impl std::error::Error + 'static) -> EngineError {
     EngineError::Said {
         status: 500,
@@ -433,7 +434,7 @@ fn not_docker_s(error: impl std::error::Error + 'static) -> EngineError {
     }
 }
 
-/// The last of an error's causes, which is what happened; those before say where.
+/// The last of an error's causes, which says what happened; those before it say where.
 fn words(error: &(dyn std::error::Error + 'static)) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {
@@ -443,7 +444,7 @@ fn words(error: &(dyn std::error::Error + 'static)) -> String {
     one_line(text.split(" (os error").next().unwrap_or(&text))
 }
 
-/// The Engine's words, without its line ends, and beginning as our own do.
+/// The Engine's words in one line, with a small letter first, as in our own errors.
 fn one_line(text: &str) -> String {
     let mut words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some(first) = words.get_mut(..1) {
@@ -452,7 +453,7 @@ fn one_line(text: &str) -> String {
     words
 }
 
-/// What an Engine's answer says went wrong.
+/// The reason that an Engine's answer gives.
 fn message(body: &str) -> String {
     let said = serde_json::from_str::<serde_json::Value>(body).ok();
     let said = said.and_then(|said| said["message"].as_str().map(one_line));

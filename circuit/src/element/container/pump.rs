@@ -1,7 +1,7 @@
-//! From a container's outputs, which its Engine has, to the pipes of its element.
+//! Moves a container's outputs from its Engine into the pipes of its element.
 //!
-//! The pipes hold what is promised to a late reader; what does not fit stays with the Engine, which
-//! holds about a megabyte and then has the container wait.
+//! The pipes hold as much as a late reader is promised. The rest stays with the Engine, which holds
+//! about a megabyte and then has the container wait.
 //!
 //! **Invariant:** an output's pipe is closed without a failure only if the Engine says that the
 //! container has ended.
@@ -43,7 +43,7 @@ pub(super) async fn drain(
                     size += bytes.len();
                     held.extend((!bytes.is_empty()).then_some(bytes));
                 }
-                // Why, the Engine is asked afterwards.
+                // The caller asks the Engine for the reason.
                 Some(Err(_)) | None => open = false,
             },
             ready = into.writable(), if !held.is_empty() => {

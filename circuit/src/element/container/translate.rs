@@ -1,7 +1,7 @@
-//! From a container as its maker describes it to what an Engine is asked for.
+//! Translates a container's description into a request to an Engine.
 //!
-//! What an Engine itself checks is left to it; here is refused what it would take for something
-//! else, or not at all.
+//! The Engine checks most of a request by itself. This module refuses a description that the Engine
+//! would misunderstand or ignore.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ const SERVER: &str = "circuit.server";
 /// The label that names a container's path.
 const PATH: &str = "circuit.path";
 
-/// The longest end of a container's name, in bytes. Chosen: what people still read.
+/// The longest end of a container's name, in bytes. Chosen, not measured: people still read it.
 const LONGEST_SLUG: usize = 100;
 
-/// What the Engine is asked for, for the element at this path, which begins with the server's id.
+/// The request to the Engine for the element at this path, which begins with the server's id.
 pub(super) fn body(run: &Run, path: &Path) -> Result<ContainerCreateBody, Error> {
     check_image(&run.image)?;
     let mut host = HostConfig {
@@ -71,14 +71,14 @@ pub(super) fn body(run: &Run, path: &Path) -> Result<ContainerCreateBody, Error>
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         open_stdin: Some(true),
-        // Or the end of what is attached would not be that of the container's stdin.
+        // Without it, the end of the attached input would not be the end of the container's stdin.
         stdin_once: Some(true),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     })
 }
 
-/// The container's name, but for what makes it differ from others: `circuit-<id>-<path>`.
+/// The container's name, without the number of a namesake: `circuit-<id>-<path>`.
 pub(super) fn name(path: &Path) -> String {
     let server = server(path);
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -101,7 +101,7 @@ fn wrong(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidArgument, what)
 }
 
-/// What is neither absent nor empty.
+/// The text, unless it is absent or empty.
 fn given(text: Option<&String>) -> Option<String> {
     text.filter(|text| !text.is_empty()).cloned()
 }
@@ -114,7 +114,7 @@ fn number(field: &str, value: u64) -> Result<Option<i64>, Error> {
     }
 }
 
-/// Refuses what would lead to another place of the Engine's than an image.
+/// Refuses a name that would lead to another part of the Engine's API than an image.
 fn check_image(image: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._:/@-".contains(c);
     let named = image
