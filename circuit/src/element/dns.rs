@@ -9,6 +9,8 @@
 //! [`end`](Dns::end) returns. A change that was acknowledged is in every later answer.
 
 mod answer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lexer;
 mod live;
 mod query;
@@ -49,11 +51,11 @@ pub struct Dns {
     thread: Mutex<Option<Thread>>,
 }
 
-/// What answers.
+/// The thread that answers.
 #[derive(Debug)]
 struct Thread {
     handle: JoinHandle<()>,
-    /// Dropped, it ends the thread.
+    /// Ends the thread when it is dropped.
     stop: oneshot::Sender<()>,
 }
 
@@ -61,7 +63,7 @@ struct Thread {
 const DESCRIPTORS: u64 = 4;
 
 impl Dns {
-    /// Binds and begins to answer. With a zone, it has the live servers in it once it
+    /// Binds and begins to answer. A zone has the live servers in it once the element
     /// [watches](crate::peer::Peer::watch).
     pub fn start(
         address: SocketAddr,
@@ -110,7 +112,7 @@ impl Dns {
         }))
     }
 
-    /// Whether it is to watch those that join and leave.
+    /// Whether there is a zone of live servers, so that the element is to watch who joins and leaves.
     pub fn has_zone(&self) -> bool {
         self.zone.is_some()
     }
@@ -137,7 +139,7 @@ impl Dns {
         Ok(())
     }
 
-    /// What `peek` tells.
+    /// The status that `peek` shows.
     pub fn status(&self) -> Status {
         let records = self.shared.records();
         let records = records.read();
@@ -155,7 +157,7 @@ impl Dns {
             return;
         };
         drop(stop);
-        // What it panicked with was said on stderr.
+        // A thread that panicked has said so on stderr.
         let _ = tokio::task::spawn_blocking(move || handle.join()).await;
     }
 
@@ -196,7 +198,7 @@ fn invalid(what: &str, error: &lexer::TextError) -> Error {
     Error::new(Code::InvalidArgument, format!("{what}, {error}"))
 }
 
-/// The operating system's words, in our style.
+/// An error of the operating system, in the style of our own.
 fn words(error: &io::Error) -> String {
     let text = error.to_string();
     let words = text

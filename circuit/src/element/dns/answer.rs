@@ -1,9 +1,9 @@
-//! From a packet to its answer: no sockets, no clock.
+//! Makes the answer to a packet, by the algorithm of RFC 1034, section 4.3.2, over [`Records`].
 //!
-//! The algorithm of RFC 1034, section 4.3.2, over [`Records`].
+//! There are no sockets and no clock here.
 //!
 //! **Invariant:** any packet gets an answer or none, and never a panic. An answer is never longer
-//! than who asked takes; one that is cut says so and is empty.
+//! than the client takes; an answer that is cut says so and is empty.
 
 use parking_lot::RwLock;
 
@@ -19,10 +19,10 @@ use super::query::{HEADER, Query, Rejected};
 use super::records::{Found, Node, Records, target, wire_length};
 use super::text::data_length;
 
-/// The longest answer over UDP: no link splits it. DNS Flag Day 2020, and dig's default.
+/// The longest answer over UDP, which no link splits: DNS Flag Day 2020, and dig's default.
 pub(super) const LONGEST_DATAGRAM: usize = 1232;
 
-/// The longest that everybody takes: RFC 1035, section 4.2.1.
+/// The longest answer that every client takes: RFC 1035, section 4.2.1.
 const SHORTEST: usize = 512;
 
 /// The length of a name that points to another.
@@ -34,10 +34,10 @@ const SHORTEST_SET: usize = POINTER + FIXED + 4;
 /// The length of an OPT record without options.
 const OPT: usize = 11;
 
-/// What a record has between its owner and its data: type, class, lifetime and length.
+/// The length of a record's fields between its owner and its data: type, class, lifetime, length.
 const FIXED: usize = 10;
 
-/// How many CNAMEs are followed. Chosen: resolvers follow fewer, and ask for the rest.
+/// How many CNAMEs are followed. Chosen, not measured: resolvers follow fewer, and ask for the rest.
 const LONGEST_CHAIN: usize = 64;
 
 /// How a packet came.
@@ -75,7 +75,6 @@ pub(super) fn answer(
             let answer = match refusal(&query) {
                 Some(code) => refused(code),
                 None => {
-                    // Nothing panics half-way through a change.
                     let records = records.read();
                     resolve(&records, &query, transport)
                 }
@@ -104,7 +103,7 @@ fn refusal(query: &Query) -> Option<ResponseCode> {
     match (query.class, u16::from(query.kind)) {
         _ if query.edns.is_some_and(|edns| edns.version > 0) => Some(ResponseCode::BADVERS),
         (DNSClass::IN, 251 | 252) => Some(ResponseCode::Refused),
-        // What is not a type of data: RFC 6895, section 3.1.
+        // These are no types of data: RFC 6895, section 3.1.
         (DNSClass::IN, 41) => Some(ResponseCode::FormErr),
         (DNSClass::IN, 128..=254) => Some(ResponseCode::NotImp),
         (DNSClass::IN, _) => None,
@@ -131,14 +130,14 @@ fn resolve(records: &Records, query: &Query, transport: Transport) -> Answer {
                     answer.answers.push(owned(record, &owner, record.ttl));
                     owner = target.0.clone();
                     seen.push(key);
-                    // A loop, or nearly one: that is the answer, and nobody is helped by more.
+                    // A loop, or a chain as good as one: the answer is the CNAMEs up to here.
                     if seen.len() > LONGEST_CHAIN || seen.contains(&LowerName::new(&owner)) {
                         break;
                     }
                     continue;
                 }
                 let kind = match query.kind {
-                    // RFC 8482, section 4.1: one of the sets.
+                    // RFC 8482, section 4.1: ANY gets one of the sets.
                     RecordType::ANY => node.first_kind().unwrap_or(RecordType::ANY),
                     kind => kind,
                 };
@@ -152,7 +151,7 @@ fn resolve(records: &Records, query: &Query, transport: Transport) -> Answer {
                 }
             }
             Found::Delegation(node) => {
-                // Only what stands above it is ours to say.
+                // This server has authority above the delegation only.
                 answer.authoritative = !first;
                 answer.glue = true;
                 if let Some(ns) = node.of(RecordType::NS).next() {
@@ -170,7 +169,7 @@ fn resolve(records: &Records, query: &Query, transport: Transport) -> Answer {
                         answer.code = code;
                         answer.authority.extend(negative(records, &key));
                     }
-                    // Somebody else knows.
+                    // The alias leads out of this element: the client asks elsewhere.
                     None if !first => (),
                     None if records.has_zones() => {
                         answer.code = ResponseCode::Refused;
@@ -203,8 +202,8 @@ fn set(node: &Node, kind: RecordType, owner: &Name) -> Vec<Record> {
         .collect()
 }
 
-/// Of the live servers, if there are more than an answer over TCP takes, as many as it does, from
-/// any of them on: each is as good as another, and who asks again gets others.
+/// As many of the live servers as fit an answer over TCP, from a random one on: each is as good as
+/// another, and a client that asks again gets others.
 fn as_fit(mut servers: Vec<Record>, query: &Query, chain: &[Record]) -> Vec<Record> {
     let length = |record: &Record| {
         let owner = match record.name.eq_case(&query.name) {
@@ -219,7 +218,7 @@ fn as_fit(mut servers: Vec<Record>, query: &Query, chain: &[Record]) -> Vec<Reco
     if servers.iter().map(length).sum::<usize>() <= room {
         return servers;
     }
-    // Without randomness the same ones do. Less than the length.
+    // Without randomness the list begins with the first server.
     let first = getrandom::u64().unwrap_or(0) % servers.len() as u64;
     servers.rotate_left(first as usize);
     let fitting = servers.iter().take_while(|record| {
@@ -273,7 +272,7 @@ fn encode(query: &Query, answer: Answer, limit: usize) -> Option<Vec<u8>> {
     }
     if let Some(edns) = &query.edns {
         let mut ours = Edns::new();
-        // It says at least as much as everybody takes.
+        // The payload is at least the shortest that RFC 6891 allows.
         ours.set_max_payload(LONGEST_DATAGRAM as u16);
         // RFC 3225, section 3.
         ours.set_dnssec_ok(edns.dnssec_ok);
@@ -286,8 +285,8 @@ fn encode(query: &Query, answer: Answer, limit: usize) -> Option<Vec<u8>> {
     let Some(bare) = bytes(&message, limit) else {
         return bytes(&cut, limit);
     };
-    // As many of the additional sets as fit; all or nothing of those without which the rest is of
-    // no use.
+    // As many of the additional sets as fit. Glue is added whole or not at all: a referral is of no
+    // use without it.
     let mut count = match answer.glue {
         true => answer.additional.len(),
         false => answer
@@ -325,13 +324,13 @@ fn bytes(message: &Message, limit: usize) -> Option<Vec<u8>> {
         None,
         &mut encoder,
     );
-    // Too long, it cuts sections by itself, and leaves what it had begun.
+    // The encoder cuts a message that is too long by itself, and leaves a half-written record.
     let whole = header.ok()?.metadata.truncation == message.metadata.truncation;
     whole.then_some(bytes)
 }
 
-/// The answers, of which most are of the name asked: it stands behind the header, and the library
-/// points to names 120 times only.
+/// The answers, whose owner is mostly the name asked. The name stands behind the header, so that each
+/// record can point to it; the library's own compression remembers only 120 names.
 struct Answers<'a> {
     records: &'a [Record],
     asked: Option<&'a Name>,

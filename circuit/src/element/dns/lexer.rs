@@ -1,11 +1,11 @@
-//! The words of a record's text, and what is wrong with them: RFC 1035, section 5.1.
+//! Splits a record's text into words, and says where a text is wrong: RFC 1035, section 5.1.
 //!
 //! Words are separated by blanks, or by line ends within parentheses; a word in quotes may hold
 //! blanks; `\X` and `\DDD` stand for a byte; `;` begins a comment.
 
 use hickory_proto::rr::Name;
 
-/// What is wrong with a text, and where: in characters, from 1.
+/// Why a text is wrong, and at which column: in characters, from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {what}")]
 pub(super) struct TextError {
@@ -131,7 +131,7 @@ impl<'a> Line<'a> {
         next.is_some_and(|token| token.text == "\\#" && !token.quoted)
     }
 
-    /// That was all.
+    /// Checks that no word is left.
     pub(super) fn end(&self) -> Result<(), TextError> {
         match self.tokens.front() {
             Some(token) => Err(token.wrong("one word too many")),
@@ -139,7 +139,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Something is wrong with the whole.
+    /// An error about the text as a whole.
     pub(super) fn at_end(&self, what: &str) -> TextError {
         TextError {
             column: self.end,
@@ -153,9 +153,9 @@ fn ends_word(c: char) -> bool {
 }
 
 impl Token<'_> {
-    /// This word is something that it must not be.
+    /// An error about this word.
     pub(super) fn wrong(&self, what: &str) -> TextError {
-        // Quoted in one line, and not at length: it may be anything.
+        // The word may be anything, so it is shown in one line and shortened.
         let mut shown = String::new();
         for c in self.text.chars().take(64) {
             match c.is_control() {

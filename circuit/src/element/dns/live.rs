@@ -63,7 +63,7 @@ impl Live {
             records.change_live(&name, Vec::clear);
         }
         if let (Some(service), Some(record)) = (self.service(), self.srv(id, &server.url)) {
-            // One: two servers behind one host's name and port look the same.
+            // One alone: two servers behind one host's name and port have the same record.
             records.change_live(&service, |live| {
                 if let Some(place) = live.iter().position(|listed| *listed == record) {
                     live.remove(place);
@@ -106,7 +106,7 @@ impl Live {
 
     fn name_of(&self, id: ServerId) -> Option<Name> {
         let label = id.to_string().to_lowercase();
-        // Too long only if the zone's name nearly is.
+        // The name is too long only if the zone's own name nearly is.
         self.zone.prepend_label(label.as_bytes()).ok()
     }
 

@@ -1,4 +1,4 @@
-//! What a packet asks.
+//! Reads the question in a packet.
 
 use hickory_proto::op::{OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
@@ -6,7 +6,7 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 
 use super::records::wire_length;
 
-/// A query with one question, or what could be read of one that is refused.
+/// A query with one question, or as much as could be read of one that is refused.
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) id: u16,
@@ -19,7 +19,7 @@ pub(super) struct Query {
     pub(super) edns: Option<Edns>,
 }
 
-/// What an OPT record says: RFC 6891, section 6.1.
+/// The contents of an OPT record: RFC 6891, section 6.1.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Edns {
     pub(super) payload: u16,
@@ -30,9 +30,9 @@ pub(super) struct Edns {
 /// Why a packet is not a query that can be looked up.
 #[derive(Debug)]
 pub(super) enum Rejected {
-    /// It is an answer, or no message: whoever is answered may be somebody else.
+    /// The packet is an answer or no message: a reply could go to a host that asked nothing.
     Silently,
-    /// It is answered with this code.
+    /// The packet is answered with this code.
     With(ResponseCode, Query),
 }
 
@@ -63,7 +63,7 @@ impl Query {
         let counts = [number(4), number(6), number(8), number(10)];
         let read = query.read_body(packet, counts);
         match read {
-            // Answered with what could be read of it, EDNS above all.
+            // The refusal has the question and the EDNS that could be read.
             _ if query.op_code != OpCode::Query => Err(Rejected::With(ResponseCode::NotImp, query)),
             Ok(()) => Ok(query),
             Err(Malformed) => Err(Rejected::With(ResponseCode::FormErr, query)),
@@ -74,12 +74,12 @@ impl Query {
         let [questions, answers, authorities, additionals] = counts;
         let mut decoder = BinDecoder::new(packet);
         decoder.read_slice(HEADER)?;
-        // RFC 9619: exactly one.
+        // RFC 9619: a query has exactly one question.
         if questions != 1 {
             return Err(Malformed);
         }
         let name = Name::read(&mut decoder)?;
-        // There is nothing before it that it could point to.
+        // A compressed name is malformed here: there is no name before it to point to.
         if decoder.index() != HEADER + wire_length(&name) {
             return Err(Malformed);
         }
@@ -94,7 +94,7 @@ impl Query {
         for _ in 0..additionals {
             let record = Other::read(&mut decoder)?;
             if record.kind == u16::from(RecordType::OPT) {
-                // RFC 6891, section 6.1.1: one, of the root.
+                // RFC 6891, section 6.1.1: there is at most one OPT record, and its owner is the root.
                 if self.edns.is_some() || !record.name.is_root() {
                     self.edns = None;
                     return Err(Malformed);
@@ -114,7 +114,7 @@ impl Query {
     }
 }
 
-/// It is not what it should be.
+/// The packet is not a well-formed query.
 #[derive(Debug)]
 struct Malformed;
 
@@ -124,7 +124,7 @@ impl From<DecodeError> for Malformed {
     }
 }
 
-/// A record of a query: of no matter but if it is OPT.
+/// A record of a query. Only OPT records matter.
 struct Other {
     name: Name,
     kind: u16,

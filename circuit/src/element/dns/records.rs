@@ -1,10 +1,10 @@
-//! The records of a DNS server, and what is found at a name.
+//! The records of a DNS server, and the search for a name among them.
 //!
-//! Names are held in canonical order (RFC 4034, section 6.1), in which what is below a name follows
-//! it. So a name that only leads to others is found by looking at its successor.
+//! Names are held in canonical order (RFC 4034, section 6.1), in which the names below a name follow
+//! it. So the successor of a name tells whether there are names below it.
 //!
-//! **Invariant:** a CNAME is alone at its name. All records of a type that were set at a name fit an answer over
-//! TCP. All of them, as text, fit the frame of a `peek`.
+//! **Invariants:** a CNAME is alone at its name. All records of a type that were set at a name fit an
+//! answer over TCP. The text of all records fits the frame of a `peek`.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -21,14 +21,14 @@ const LONGEST_TEXT: usize = 1_000_000;
 /// counted, and an OPT record, a message takes them.
 const LONGEST_SET: usize = 65_535 - 12 - 4 - 11;
 
-/// What a record's text costs besides its bytes.
+/// How many bytes the frame of a `peek` needs for a record besides its text.
 const FRAMING: usize = 8;
 
 /// The records of one server.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     names: BTreeMap<LowerName, Node>,
-    /// How long the text of all that was set is.
+    /// The length of the text of all records that were set.
     text: usize,
     /// How many names have a SOA.
     zones: usize,
@@ -41,16 +41,16 @@ pub(super) struct Node {
     name: Name,
     /// In the order of setting.
     set: Vec<Record>,
-    /// Those of live servers.
+    /// The records of live servers.
     live: Vec<Record>,
 }
 
-/// What is at a name.
+/// The result of a search for a name.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
     /// These records; a wildcard's too (RFC 4592).
     Node(&'a Node),
-    /// Nothing, but there is something below it.
+    /// There are no records at the name, but there are names below it.
     EmptyNonTerminal,
     /// Authority is with others (RFC 1034, section 4.2.1): these name servers.
     Delegation(&'a Node),
@@ -67,7 +67,7 @@ impl Node {
         }
     }
 
-    /// The records of a type. A type that was set for the zone of live servers replaces theirs.
+    /// The records of a type. A SOA that was set replaces that of the live servers.
     pub(super) fn of(&self, kind: RecordType) -> impl Iterator<Item = &Record> {
         let of_kind = move |record: &&Record| record.record_type() == kind;
         let replaced = kind == RecordType::SOA && self.set.iter().any(|r| of_kind(&r));
@@ -81,7 +81,7 @@ impl Node {
         first.map(Record::record_type)
     }
 
-    /// Whether its records of a type are of live servers, of which some do.
+    /// Whether the records of a type are the list of live servers, of which a part will do.
     pub(super) fn lists_live(&self, kind: RecordType) -> bool {
         kind == RecordType::SRV && !self.live.is_empty()
     }
@@ -131,7 +131,7 @@ impl Records {
         let length: usize = lengths
             .map(|record| owner + 10 + text::data_length(&record.data).unwrap_or(LONGEST_DATA))
             .sum();
-        // One is never too long: its owner is in the question.
+        // One record alone is never too long: its owner is in the question.
         if length > LONGEST_SET - owner && length > owner + 10 + LONGEST_DATA {
             let what = "more records of a type than an answer takes";
             return refused(Code::TooLarge, what);
@@ -189,7 +189,7 @@ impl Records {
         }
     }
 
-    /// What was set, as text.
+    /// The records that were set, as text.
     pub(super) fn print(&self) -> BTreeMap<String, Vec<String>> {
         let nodes = self.names.values().filter(|node| !node.set.is_empty());
         nodes
@@ -200,7 +200,7 @@ impl Records {
             .collect()
     }
 
-    /// What is at a name.
+    /// Searches for a name.
     pub(super) fn find(&self, name: &LowerName) -> Found<'_> {
         match self.delegation(name) {
             Some(node) => Found::Delegation(node),
@@ -208,7 +208,7 @@ impl Records {
         }
     }
 
-    /// What is at a name, whoever has authority.
+    /// Searches for a name as if nothing were delegated.
     pub(super) fn within_zone(&self, name: &LowerName) -> Found<'_> {
         if let Some(node) = self.names.get(name) {
             return Found::Node(node);
@@ -282,9 +282,9 @@ fn ancestors(name: &LowerName) -> impl Iterator<Item = LowerName> {
     .skip(1)
 }
 
-/// What a record costs of the longest text.
+/// How much of [`LONGEST_TEXT`] a record needs.
 fn cost(record: &Record) -> usize {
-    // Its name is at most once more in the text, as a key.
+    // The name may stand in the text once more, as a key.
     let name = text::print_name(&record.name).len();
     text::print(record).len() + name + FRAMING
 }
@@ -294,7 +294,7 @@ pub(super) fn wire_length(name: &Name) -> usize {
     name.iter().map(|label| label.len() + 1).sum::<usize>() + 1
 }
 
-/// The name that data leads to, whose addresses help.
+/// The name that data leads to: the client needs its addresses next.
 pub(super) fn target(data: &RData) -> Option<&Name> {
     match data {
         RData::MX(mx) => Some(&mx.exchange),

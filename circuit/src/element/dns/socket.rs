@@ -1,6 +1,6 @@
-//! Moving packets: one thread, one socket for UDP, one for TCP.
+//! Moves packets: one thread, one socket for UDP, one for TCP.
 //!
-//! Answers over UDP are remembered until a record changes. **Cancellation:** [`Serving::run`] ends
+//! The thread remembers answers over UDP until a record changes. **Cancellation:** [`Serving::run`] ends
 //! when it is told to; connections are cut.
 
 use std::collections::HashMap;
@@ -22,17 +22,17 @@ use crate::runtime::transient::is_transient;
 use super::answer::{Transport, answer};
 use super::shared::Shared;
 
-/// How many datagrams are taken from the kernel at once. Chosen: half of what a busy resolver has
-/// in flight.
+/// How many datagrams are taken from the kernel at once. Chosen, not measured: half of the queries
+/// that a busy resolver has in flight.
 const AT_ONCE: usize = 32;
 
-/// The longest query over UDP: no sensible one is longer. What is cut does not read as a query.
+/// The longest query over UDP: no sensible one is longer. A longer one is cut, and so malformed.
 const LONGEST_QUERY: usize = 4096;
 
 /// How long a connection may idle, or take for an answer: RFC 7766, section 6.2.3, some seconds.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// How often another port is tried, if any will do.
+/// How many free ports are tried for UDP until one is free for TCP too. Chosen, not measured.
 const TRIES: usize = 16;
 
 /// Both sockets, on one port.
@@ -94,7 +94,7 @@ impl Sockets {
     }
 }
 
-/// What the thread runs.
+/// The sockets, as the thread serves them.
 #[derive(Debug)]
 pub(super) struct Serving {
     udp: UdpSocket,
@@ -136,7 +136,7 @@ impl Serving {
                 .await;
             let count = match received {
                 Ok(count) => count,
-                // Of a single packet, or of a system that lacks memory: the next may come.
+                // The error is about one packet, or the system lacks memory for a moment.
                 Err(error) if is_transient(&error) => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     continue;
@@ -149,7 +149,7 @@ impl Serving {
                     self.answer_datagram(&mut memory, packet, meta);
                 }
             }
-            // Connections have their turn.
+            // Connections get a turn.
             tokio::task::yield_now().await;
         }
     }
@@ -166,7 +166,7 @@ impl Serving {
             // Resolvers believe only the address that they asked.
             src_ip: meta.dst_ip,
         };
-        // An answer that is not taken is asked for again.
+        // If the kernel does not take the answer, the client asks again.
         let _ = self.state.try_send((&self.udp).into(), &transmit);
     }
 
@@ -182,12 +182,12 @@ impl Serving {
                     };
                     let shared = self.shared.clone();
                     tokio::spawn(async move {
-                        // Whoever is gone needs no answer.
+                        // An error means that the client is gone.
                         let _ = serve(stream, &shared).await;
                         drop((place, taken));
                     });
                 }
-                // Without descriptors none comes until another is closed.
+                // Without descriptors, no connection can be accepted until another is closed.
                 Err(error) if is_transient(&error) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -220,7 +220,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// How many answers are remembered. Chosen: what is asked often is little; at most 7 MB.
+/// How many answers are remembered. Chosen, not measured: few questions are asked often; at most 7 MB.
 const REMEMBERED: usize = 4096;
 
 /// The longest query that is remembered: a name, and an OPT record with a short option or two.
@@ -229,7 +229,7 @@ const LONGEST_REMEMBERED: usize = 320;
 /// Answers over UDP, by what was asked: the same query is answered with the same bytes, but for its
 /// id.
 #[derive(Debug, Default)]
-struct Memory {
+pub(super) struct Memory {
     answers: HashMap<Vec<u8>, Vec<u8>>,
     /// The number of changes of the records that the answers are from.
     changes: u64,
@@ -237,8 +237,9 @@ struct Memory {
 }
 
 impl Memory {
-    fn answer(&mut self, shared: &Shared, packet: &[u8]) -> Option<&[u8]> {
-        // Before the records are read: an answer from later ones is only forgotten too early.
+    pub(super) fn answer(&mut self, shared: &Shared, packet: &[u8]) -> Option<&[u8]> {
+        // The count is read before the records: an answer from later records is only forgotten too
+        // early.
         let changes = shared.changes();
         if changes != self.changes {
             shared.catch_up();

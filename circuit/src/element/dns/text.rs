@@ -1,8 +1,8 @@
-//! Records as text: one record of a zone file, RFC 1035, section 5.1, and back.
+//! Reads and prints records as text: one record of a zone file, RFC 1035, section 5.1.
 //!
 //! The text form is our own: a zone file's parser would obey `$INCLUDE` and read local files, and
-//! strings and `\DDD` must come back as they were. What a type looks like is said in one table,
-//! [`read_data`] and [`print_data`]; any other type has the form of RFC 3597.
+//! strings and `\DDD` must come back as they were. [`read_data`] and [`print_data`] have the
+//! form of each type; any other type has the form of RFC 3597.
 //!
 //! **Invariant:** what [`record`] reads, [`print()`] writes as text that reads as the same record.
 
@@ -123,7 +123,7 @@ fn print_kind(kind: RecordType) -> String {
     }
 }
 
-/// What a zone file has besides records: RFC 1035, section 5.1; RFC 2308, section 4; BIND's.
+/// The directives of a zone file: RFC 1035, section 5.1; RFC 2308, section 4; BIND's own.
 const DIRECTIVES: [&str; 4] = ["$ORIGIN", "$INCLUDE", "$TTL", "$GENERATE"];
 
 /// The types with a text form of their own. SVCB, HTTPS and CSYNC have none, as the library does not
@@ -154,7 +154,7 @@ fn known(token: &Token) -> Result<RecordType, TextError> {
         return Ok(*kind);
     }
     if text == "DNAME" {
-        // To be refused by name.
+        // DNAME is refused with a reason of its own.
         return Ok(RecordType::DNAME);
     }
     let number: Option<u16> = text.strip_prefix("TYPE").and_then(|n| n.parse().ok());
@@ -168,14 +168,14 @@ fn known(token: &Token) -> Result<RecordType, TextError> {
 fn settable(token: &Token) -> Result<RecordType, TextError> {
     let kind = known(token)?;
     match u16::from(kind) {
-        // OPT, and what only a question may ask for: RFC 6895, section 3.1.
+        // OPT, and the types that only a question may have: RFC 6895, section 3.1.
         0 | 41 | 128..=255 => Err(token.wrong("a type of which there are no records")),
         39 => Err(token.wrong("DNAME, which is not served")),
         _ => Ok(kind),
     }
 }
 
-/// Seconds, or as in `1h30m`.
+/// Reads a lifetime: seconds, or a text such as `1h30m`.
 fn seconds(token: &Token) -> Result<u32, TextError> {
     let wrong = || token.wrong("not a time (in seconds, or as in 1h30m, at most 2147483647)");
     let (mut sum, mut number) = (0u64, None::<u64>);
@@ -356,7 +356,7 @@ fn generic(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> {
             // Within 65,535, as the digits came in a frame of at most 1 MiB; if not, it is wrong.
             let claimed = Restrict::new(u16::try_from(length).map_err(|_| wrong())?);
             let data = RData::read(&mut decoder, kind, claimed).map_err(|_| wrong())?;
-            // What has a text form must survive it.
+            // Data of a type that has a text form must survive that form.
             match decoder.is_empty() && data.record_type() == kind && is_printable(&data) {
                 true => Ok(data),
                 false => Err(wrong()),
@@ -385,7 +385,7 @@ fn number<T: FromStr>(line: &mut Line<'_>, what: &str) -> Result<T, TextError> {
     parsed.ok_or_else(|| token.wrong(&format!("not {what}")))
 }
 
-/// All that is left, as hexadecimal digits in any grouping.
+/// Reads all words that are left as hexadecimal digits in any grouping.
 fn hexadecimal(line: &mut Line<'_>) -> Result<Vec<u8>, TextError> {
     let mut digits = Vec::new();
     let mut last = line.next("hexadecimal digits")?;
@@ -409,14 +409,14 @@ fn hexadecimal(line: &mut Line<'_>) -> Result<Vec<u8>, TextError> {
     }
 }
 
-/// All that is left, as base 64 in any grouping, and read by the library behind other words.
+/// Reads all words that are left as base 64 in any grouping, by the library and behind other words.
 fn base64(line: &mut Line<'_>, kind: RecordType, before: &str) -> Result<RData, TextError> {
     let first = line.next("data in base 64")?;
     let mut digits = first.text.to_owned();
     while let Some(token) = line.maybe() {
         digits.push_str(token.text);
     }
-    // So the library finds neither quotes nor anything else to obey.
+    // The library then finds neither quotes nor directives to obey.
     let plain = digits
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
@@ -478,7 +478,7 @@ fn print_data(data: &RData) -> String {
             (_, []) => "\\# 0".to_owned(),
             (_, bytes) => format!("\\# {} {}", bytes.len(), print_hex(bytes)),
         },
-        // Not made by `record`.
+        // `record` does not make these.
         other => {
             let mut bytes = Vec::new();
             let _ = other.emit(&mut BinEncoder::new(&mut bytes));
