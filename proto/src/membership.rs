@@ -33,6 +33,8 @@ mod dissemination;
 mod echo;
 mod entry;
 mod flood;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod input;
 mod links;
 mod message;
@@ -174,7 +176,8 @@ impl Machine {
             Input::Leave => self.on_leave(),
             Input::Tick => {}
         }
-        if late {
+        // Who leaves says nothing behind the farewell.
+        if late && !self.leaving {
             self.on_late();
         }
         while let Some(timer) = self.timers.take_due(self.now) {

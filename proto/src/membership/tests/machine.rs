@@ -309,3 +309,27 @@ fn a_witness_says_of_a_suspect_that_its_kernel_answers() {
         assert_eq!(phase, Some(expected), "{suspected} {state:?}");
     }
 }
+
+#[test]
+fn who_leaves_late_says_nothing_behind_the_farewell() {
+    let mut machine = machine();
+    connect(&mut machine, 1, NOW);
+    connect(&mut machine, 2, NOW);
+    // It is to try one for the other, and then it is stalled.
+    let subject = fingerprint(2);
+    let held = entry(subject, 2, 0, Phase::Alive).held;
+    let message = Message::Witness {
+        nonce: 7,
+        subject,
+        held,
+    };
+    say(&mut machine, 1, message, NOW);
+    while machine.poll_output().is_some() {}
+    machine.handle(Input::Leave, NOW + Duration::from_secs(5));
+    let last = std::iter::from_fn(|| machine.poll_output()).last();
+    let Some(Output::Send { message, .. }) = last else {
+        panic!("{last:?}");
+    };
+    assert!(matches!(message, Message::Delta { .. }), "{message:?}");
+    assert_eq!(machine.poll_timeout(), None);
+}
