@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use crate::path::printable;
+
 /// A server's id: the first eight bytes, big-endian, of its [`Fingerprint`].
 ///
 /// Written `X` and 16 hexadecimal digits in paths, `Q` and the same digits in URLs.
@@ -81,7 +83,7 @@ impl FromStr for ServerId {
     type Err = NotAnId;
 
     fn from_str(text: &str) -> Result<Self, NotAnId> {
-        Self::parse_after('X', text).ok_or_else(|| NotAnId(text.to_owned()))
+        Self::parse_after('X', text).ok_or_else(|| NotAnId(printable(text)))
     }
 }
 

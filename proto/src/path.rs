@@ -139,7 +139,7 @@ pub fn check_name(name: &str, path: &str) -> Result<(), PathError> {
 }
 
 /// The text with control characters escaped, and shortened: errors are one line.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut shown: String = text
         .chars()
         .take(200)

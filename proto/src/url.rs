@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ServerId;
+use crate::path::printable;
 
 /// `circuit://HOST:PORT/PID/Qid`, or `circuit://HOST:PORT` when the id is not known.
 ///
@@ -134,7 +135,7 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Url, UrlError> {
         let text = text.trim();
-        let whole = || text.to_owned();
+        let whole = || printable(text);
         let rest = text
             .strip_prefix("circuit://")
             .ok_or_else(|| UrlError::Scheme(whole()))?;
@@ -231,6 +232,13 @@ mod tests {
             " circuit://a:1/ \n".parse::<Url>().unwrap().to_string(),
             "circuit://a:1"
         );
+    }
+
+    #[test]
+    fn an_error_does_nothing_to_a_terminal() {
+        let error = "circuit://\u{1b}[2J\n:1".parse::<Url>().unwrap_err();
+        let shown = "no valid host in the URL: circuit://\\u{1b}[2J\\n:1";
+        assert_eq!(error.to_string(), shown);
     }
 
     #[test]

@@ -72,7 +72,7 @@ async fn mkdkr(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn parse(text: &str) -> Result<Run, Failure> {
+pub(super) fn parse(text: &str) -> Result<Run, Failure> {
     let mut run = Run::new("");
     for (name, value) in CONTAINER.parse(text)? {
         match name {
@@ -142,6 +142,11 @@ mod tests {
         check(
             r#"{"Image": "a", "Pull": "often"}"#,
             "the field Pull is wrong: unknown variant `often`",
+        );
+        // What is pasted does nothing to a terminal.
+        check(
+            r#"{"Image": "a", "Pull": "nev\u001b[2J"}"#,
+            r"unknown variant `nev\u{1b}[2J`",
         );
         check(r#"{"Image": "a", "Ports": 80}"#, "the field Ports is wrong");
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt;
 
 use super::error::Failure;
+use crate::text::one_line;
 
 /// The longest object that is read, in bytes: with what a server takes, and comments.
 const LONGEST: u64 = 1 << 20;
@@ -81,7 +82,7 @@ impl Form {
 
     /// The failure of what is not of this form.
     pub(super) fn bad(self, what: String) -> Failure {
-        Failure::failed(what).with_hint(format!("for example {}", self.example))
+        Failure::failed(one_line(&what)).with_hint(format!("for example {}", self.example))
     }
 }
 
@@ -156,7 +157,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 /// The value of a field.
 pub(super) fn field<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, Failure> {
     serde_json::from_value(value)
-        .map_err(|error| Failure::failed(format!("the field {name} is wrong: {error}")))
+        .map_err(|error| Failure::failed(one_line(&format!("the field {name} is wrong: {error}"))))
 }
 
 /// The value of a field that may be `null`, which is as if it were not there.

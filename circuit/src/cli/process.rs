@@ -56,7 +56,7 @@ const COMMAND: Form = Form {
     example: r#"{"Path": "/bin/ls", "Args": ["/"]}"#,
 };
 
-fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
+pub(super) fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
     let mut cmd = Cmd::new("");
     for (name, value) in COMMAND.parse(text)? {
         match name {
@@ -120,6 +120,10 @@ mod tests {
             r#"{"Path": "a", "Terminal": {"Rows": 1, "Rows": 2, "Columns": 3}}"#,
             "the field Rows is given twice",
         );
+        // What is pasted does nothing to a terminal.
+        let cleared = "\u{1b}[2J";
+        let field = format!(r#"{{"{cleared}": 1}}"#);
+        check(&field, r#"unknown field "\u{1b}[2J""#);
         check(r#"{"Path": 3}"#, "the field Path is wrong: invalid type");
         check(r#"{"Path": "a", "Args": "b"}"#, "the field Args is wrong");
     }
