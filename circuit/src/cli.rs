@@ -15,6 +15,8 @@ mod definition;
 mod dial;
 mod dns;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod interrupt;
 mod object;
 mod output;

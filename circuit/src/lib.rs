@@ -7,6 +7,8 @@
 pub mod anchor;
 pub mod cli;
 pub mod element;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod peer;
 pub mod runtime;
 pub mod server;

@@ -12,6 +12,8 @@ pub mod codec;
 pub mod discovery;
 pub mod element;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod id;
 pub mod key;

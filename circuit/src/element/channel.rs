@@ -12,6 +12,8 @@
 //! theirs is not, and changes nothing.
 
 mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod queue;
 #[cfg(test)]
 mod tests;

@@ -204,6 +204,18 @@ fn read(me: Fingerprint, packet: &[u8]) -> Option<(Fingerprint, Message)> {
     Some((signed.signer(&signed_bytes(me, body))?, message))
 }
 
+/// The body of a fuzz target: a packet of a stranger, with the code of the key and without.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(packet: &[u8]) {
+    let key = Key::from_random([7; 32]);
+    let me = Fingerprint([7; 32]);
+    for key in [None, Some(&key)] {
+        let _ = admitted(key, me, packet).and_then(|rest| read(me, rest));
+    }
+    // As if the code were right.
+    let _ = packet.get(17..).and_then(|rest| read(me, rest));
+}
+
 fn signed_bytes(to: Fingerprint, body: &[u8]) -> Vec<u8> {
     [LABEL, &to.0, body].concat()
 }
