@@ -48,8 +48,11 @@ impl Played {
 
     async fn container(&self) -> Arc<Container> {
         let path = "/X88550014d4c82e4d/c".parse().unwrap();
-        let container = Container::start(self.engine.clone(), Run::new("image"), &path);
-        container.await.unwrap()
+        let runtime = Runtime::alone();
+        let (engine, run) = (self.engine.clone(), Run::new("image"));
+        Container::start(engine, run, &path, &runtime)
+            .await
+            .unwrap()
     }
 
     async fn has_open(&mut self, expected: &[&'static str]) {
