@@ -1,9 +1,9 @@
 //! A server: one endpoint, one tree of anchors, one place in the circuit.
 //!
 //! [`start`] binds and begins; [`Running::finished`] lasts until the server has left. The parts:
-//! [`listen`] opens the sockets, [`accept`] lets peers in, [`dispatch`] routes their requests, [`ops`] executes them, [`call`]
-//! answers them, [`forward`] passes on those for other servers, [`operations`] keeps the table
-//! of operations and the operation log.
+//! [`listen`] opens the sockets, [`accept`] lets peers in, [`dispatch`] routes their requests,
+//! [`ops`] executes them, [`call`] answers them, [`forward`] passes on those for other servers,
+//! [`operations`] keeps the table of operations and the operation log.
 //!
 //! **Invariant:** a server whose driver, acceptor, tethers, discovery or log has ended leaves the
 //! circuit and ends with a failure.
@@ -54,20 +54,20 @@ use members::Members;
 use operations::Operations;
 use var_dir::{Kept, VarDirError};
 
-/// How long the farewell to the others may take. Chosen: news crosses a circuit in a quarter of a
+/// How long the farewell to the others may take. Chosen, not measured: news crosses a circuit in a quarter of a
 /// second, and whoever stops a server waits for it.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// What a server is started with.
+/// The options of a server.
 #[derive(Debug, Default)]
 pub struct Options {
     /// Where to listen.
     pub listen: Listen,
-    /// What to announce instead: a host, and a port unless it is 0.
+    /// The host to announce instead, and the port unless it is 0.
     pub advertise: Option<(Host, u16)>,
-    /// Its name.
+    /// The name of the server.
     pub name: String,
-    /// Where to keep who it is.
+    /// The directory that keeps its identity.
     pub var: Option<PathBuf>,
     /// Servers to join, and to join again whenever they are lost.
     pub join: Vec<Url>,
@@ -86,7 +86,7 @@ pub struct Options {
 /// Where a server listens.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Listen {
-    /// On loopback only, on this port.
+    /// On loopback only, on any free port.
     #[default]
     Loopback,
     /// On this address.
@@ -95,13 +95,13 @@ pub enum Listen {
     Everywhere(u16),
 }
 
-/// Why a server did not start.
+/// The reason why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// It has no identity.
+    /// The identity cannot be read or kept.
     #[error(transparent)]
     Identity(#[from] VarDirError),
-    /// The port is taken, or the address is not this host's.
+    /// The port is taken, or the host does not have the address.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.
@@ -133,30 +133,30 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-/// What a server's parts share.
+/// The state that the parts of a server share.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it is, and its name.
+    /// The URL, name and life of the server.
     pub me: Identity,
-    /// The hash of its public key.
+    /// The hash of the server's public key.
     pub fingerprint: Fingerprint,
-    /// The address of its host at which others reach it.
+    /// The address at which other hosts reach the server.
     pub address: IpAddr,
     /// The circuit's key.
     pub key: Option<Key>,
-    /// When it was started.
+    /// The time at which the server was started.
     pub started: SystemTime,
-    /// Its anchors.
+    /// The anchors of the server.
     pub tree: Arc<Tree<Element>>,
     /// The operations in flight.
     pub operations: Arc<Operations>,
-    /// Its place among the others.
+    /// The server's place among the others.
     pub peer: Arc<Peer>,
-    /// The means that its parts share.
+    /// The pools, counters and limits that the parts share.
     pub runtime: Arc<Runtime>,
-    /// What runs its containers, if it hosts any.
+    /// The Docker Engine, if the server hosts containers.
     engine: Option<Arc<Engine>>,
-    /// What tells of processes that die.
+    /// The tethers, which tell of processes that die.
     pub tethers: Arc<Tethers>,
     /// The last members, which a server with `-var` keeps.
     members: Option<Arc<Members>>,
@@ -166,11 +166,11 @@ pub struct Server {
     windows: Windows,
     clients: AtomicUsize,
     leaving: watch::Sender<bool>,
-    /// What tells the user's commands on this machine that it is there.
+    /// The file by which the user's commands on this machine find the server.
     registration: Mutex<Option<Registration>>,
 }
 
-/// A server that runs.
+/// A running server.
 #[derive(Debug)]
 pub struct Running {
     server: Arc<Server>,
@@ -336,7 +336,7 @@ impl Running {
         &self.server.me.url
     }
 
-    /// What the server's parts share.
+    /// The state that the parts of the server share.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
@@ -351,7 +351,7 @@ impl Running {
         self.server.key.is_none() && !self.bound.ip().is_loopback()
     }
 
-    /// Whether it listens for other hosts, and announces an address that means each its own.
+    /// Whether the server listens for other hosts but announces loopback, which no other host can dial.
     pub fn is_hidden(&self) -> bool {
         !self.bound.ip().is_loopback() && self.url().is_loopback()
     }
@@ -421,7 +421,7 @@ impl Server {
         self.leaving.send_replace(true);
     }
 
-    /// Leads nobody to this server any more, as it is about to go.
+    /// Removes the file by which commands find this server, as it is about to leave.
     fn withdraw(&self) {
         drop(self.registration.lock().take());
     }
@@ -436,7 +436,7 @@ impl Server {
         self.endpoint.open_connections()
     }
 
-    /// How many of them this server has opened to forward requests.
+    /// How many QUIC connections this server has opened to forward requests.
     pub fn transfers_opened(&self) -> usize {
         self.transfers.open()
     }

@@ -1,4 +1,4 @@
-//! Where a server listens, and the address under which it announces itself.
+//! Finds the addresses on which a server listens, and the one that it announces.
 //!
 //! **Invariant:** others can dial the announced address: it is never a wildcard.
 
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use circuit_proto::Url;
 
-/// Why there is no address.
+/// The reason why there is no address.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
     /// The text is no address.
@@ -18,7 +18,7 @@ pub enum AddressError {
     Resolve {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
@@ -27,7 +27,7 @@ pub enum AddressError {
     NoInterface {
         /// The name.
         name: String,
-        /// Those that have one.
+        /// The interfaces that have one.
         others: String,
     },
     /// The interface has no address that others can reach.
@@ -38,7 +38,7 @@ pub enum AddressError {
     Interfaces(#[source] io::Error),
 }
 
-/// `HOST[:PORT]`, resolved. A missing port is 0; a missing host (`:7000`) is `None`.
+/// Resolves `HOST[:PORT]`. A missing port is 0; a missing host (`:7000`) is `None`.
 pub fn resolve(text: &str) -> Result<(Option<IpAddr>, u16), AddressError> {
     let (host, port) = split(text).ok_or_else(|| AddressError::Malformed(text.to_owned()))?;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -59,7 +59,7 @@ pub fn resolve(text: &str) -> Result<(Option<IpAddr>, u16), AddressError> {
     Ok((Some(first.ip()), port))
 }
 
-/// Host and port of `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and `V6`.
+/// Splits into host and port: `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and `V6`.
 pub fn split(text: &str) -> Option<(&str, u16)> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return Some((text, 0));
@@ -124,7 +124,8 @@ pub fn announced(groups: &[SocketAddr], joins: &[Url], v6: bool) -> IpAddr {
         .unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
-/// The own address from which packets to `target` go: connecting a UDP socket sends none.
+/// The address of this host from which packets to `target` go. No packet is sent: a UDP socket is only
+/// connected.
 fn route_to(target: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -145,7 +146,7 @@ fn preferred(addresses: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
     usable.first().copied()
 }
 
-/// RFC 3927 and RFC 4291, section 2.5.6: meaningless beyond their own segment.
+/// Whether an address has a meaning on its own segment only: RFC 3927 and RFC 4291, section 2.5.6.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
