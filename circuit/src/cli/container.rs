@@ -140,6 +140,10 @@ mod tests {
             "the field Memory is wrong",
         );
         check(
+            r#"{"Image": "a", "Memory": 1e400}"#,
+            "the field Memory is wrong: not a finite number",
+        );
+        check(
             r#"{"Image": "a", "Pull": "often"}"#,
             "the field Pull is wrong: unknown variant `often`",
         );

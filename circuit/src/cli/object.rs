@@ -97,6 +97,9 @@ impl<'de> Deserialize<'de> for Unique {
 
 struct UniqueVisitor;
 
+/// The error of NaN, of Infinity, and of numbers that are too large for a float.
+const NOT_FINITE: &str = "not a finite number";
+
 impl<'de> Visitor<'de> for UniqueVisitor {
     type Value = Value;
 
@@ -116,8 +119,12 @@ impl<'de> Visitor<'de> for UniqueVisitor {
         Ok(value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        match value.is_finite() {
+            true => Ok(value.into()),
+            // JSON has no such numbers: `Value` would make null of them.
+            false => Err(E::custom(NOT_FINITE)),
+        }
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -142,7 +149,15 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some((key, Unique(value))) = entries.next_entry::<String, _>()? {
+        while let Some(key) = entries.next_key::<String>()? {
+            let Unique(value) = entries.next_value().map_err(|error: A::Error| {
+                match error.to_string().starts_with(NOT_FINITE) {
+                    true => {
+                        A::Error::custom(format_args!("the field {key} is wrong: {NOT_FINITE}"))
+                    }
+                    false => error,
+                }
+            })?;
             if object.contains_key(&key) {
                 return Err(A::Error::custom(format_args!(
                     "the field {key} is given twice"

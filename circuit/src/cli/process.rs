@@ -124,6 +124,18 @@ mod tests {
         let cleared = "\u{1b}[2J";
         let field = format!(r#"{{"{cleared}": 1}}"#);
         check(&field, r#"unknown field "\u{1b}[2J""#);
+        for number in ["NaN", "Infinity", "-Infinity", "1e400"] {
+            let wrong = "the field Env is wrong: not a finite number";
+            check(&format!(r#"{{"Path": "a", "Env": {number}}}"#), wrong);
+            check(
+                &format!(r#"{{"Path": "a", "Env": ["A=b", {number}]}}"#),
+                wrong,
+            );
+            check(
+                &format!(r#"{{"Path": "a", "Terminal": {{"Rows": {number}, "Columns": 3}}}}"#),
+                "the field Rows is wrong: not a finite number",
+            );
+        }
         check(r#"{"Path": 3}"#, "the field Path is wrong: invalid type");
         check(r#"{"Path": "a", "Args": "b"}"#, "the field Args is wrong");
     }
