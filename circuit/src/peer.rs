@@ -141,7 +141,7 @@ impl Peer {
             me: peer.me().fingerprint,
             peer: peer.clone(),
             queue,
-            addresses: Addresses::new(datagrams.reaches_v6()),
+            addresses: Addresses::new(datagrams.reaches_v6(), &peer.outbound),
             datagrams,
             tethers,
             links: BTreeMap::new(),

@@ -9,15 +9,18 @@
 //! resolver takes, and at most [`HOSTS`] are remembered.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use circuit_client::transport::dial::resolve;
 use circuit_proto::Url;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
+
+use super::outbound::Outbound;
 
 /// After how long the resolver is asked again. Until it answers, and if it cannot, the old
 /// addresses are used. Chosen: as short as records live that are meant to change.
@@ -27,8 +30,8 @@ const FRESH: Duration = Duration::from_secs(30);
 /// passes costs less than a suspicion takes.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many hosts are looked up at the same time. Chosen: a fraction of the threads that the runtime
-/// has for what blocks.
+/// How many hosts are looked up at the same time. Chosen: the resolver's pool has a bound of its own,
+/// which dialling needs too.
 const LOOKUPS: usize = 32;
 
 /// How many hosts are remembered; beyond that the one goes that was looked up longest ago. Chosen:
@@ -41,11 +44,10 @@ const ADDRESSES: usize = 4;
 type Lookup = Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>>;
 
 /// The addresses of hosts, by `HOST:PORT`.
-#[derive(Debug)]
 pub(super) struct Addresses {
     /// Whether our socket reaches IPv6 as well as IPv4.
     v6: bool,
-    resolver: fn(Url) -> Lookup,
+    resolver: Box<dyn Fn(Url) -> Lookup + Send>,
     hosts: BTreeMap<String, Host>,
     lookups: JoinSet<(String, Vec<SocketAddr>)>,
 }
@@ -64,11 +66,17 @@ struct Host {
 }
 
 impl Addresses {
-    /// Knows no host yet. `v6` says whether our socket reaches IPv6 as well as IPv4.
-    pub(super) fn new(v6: bool) -> Addresses {
+    /// Knows no host yet. `v6` says whether our socket reaches IPv6 as well as IPv4. Hosts are looked
+    /// up as for dialling.
+    pub(super) fn new(v6: bool, outbound: &Arc<Outbound>) -> Addresses {
+        let outbound = outbound.clone();
+        Addresses::with(v6, move |url| Box::pin(look_up(outbound.clone(), url)))
+    }
+
+    fn with(v6: bool, resolver: impl Fn(Url) -> Lookup + Send + 'static) -> Addresses {
         Addresses {
             v6,
-            resolver: |url| Box::pin(system(url)),
+            resolver: Box::new(resolver),
             hosts: BTreeMap::new(),
             lookups: JoinSet::new(),
         }
@@ -142,10 +150,18 @@ impl Host {
     }
 }
 
-/// Asks the operating system's resolver.
-async fn system(url: Url) -> Vec<SocketAddr> {
-    // A lookup cannot be given up, only no longer waited for: its thread would be uncounted.
-    resolve(&url, Duration::MAX).await.unwrap_or_else(|error| {
+impl fmt::Debug for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Addresses")
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn look_up(outbound: Arc<Outbound>, url: Url) -> Vec<SocketAddr> {
+    // A lookup cannot be given up, only no longer waited for.
+    let found = outbound.addresses(&url, Duration::MAX).await;
+    found.unwrap_or_else(|error| {
         debug!("no datagrams to {url}: {error}");
         Vec::new()
     })
@@ -156,10 +172,7 @@ mod tests {
     use super::*;
 
     fn addresses(v6: bool, resolver: fn(Url) -> Lookup) -> Addresses {
-        Addresses {
-            resolver,
-            ..Addresses::new(v6)
-        }
+        Addresses::with(v6, resolver)
     }
 
     fn url(host: &str) -> Url {

@@ -133,7 +133,11 @@ impl Outbound {
 impl Outbound {
     /// The addresses of a URL's host, at least one. The resolver is asked on a thread of its own pool,
     /// which it keeps for as long as it hangs.
-    async fn addresses(&self, url: &Url, timeout: Duration) -> Result<Vec<SocketAddr>, DialError> {
+    pub(super) async fn addresses(
+        &self,
+        url: &Url,
+        timeout: Duration,
+    ) -> Result<Vec<SocketAddr>, DialError> {
         if let Some(address) = url.address() {
             return Ok(vec![address]);
         }
