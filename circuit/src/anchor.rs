@@ -4,7 +4,7 @@
 //! only lead to others are implied. So an anchor exists exactly while it holds an element or leads
 //! to one, walking never fails, and a subtree is a range of the map.
 //!
-//! The tree knows nothing of membership, nor of what its elements are.
+//! The tree knows nothing of membership, nor of the kinds of its elements.
 //!
 //! **Invariant:** of many concurrent makers at one path one wins; a maker that fails leaves
 //! nothing behind.
@@ -30,12 +30,12 @@ enum Slot<E> {
     Held(E),
 }
 
-/// The anchor holds an element already, or somebody is making one there.
+/// The error of a place that holds an element already, or that another maker has reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("occupied")]
 pub struct Occupied;
 
-/// A place that is kept for a maker. Dropped, it is free again.
+/// A place that is kept for a maker. If it is dropped before the commit, the place is free again.
 #[derive(Debug)]
 pub struct Reservation<E> {
     tree: Arc<Tree<E>>,
@@ -96,7 +96,7 @@ impl<E: Clone> Tree<E> {
         self.lock().is_empty()
     }
 
-    /// The children of an anchor, sorted, each with what it holds.
+    /// The children of an anchor, sorted, each with its element.
     ///
     /// Costs a look-up per child, however much is below them.
     pub fn children(&self, base: &[String]) -> Vec<(String, Option<E>)> {
@@ -126,8 +126,8 @@ impl<E: Clone> Tree<E> {
         children
     }
 
-    /// Visits all anchors below one, sorted, parents first: the names below it, and what each
-    /// holds. Nothing may be asked of the tree meanwhile.
+    /// Visits all anchors below one, sorted, parents first: `visit` gets the names below that
+    /// anchor, and the element there. `visit` must not use the tree, which is locked.
     pub fn visit_subtree(&self, base: &[String], mut visit: impl FnMut(&[String], Option<&E>)) {
         let slots = self.lock();
         let mut last: &[String] = &[];
@@ -136,7 +136,7 @@ impl<E: Clone> Tree<E> {
                 break;
             };
             let Slot::Held(element) = slot else { continue };
-            // The anchors on the way that the one before did not share.
+            // The anchors that lead to this one, and did not lead to the one before.
             for depth in common(last, below) + 1..below.len() {
                 visit(&below[..depth], None);
             }

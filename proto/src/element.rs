@@ -48,12 +48,12 @@ use crate::codec::{self, CodecError};
 macro_rules! kinds {
     ($then:ident) => {
         $then! {
-            server Server { Server "server" server::Status }
             process Process { Process "proc" process::Status }
+            container Container { Container "docker" Box<container::Inspected> }
             channel Channel { Channel "chan" channel::Status }
             subscription Subscription { OnJoin "@join" subscription::Status, OnLeave "@leave" subscription::Status }
             dns Dns { Dns "dns" dns::Status }
-            container Container { Container "docker" Box<container::Inspected> }
+            server Server { Server "server" server::Status }
         }
     };
 }
@@ -195,6 +195,23 @@ mod tests {
         };
         let status = codec::encode(&Some(status)).unwrap();
         assert_eq!(codec::decode(&status), Ok(Some(Status::Unknown)));
+        #[derive(Serialize)]
+        #[allow(dead_code)]
+        enum LaterListed {
+            Server,
+            Anchor {
+                path: &'static str,
+                kind: Option<&'static str>,
+            },
+        }
+        let kind = Some("anvil");
+        let listed = codec::encode(&LaterListed::Anchor { path: "a/b", kind }).unwrap();
+        let path = "a/b".to_owned();
+        let kind = Some(ElementKind::Unknown);
+        assert_eq!(
+            codec::decode(&listed),
+            Ok(anchor::Listed::Anchor { path, kind })
+        );
     }
 
     #[test]

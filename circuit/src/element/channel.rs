@@ -1,15 +1,15 @@
 //! A channel: Go's, spanning hosts. A message is a byte pipe of any length.
 //!
-//! [`Sending`] and [`Receiving`] are the two sides of one message; the server's streams are
-//! built on them. This file knows nothing of streams and peers; what is in the channel and whose
-//! turn it is, is [`queue`]'s.
+//! [`Sending`] and [`Receiving`] are the two sides of one message, [`Pipeline`] has the messages of
+//! a sender of many; `server/ops/channel.rs` connects them to a caller's stream. This file knows
+//! nothing of streams and peers. [`queue`] holds the messages and decides whose turn it is.
 //!
 //! **Invariants:** a message is committed by one receiver at most. A sender that was told *stored*
 //! has its message committed, or it is in the channel. Nobody's disappearance loses a message that
 //! the channel holds whole, or blocks anybody else.
 //!
-//! **Cancellation:** dropping a [`Sending`] or [`Receiving`] is disappearing; dropping a future of
-//! theirs is not, and changes nothing.
+//! **Cancellation:** a [`Sending`] or [`Receiving`] that is dropped says that its sender or receiver
+//! is gone. Dropping a future of theirs changes nothing.
 
 mod body;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -36,18 +36,18 @@ use queue::{Claim, Fate, Match, Pulled, Queue, Refused, Ticket};
 #[derive(Debug)]
 pub struct Channel {
     queue: Mutex<Queue>,
-    /// What its users call it.
+    /// The word for it in errors: elements that are channels inside have their own.
     what: &'static str,
 }
 
 impl Channel {
-    /// An empty channel that holds so many messages for receivers to come. The capacity costs
-    /// nothing until it is used.
+    /// An empty channel that holds so many messages for receivers to come. Unused capacity takes no
+    /// memory.
     pub fn new(capacity: u64) -> Result<Arc<Channel>, Error> {
         Channel::called("channel", capacity)
     }
 
-    /// The same under another name, for elements that are channels inside.
+    /// An empty channel that errors call by another word, for elements that are channels inside.
     pub fn called(what: &'static str, capacity: u64) -> Result<Arc<Channel>, Error> {
         if capacity > MAX_CAPACITY {
             let message = format!("a capacity of {capacity}: at most {MAX_CAPACITY}");
@@ -59,7 +59,7 @@ impl Channel {
         }))
     }
 
-    /// What `peek` tells.
+    /// Its status, for `peek`.
     pub fn status(&self) -> Status {
         self.lock().status()
     }
@@ -69,7 +69,8 @@ impl Channel {
         self.lock().unmatched()
     }
 
-    /// Takes no more messages: what is there is received still. Closing twice is an error.
+    /// Closes the channel: it takes no more messages, and those that it has are still received.
+    /// Closing it twice is an error.
     pub fn close(&self) -> Result<(), Error> {
         match self.lock().close() {
             true => Ok(()),
@@ -77,7 +78,7 @@ impl Channel {
         }
     }
 
-    /// Aborts everybody.
+    /// Drops all messages, and fails all senders and receivers with `Aborted`.
     pub fn scrub(&self) {
         self.lock().abort();
     }
@@ -94,15 +95,15 @@ impl Channel {
         })
     }
 
-    /// Puts a short message into a slot, at the cost of the oldest if none is free. Returns how
-    /// many messages were dropped.
+    /// Puts a short message into a slot. If none is free, the oldest message that no receiver has
+    /// is dropped. Returns how many messages were dropped.
     pub fn offer(&self, bytes: Bytes) -> u64 {
         let mut queue = self.lock();
         let mut dropped = 0;
         while queue.is_full() {
             dropped += 1;
             if !queue.drop_oldest() {
-                // Receivers have all of them, and may give them back: the new one goes.
+                // Receivers have all messages, and may give them back: the new one is dropped.
                 return dropped;
             }
         }
@@ -174,7 +175,7 @@ impl Lifecycle for Channel {
     }
 }
 
-/// Pieces in one; copied only if there are several.
+/// Joins pieces into one, which copies them if there are several.
 pub fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     match pieces.len() {
         1 => pieces.pop().unwrap_or_default(),
@@ -187,7 +188,7 @@ fn lost(who: &str) -> Error {
     Error::new(Code::Aborted, message)
 }
 
-/// A message on its way in. Dropped, its sender is gone.
+/// A message on its way in. If it is dropped, its sender is gone.
 #[derive(Debug)]
 pub struct Sending {
     channel: Arc<Channel>,
@@ -229,7 +230,7 @@ impl Sending {
     pub async fn failed(&self) -> Error {
         match self.until(|_| false).await {
             Err(error) => error,
-            // Nothing but a failure ends it.
+            // `until` ends by a failure only, as nothing is reached.
             Ok(()) => std::future::pending().await,
         }
     }
@@ -255,35 +256,36 @@ impl Drop for Sending {
     }
 }
 
-/// The messages of one sender that are on their way in, in order. Dropped, the sender is gone.
+/// The messages of one sender that are on their way in, in order. If it is dropped, the sender is
+/// gone.
 #[derive(Debug)]
-pub struct Train {
+pub struct Pipeline {
     channel: Arc<Channel>,
     wake: Arc<Notify>,
-    under_way: VecDeque<Wagon>,
+    under_way: VecDeque<InFlight>,
     bytes: usize,
     /// Whether more of the last message is to come.
     open: bool,
 }
 
 #[derive(Debug)]
-struct Wagon {
+struct InFlight {
     number: u64,
     ticket: Arc<Ticket>,
     length: usize,
     is_short: bool,
 }
 
-impl Wagon {
+impl InFlight {
     fn may_fail(&self) -> bool {
         !self.is_short && self.ticket.fate() != Fate::Stored
     }
 }
 
-impl Train {
+impl Pipeline {
     /// A sender of many messages, who has sent none.
-    pub fn new(channel: &Arc<Channel>) -> Train {
-        Train {
+    pub fn new(channel: &Arc<Channel>) -> Pipeline {
+        Pipeline {
             channel: channel.clone(),
             wake: Arc::new(Notify::new()),
             under_way: VecDeque::new(),
@@ -292,9 +294,9 @@ impl Train {
         }
     }
 
-    /// Sends a message or a piece of one; `more` of it follows or not. Takes what it can without
-    /// waiting, and leaves the rest, with which it is to be called again after a change. `true` if
-    /// all was taken.
+    /// Sends a message or a piece of one; `more` says whether another piece of it follows. Takes as
+    /// many bytes as the channel takes without waiting, and leaves the rest: then the caller calls
+    /// again, with the rest, after a change. `true` if all was taken.
     ///
     /// A message that is longer than a slot, and so may fail alone, is settled before the next
     /// begins: where one fails, none behind it was sent.
@@ -302,7 +304,7 @@ impl Train {
     /// Fails if the channel takes no more messages.
     pub fn send(&mut self, bytes: &mut Bytes, more: bool) -> Result<bool, Error> {
         if !self.open {
-            if self.under_way.back().is_some_and(Wagon::may_fail) {
+            if self.under_way.back().is_some_and(InFlight::may_fail) {
                 return Ok(false);
             }
             let ticket = Ticket::new(self.wake.clone());
@@ -310,7 +312,7 @@ impl Train {
             let whole = is_whole.then(|| std::mem::take(bytes));
             let length = whole.as_ref().map_or(0, Bytes::len);
             let sent = self.channel.lock().send(ticket.clone(), whole);
-            self.under_way.push_back(Wagon {
+            self.under_way.push_back(InFlight {
                 number: sent.map_err(|why| self.channel.refused(why))?,
                 ticket,
                 length,
@@ -322,7 +324,7 @@ impl Train {
         if let (true, Some(last)) = (self.open, self.under_way.back()) {
             let mut queue = self.channel.lock();
             if !queue.push(last.number, bytes) {
-                // Settled: its fate is told in its turn, and the rest of it is for nobody.
+                // The message is settled: its fate is told in its turn, and nobody needs the rest.
                 bytes.clear();
             }
             if !bytes.is_empty() {
@@ -341,17 +343,17 @@ impl Train {
         self.under_way.len()
     }
 
-    /// Whether none is.
+    /// Whether no message is under way.
     pub fn is_empty(&self) -> bool {
         self.under_way.is_empty()
     }
 
-    /// How many bytes the short ones of these have.
+    /// How many bytes the short messages under way have.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes out the messages at the front that are stored, and counts them. Fails if the one
+    /// Takes out the messages at the front that are stored, and counts them. Fails if the message
     /// behind them failed.
     pub fn settled(&mut self) -> (u64, Result<(), Error>) {
         let mut count = 0;
@@ -368,23 +370,24 @@ impl Train {
         (count, Ok(()))
     }
 
-    /// Resolves after a change in the fate of a message, or in what it takes.
+    /// Resolves when a message has another fate, or when the channel takes more of one.
     pub async fn changed(&self) {
         self.wake.notified().await;
     }
 }
 
-impl Drop for Train {
+impl Drop for Pipeline {
     fn drop(&mut self) {
         let mut queue = self.channel.lock();
-        // The last first, so that none gets the place of one that goes too.
-        for wagon in self.under_way.drain(..).rev() {
-            queue.unattend(wagon.number);
+        // The last first, so that none gets a place that another one leaves only now.
+        for message in self.under_way.drain(..).rev() {
+            queue.unattend(message.number);
         }
     }
 }
 
-/// A message on its way out, or a place in line for one. Dropped uncommitted, the receiver is gone.
+/// A message on its way out, or a place in line for one. If it is dropped before it is committed, its
+/// receiver is gone.
 #[derive(Debug)]
 pub struct Receiving {
     channel: Arc<Channel>,

@@ -1,7 +1,7 @@
 //! A subscription: a queue of the servers that join, or of those that leave.
 //!
-//! It is a [`Channel`] that the server itself sends to, so receiving from it is receiving from a
-//! channel. It knows nothing of membership: it is told.
+//! It is a [`Channel`] that the server itself sends to, so callers receive from it as from a
+//! channel. It knows nothing of membership but the [notices](Watch) that it is given.
 //!
 //! **Invariant:** it holds at most [`HELD`] events; the oldest are dropped first, and counted.
 
@@ -17,8 +17,8 @@ use super::Lifecycle;
 use super::channel::Channel;
 use crate::peer::Watch;
 
-/// How many events wait for a receiver at most. Chosen: more than a circuit may have servers, at a
-/// few hundred bytes each.
+/// How many events wait for a receiver at most. Chosen, not measured: more than a circuit may have
+/// servers, at a few hundred bytes each.
 const HELD: u64 = 1 << 17;
 
 /// A queue of events.
@@ -39,12 +39,12 @@ impl Subscription {
         }))
     }
 
-    /// What its events are received from.
+    /// The channel that its events are received from.
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel
     }
 
-    /// What `peek` tells.
+    /// Its status, for `peek`.
     pub fn status(&self) -> Status {
         Status {
             source: self.source,
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_what_was_dropped_is_counted() {
         let subscription = Subscription::new(Source::Leave).unwrap();
-        // Those who join are of no interest here.
+        // A subscription to leaves does not hold joins.
         subscription.notice(&Notice::Join(record(0)));
         for number in 1..=HELD + 3 {
             subscription.notice(&Notice::Leave(record(number)));

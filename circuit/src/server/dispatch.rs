@@ -1,7 +1,7 @@
-//! From a request to the server and the kind of element that it concerns, and nothing else.
+//! Routes requests: to another server, or to the kind of element that the operation is for.
 //!
-//! What goes wrong before an element is reached becomes an error on the wire here; elements say
-//! themselves what went wrong in them.
+//! A request that reaches no element gets its error here; the files of [`ops`] and the elements
+//! word their own errors.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) enum Caller {
     Server(ServerId, Arc<str>),
 }
 
-/// Reads one request, finds out whose it is, and has it done.
+/// Reads one request, and has this server or another execute it.
 pub(super) async fn answer(
     server: Arc<Server>,
     connection: quinn::Connection,
@@ -42,7 +42,7 @@ pub(super) async fn answer(
     let what = op.as_ref().map_or("unknown", Op::name);
     let target = find(&server, &request.path);
     if let (Ok(found), Some(ServerPart::Name(_))) = (&target, request.path.server()) {
-        // Names become ids, here and for good.
+        // A name becomes an id here, so that no other server looks it up.
         request.path = request.path.on_server(found.id(&server));
     }
     let who = caller.who(&request);
@@ -71,7 +71,7 @@ pub(super) async fn answer(
     let answered = match (target, op) {
         (Err(error), _) => call.refuse(error).await,
         (Ok(Target::Other(record)), _) => {
-            // Forwarded once, never twice: the sender's view and ours differ.
+            // The forwarder's view and ours differ. A request is forwarded at most once.
             let error = format!("{} is not {}", call.server.me.url, record.fingerprint.id());
             call.refuse(Error::new(Code::NoSuchServer, error)).await
         }
@@ -104,7 +104,7 @@ macro_rules! router {
 
 circuit_proto::kinds!(router);
 
-/// Where a request belongs.
+/// The server that a request is for.
 enum Target {
     Root,
     Here,
@@ -156,7 +156,7 @@ fn find(server: &Server, path: &Path) -> Result<Target, Error> {
     }
 }
 
-/// The error of who names a server that is not in the view, which may be all that is wrong.
+/// The error of a request for a server that is not in the view, which may be incomplete.
 fn unknown(server: &Server, what: &str) -> Error {
     let message = match server.peer.is_cut_off() {
         true => format!(
@@ -169,7 +169,7 @@ fn unknown(server: &Server, what: &str) -> Error {
 }
 
 impl Caller {
-    /// Who asks, for the log.
+    /// The caller's name in the log.
     fn who(&self, request: &Request) -> Arc<str> {
         match self {
             Caller::Client(address) => address.clone(),

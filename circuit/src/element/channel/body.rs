@@ -1,9 +1,11 @@
-//! The bytes of a message that are here: those that another receiver could still have, or, once it
-//! has outgrown them, those under way.
+//! The bytes of a message that the server holds: all of a message that fits a slot, as another
+//! receiver may get it; of a longer one, the bytes between its sender and its receiver.
 //!
-//! The queue says when bytes come and go; whose they are and whether they are all is not known here.
+//! The queue says when bytes come and go. A body does not know who its sender and receiver are, nor
+//! whether it is complete.
 //!
-//! **Invariants:** at most [`HELD`] bytes are kept. What was handed on is a beginning of what came.
+//! **Invariants:** at most [`HELD`] bytes are kept for another receiver. The bytes that were handed
+//! on are a beginning of those that came.
 
 use std::collections::VecDeque;
 
@@ -15,16 +17,17 @@ use circuit_proto::element::channel::HELD;
 const WINDOW: usize = 256 << 10;
 
 /// Up to which length pieces under way are copied together, so that many small ones do not keep as
-/// many packets in memory. Chosen: a copy of it costs less than the packet did.
+/// many packets in memory. Chosen, not measured: to copy a piece costs less than to receive its
+/// packet.
 const SMALL: usize = 4 << 10;
 
 /// The bytes of a message.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// All of it so far, and how much of that the receiver has.
+    /// All bytes so far, and how many of them the receiver has.
     Kept { bytes: Vec<u8>, handed: usize },
-    /// It outgrew a slot, and its beginning is gone: what is on its way to its receiver, and how many
-    /// bytes that is.
+    /// The message outgrew a slot, and its beginning is gone: the pieces on their way to the
+    /// receiver, and their length.
     Passing {
         pieces: VecDeque<Bytes>,
         length: usize,
@@ -65,10 +68,10 @@ impl Body {
         }
     }
 
-    /// How many more bytes it takes now, with or without somebody who receives them.
+    /// How many more bytes it takes now. Without a receiver it takes no more than a slot holds.
     pub(super) fn room(&self, is_received: bool) -> usize {
         match self {
-            // Once its receiver has all there is, it may outgrow what is kept for another.
+            // Once its receiver has all bytes so far, it may outgrow the slot.
             Body::Kept { bytes, .. } if is_received && bytes.len() >= HELD && self.is_handed() => {
                 WINDOW
             }
@@ -77,8 +80,8 @@ impl Body {
         }
     }
 
-    /// Adds a piece, for which there is room. What is kept is a copy: a piece of a packet would
-    /// keep the whole packet in memory.
+    /// Adds a piece, for which there is room. It is copied, as a piece of a packet would keep the
+    /// whole packet in memory.
     pub(super) fn add(&mut self, piece: Bytes) {
         match self {
             Body::Kept { bytes, .. } if bytes.len() + piece.len() <= HELD => {
@@ -132,7 +135,7 @@ impl Body {
         }
     }
 
-    /// Begins again for another receiver. Only what is kept can.
+    /// Begins again for another receiver, if the message fits a slot.
     pub(super) fn rewind(&mut self) {
         if let Body::Kept { handed, .. } = self {
             *handed = 0;
@@ -140,7 +143,7 @@ impl Body {
     }
 }
 
-/// A small piece of a packet without the packet.
+/// Copies a small piece out of its packet.
 fn compact(piece: Bytes) -> Bytes {
     match piece.len() <= SMALL {
         true => Bytes::copy_from_slice(&piece),

@@ -1,7 +1,8 @@
-//! What is in a channel and who waits at it: everything that changes under the channel's lock.
+//! The messages in a channel and the callers that wait at it: all state that changes under the
+//! channel's lock.
 //!
-//! No future is here and nothing waits: who has to go on is woken through the [`Ticket`] of a
-//! message's sender or the [`Claim`] of a receiver.
+//! No future is here and nothing waits: a change wakes the callers that can go on, through the
+//! [`Ticket`] of a message's sender or the [`Claim`] of a receiver.
 //!
 //! **Invariants:** while receivers wait, no message does. Messages are matched in the order of
 //! their numbers, receivers in the order in which they came. At most `capacity` messages have a
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::body::Body;
 
-/// How a message is doing, for its sender.
+/// The state of a message, as its sender sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Fate {
@@ -33,7 +34,7 @@ pub(super) enum Fate {
     Aborted,
 }
 
-/// A message's sender: what it is told, and how it is woken.
+/// The sender's hold on its message: the state that the sender sees, and how to wake the sender.
 #[derive(Debug)]
 pub(super) struct Ticket {
     fate: AtomicU8,
@@ -69,12 +70,12 @@ impl Ticket {
     }
 }
 
-/// What a receiver has.
+/// The state of a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Match {
-    /// Nothing yet.
+    /// It has no message yet.
     Waits,
-    /// The message of this number.
+    /// It has the message of this number.
     Message(u64),
     /// The channel is closed, and no message is left.
     Closed,
@@ -120,7 +121,7 @@ impl Claim {
     }
 }
 
-/// What a receiver gets.
+/// The answer to a receiver that asks for more of its message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pulled {
     /// The next bytes, in the pieces in which they came.
@@ -178,7 +179,7 @@ pub(super) struct Queue {
     next: u64,
     /// Messages that no receiver has, by number.
     unmatched: BTreeMap<u64, Message>,
-    /// Those of them without a slot.
+    /// The numbers of those messages in `unmatched` that have no slot.
     waiting: BTreeSet<u64>,
     /// Messages that a receiver has.
     matched: BTreeMap<u64, Message>,
@@ -190,7 +191,7 @@ pub(super) struct Queue {
     num_recv: u64,
 }
 
-/// Why a message is not taken.
+/// The reason why the channel takes no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     Closed,
@@ -277,7 +278,8 @@ impl Queue {
         let outgrew = fitted && message.body.has_outgrown();
         message.wake_receiver();
         if outgrew && self.closed {
-            // It does not come back: receivers that wait for that need wait no longer.
+            // A message that outgrew its slot does not come back: receivers that wait for that
+            // need wait no longer.
             self.settle();
         }
         true
@@ -295,14 +297,14 @@ impl Queue {
         message.wake_receiver();
     }
 
-    /// The sender of a message is gone, or no longer cares.
+    /// The sender of a message is gone, or has no interest in it any more.
     pub(super) fn unattend(&mut self, number: u64) {
         if let Some(message) = self.matched.get_mut(&number) {
             message.attended = false;
             match (message.whole, message.body.is_begun()) {
                 (true, _) => (),
                 (false, true) => message.wake_receiver(),
-                // Its receiver has seen nothing of it, and waits on.
+                // The receiver has seen nothing of the message, and waits for another.
                 (false, false) => {
                     if let Some(mut message) = self.matched.remove(&number) {
                         self.vanish(number, &message);
@@ -410,7 +412,8 @@ impl Queue {
                 };
                 let has_sender = message.attended || message.slot && message.whole;
                 if message.body.has_outgrown() || !has_sender {
-                    // It had its place, and so it counts, but nobody can have it any more.
+                    // The message had its place, and so it counts, but no other receiver can have
+                    // it.
                     self.slots -= u64::from(message.slot);
                     message.ticket.becomes(Fate::Lost);
                 } else {
@@ -450,7 +453,7 @@ impl Queue {
         closes
     }
 
-    /// Everybody is told `Aborted`, and nothing is left.
+    /// Drops all messages, and tells all senders and receivers `Aborted`.
     pub(super) fn abort(&mut self) {
         self.aborted = true;
         let unmatched = std::mem::take(&mut self.unmatched).into_values();
@@ -477,14 +480,14 @@ impl Queue {
         }
     }
 
-    /// A message that nobody received is no more, and was never sent.
+    /// Forgets a message that nobody received, as if it had never been sent.
     fn vanish(&mut self, number: u64, message: &Message) {
         self.waiting.remove(&number);
         self.slots -= u64::from(message.slot);
         self.num_send -= u64::from(message.placed);
     }
 
-    /// Gives slots and messages to those whose turn it is.
+    /// Gives free slots to waiting messages, and messages to waiting receivers, each in turn.
     fn settle(&mut self) {
         while self.slots < self.capacity {
             let Some(number) = self.waiting.pop_first() else {
@@ -508,7 +511,7 @@ impl Queue {
         {
             self.give(number, claim);
         }
-        // A message that may come back is not gone.
+        // A message that a receiver may give back may still be received by another.
         if self.closed
             && !self.receivers.is_empty()
             && !self

@@ -273,23 +273,26 @@ fn what_is_offered_drops_the_oldest() {
 #[test]
 fn a_train_stores_in_order_and_tells_how_far() {
     let channel = channel(2);
-    let mut train = Train::new(&channel);
+    let mut pipeline = Pipeline::new(&channel);
     for text in ["a", "b", "c"] {
-        assert!(train.send(&mut text.into(), false).unwrap());
+        assert!(pipeline.send(&mut text.into(), false).unwrap());
     }
-    assert_eq!(train.settled(), (2, Ok(())));
+    assert_eq!(pipeline.settled(), (2, Ok(())));
     let mut rest: Bytes = "lo".into();
-    assert!(!train.send(&mut rest, true).unwrap(), "it has no place yet");
+    assert!(
+        !pipeline.send(&mut rest, true).unwrap(),
+        "it has no place yet"
+    );
     assert_eq!(received(&channel), "a");
     assert_eq!(received(&channel), "b");
-    assert!(train.send(&mut rest, true).unwrap());
-    assert!(train.send(&mut "ng".into(), false).unwrap());
+    assert!(pipeline.send(&mut rest, true).unwrap());
+    assert!(pipeline.send(&mut "ng".into(), false).unwrap());
     assert_eq!(received(&channel), "c");
-    assert_eq!(train.settled(), (2, Ok(())));
+    assert_eq!(pipeline.settled(), (2, Ok(())));
     assert_eq!(received(&channel), "long");
-    assert!(train.is_empty());
+    assert!(pipeline.is_empty());
     channel.close().unwrap();
-    assert_eq!(code(train.send(&mut "d".into(), false)), Code::Closed);
+    assert_eq!(code(pipeline.send(&mut "d".into(), false)), Code::Closed);
 }
 
 /// What may happen.

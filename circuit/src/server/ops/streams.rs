@@ -118,15 +118,15 @@ pub(super) fn forget_after<K: Kind>(
     });
 }
 
-/// What became of an output's reader.
+/// How an output's reader ended.
 enum Given {
-    /// It was told all, or wants no more of it: how that ended.
+    /// It has all of the output, or wants no more of it.
     All(End),
-    /// It left the rest to the next.
+    /// It left the rest to the next reader.
     Left,
 }
 
-/// What the `End` of a reader says.
+/// The meaning of a reader's `End`.
 enum Parting {
     /// Nobody wants the rest: it is discarded.
     Close,
@@ -168,7 +168,7 @@ async fn read(call: &mut Call, mut reading: Reading, element: &dyn Attachable) -
     drop(reading);
     match given {
         Ok(Given::All(end)) => call.end(end).await,
-        // The reader wanted to know no more, which is not to know the end.
+        // The reader leaves before the end, so this is no end of the output.
         Ok(Given::Left) => {
             element.attached_gone();
             call.end(Ok(())).await
@@ -261,7 +261,7 @@ async fn take(
             () = element.streams().scrubbed() => return Ok(Err(scrubbed())),
             () = &mut abandoned => return Err(Gone),
         };
-        // What follows may wait for the process, which may exit, be scrubbed or lose its writer.
+        // Writing may wait for the process, which may exit, be scrubbed or lose its writer.
         let done = async {
             match data {
                 Some(data) => writing.write(&data).await.map(|()| false),

@@ -8,7 +8,7 @@ use circuit_proto::element::channel::{Delivery, Demand, HELD, RECORD_HEADER, Rec
 use circuit_proto::request::End;
 use circuit_proto::{Code, Error};
 
-use crate::element::channel::{Channel, Receiving, Train, joined};
+use crate::element::channel::{Channel, Pipeline, Receiving, joined};
 use crate::server::call::{Call, Gone};
 
 /// How many messages are under way at once on a stream of many, and how many bytes of a sender's
@@ -26,24 +26,24 @@ const DONE: Bytes = Bytes::from_static(&[Delivery::Done as u8]);
 
 /// Takes messages from the caller until it ends.
 pub(super) async fn send(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
-    let mut train = Train::new(channel);
+    let mut pipeline = Pipeline::new(channel);
     let abandoned = call.send.abandoned();
     let taken = tokio::select! {
-        taken = take(call, &mut train) => taken,
+        taken = take(call, &mut pipeline) => taken,
         () = abandoned => Err(Gone),
     };
-    drop(train);
+    drop(pipeline);
     call.end(taken?).await
 }
 
-async fn take(call: &mut Call, train: &mut Train) -> Result<End, Gone> {
+async fn take(call: &mut Call, pipeline: &mut Pipeline) -> Result<End, Gone> {
     call.accept().await?;
     let mut incoming = Incoming::default();
     let mut stored: u64 = 0;
-    // Set once no more is taken: how it ends when all that was taken is settled.
+    // Set once no more messages are taken: the end that is sent when those taken are settled.
     let mut last: Option<End> = None;
     loop {
-        let (count, failed) = train.settled();
+        let (count, failed) = pipeline.settled();
         if count > 0 {
             stored += count;
             call.server.runtime.counters.messages_sent.add(count);
@@ -53,20 +53,20 @@ async fn take(call: &mut Call, train: &mut Train) -> Result<End, Gone> {
         if failed.is_err() {
             return Ok(failed);
         }
-        // After those that are settled have made room. What this settles at once wakes the
-        // train.
+        // After the settled messages have made room. A message that is settled at once wakes the
+        // pipeline.
         if last.is_none()
-            && let Err(error) = incoming.feed(train)
+            && let Err(error) = incoming.feed(pipeline)
         {
             last = Some(Err(error));
         }
         match &last {
-            Some(end) if train.is_empty() => return Ok(end.clone()),
+            Some(end) if pipeline.is_empty() => return Ok(end.clone()),
             _ => (),
         }
         let takes = last.is_none() && incoming.is_empty();
         tokio::select! {
-            () = train.changed() => (),
+            () = pipeline.changed() => (),
             chunk = call.recv.whole_chunk(), if takes => match chunk? {
                 Some(chunk) => incoming.chunk = chunk,
                 // In the middle of a message.
@@ -118,7 +118,7 @@ async fn give(call: &mut Call, channel: &Arc<Channel>) -> Result<End, Gone> {
     }
 }
 
-/// One message as soon as there is one, and with it what else is there.
+/// Gives one message as soon as there is one, and with it those that are there already.
 async fn give_batch(
     call: &mut Call,
     channel: &Arc<Channel>,
@@ -148,11 +148,11 @@ async fn give_batch(
         && bytes < BATCH
         && let Some(next) = channel.receive_ready(HELD)
     {
-        // Only one that is scrubbed just now is not.
+        // It is there as a whole, unless the channel was scrubbed just now.
         let Some(whole) = next.take_whole() else {
             break;
         };
-        // Held with the others, so that all go back in order if this one disappears.
+        // Held with the others, so that all go back in order if the receiver disappears.
         given.push(next);
         pass(call, &mut chunk, &whole, false).await?;
         bytes += whole.len();
@@ -176,17 +176,17 @@ async fn pass(call: &mut Call, chunk: &mut Outgoing, piece: &[u8], more: bool) -
         }
     }
     if more {
-        // Live: what comes is passed on at once.
+        // A message that is still coming is passed on as it comes.
         call.send.data(chunk.take(Delivery::Part)).await?;
     }
     Ok(())
 }
 
-/// A chunk of records from a caller, as far as it was not taken yet.
+/// The rest of a chunk of records from a caller, of which the channel took the beginning.
 #[derive(Default)]
 struct Incoming {
     chunk: Bytes,
-    /// What is left of a record that was not taken whole.
+    /// The rest of a record of which a part was taken.
     piece: Option<Bytes>,
     /// Whether more of the last record's message follows.
     more: bool,
@@ -197,16 +197,18 @@ impl Incoming {
         self.chunk.is_empty() && self.piece.is_none()
     }
 
-    /// Gives the channel what it takes now. Fails if it takes no more messages.
-    fn feed(&mut self, train: &mut Train) -> Result<(), Error> {
+    /// Gives the channel as much as it takes now. Fails if it takes no more messages.
+    fn feed(&mut self, pipeline: &mut Pipeline) -> Result<(), Error> {
         loop {
             if let Some(piece) = &mut self.piece {
-                if !train.send(piece, self.more)? {
+                if !pipeline.send(piece, self.more)? {
                     return Ok(());
                 }
                 self.piece = None;
             }
-            if self.chunk.is_empty() || train.len() >= UNDER_WAY || train.bytes() >= BYTES_UNDER_WAY
+            if self.chunk.is_empty()
+                || pipeline.len() >= UNDER_WAY
+                || pipeline.bytes() >= BYTES_UNDER_WAY
             {
                 return Ok(());
             }
