@@ -8,10 +8,11 @@ use clap::{Args, Subcommand};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::command::print_status;
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interruptible;
-use super::output::{print, print_indented, print_json};
+use super::output::{print, print_json};
 use super::streams::AT_ONCE;
 
 #[derive(Debug, Subcommand)]
@@ -191,20 +192,8 @@ fn long_lines(entries: &[Entry]) -> String {
 /// Prints the status of an element; `null` where there is none.
 async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
-    let status = client.anchor(path).peek().await?;
-    match status {
-        Some(circuit_client::Status::Server(status)) => print_json(&status)?,
-        Some(circuit_client::Status::Process(status)) => print_json(&status)?,
-        Some(circuit_client::Status::Channel(status)) => print_json(&status)?,
-        Some(circuit_client::Status::OnJoin(status) | circuit_client::Status::OnLeave(status)) => {
-            print_json(&status)?
-        }
-        Some(circuit_client::Status::Dns(status)) => print_json(&status)?,
-        Some(circuit_client::Status::Container(inspected)) => print_indented(&inspected.inspect)?,
-        Some(circuit_client::Status::Unknown) => {
-            let what = "the element is of a kind that this version does not know";
-            return Err(Failure::failed(what.to_owned()));
-        }
+    match client.anchor(path).peek().await? {
+        Some(status) => print_status(&status)?,
         None => print_json(&())?,
     }
     Ok(0)

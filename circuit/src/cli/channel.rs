@@ -12,6 +12,8 @@ use super::interrupt::{Asked, Interrupts};
 use super::output::{Pipe, Target};
 use super::{block_on, interruptible};
 
+pub(super) use super::output::print_json as print_status;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make a channel

@@ -1,5 +1,6 @@
 //! The one definition of the command line.
 
+use circuit_client::Status;
 use clap::{Parser, Subcommand};
 
 use super::error::Failure;
@@ -17,36 +18,44 @@ pub(super) struct Cli {
     pub(super) command: Command,
 }
 
-/// An enum with the commands of each file, one after the other as help lists them, and how each of
-/// these is executed.
 macro_rules! commands {
-    ($($Variant:ident $file:ident,)*) => {
+    ($($room:ident $Room:ident { $($Kind:ident $name:literal $status:ty),* })*) => {
+        /// The commands of each file, in the order in which help lists them.
         #[derive(Debug, Subcommand)]
         pub(super) enum Command {
-            $(#[command(flatten)] $Variant(super::$file::Command),)*
+            #[command(flatten)] Start(super::start::Command),
+            #[command(flatten)] Anchor(super::anchor::Command),
+            $(#[command(flatten)] $Room(super::$room::Command),)*
+            #[command(flatten)] Streams(super::streams::Command),
+            #[command(flatten)] Run(super::run::Command),
+            #[command(flatten)] Definition(super::definition::Command),
         }
 
         impl Command {
             /// Runs the command; gives its exit status.
             pub(super) fn execute(self) -> Result<u8, Failure> {
                 match self {
-                    $(Command::$Variant(command) => command.execute(),)*
+                    Command::Start(command) => command.execute(),
+                    Command::Anchor(command) => command.execute(),
+                    $(Command::$Room(command) => command.execute(),)*
+                    Command::Streams(command) => command.execute(),
+                    Command::Run(command) => command.execute(),
+                    Command::Definition(command) => command.execute(),
+                }
+            }
+        }
+
+        /// Prints the status of an element, as its kind prints it.
+        pub(super) fn print_status(status: &Status) -> Result<(), Failure> {
+            match status {
+                $($(Status::$Kind(status) => super::$room::print_status(status),)*)*
+                Status::Unknown => {
+                    let what = "the element is of a kind that this version does not know";
+                    Err(Failure::failed(what.to_owned()))
                 }
             }
         }
     };
 }
 
-commands! {
-    Start start,
-    Anchor anchor,
-    Process process,
-    Container container,
-    Streams streams,
-    Channel channel,
-    Subscription subscription,
-    Dns dns,
-    Run run,
-    Server server,
-    Definition definition,
-}
+circuit_proto::kinds!(commands);

@@ -1,5 +1,6 @@
 //! Containers: `mkdkr`. What is done with them afterwards is done as with processes.
 
+use circuit_client::container::Inspected;
 use circuit_client::{Path, Run};
 use clap::Subcommand;
 
@@ -7,6 +8,12 @@ use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interruptible;
 use super::object::{Form, field, field_or_default};
+use super::output::print_indented;
+
+/// Prints the status of a container: the JSON of its Engine, as `docker inspect` has it.
+pub(super) fn print_status(inspected: &Inspected) -> Result<(), Failure> {
+    print_indented(&inspected.inspect)
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

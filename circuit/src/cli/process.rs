@@ -8,6 +8,8 @@ use super::error::Failure;
 use super::interruptible;
 use super::object::{Form, field, field_or_default};
 
+pub(super) use super::output::print_json as print_status;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make a process, from a command as JSON on stdin

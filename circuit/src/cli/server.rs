@@ -10,6 +10,8 @@ use super::error::{Failure, say};
 use super::interruptible;
 use super::output::{Pipe, Target};
 
+pub(super) use super::output::print_json as print_status;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Merge the circuit of a server with another circuit

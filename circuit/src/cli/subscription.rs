@@ -7,6 +7,8 @@ use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interruptible;
 
+pub(super) use super::output::print_json as print_status;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make a subscription to servers: those in the circuit now, then each that joins
