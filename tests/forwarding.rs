@@ -164,7 +164,7 @@ fn a_server_that_dies_in_the_middle_is_unreachable() {
     two.kill();
     let begin = Instant::now();
     let lost = format!(
-        "lost the server at {}: it is no longer in the circuit\n",
+        "lost the server two at {}: it is no longer in the circuit\n",
         two.address()
     );
     for (command, running) in [("stdout", reader), ("wait", waiter)] {
@@ -214,7 +214,7 @@ fn a_server_that_leaves_in_the_middle_says_so() {
         (
             Some(1),
             &*format!(
-                "circuit: stdout /two/p: lost the server at {}: it left the circuit\n",
+                "circuit: stdout /two/p: lost the server two at {}: it left the circuit\n",
                 two.address()
             )
         )
@@ -246,7 +246,9 @@ fn a_server_that_comes_back_as_itself_says_that_the_old_streams_are_gone() {
         (end.status.code(), end.stderr()),
         (
             Some(1),
-            &*format!("circuit: stdout /two/p: lost the server at {address}: it was restarted\n")
+            &*format!(
+                "circuit: stdout /two/p: lost the server two at {address}: it was restarted\n"
+            )
         )
     );
     assert!(
@@ -286,7 +288,7 @@ fn all_who_ask_a_silent_server_at_once_learn_of_it_at_once() {
         assert_eq!(
             end.stderr(),
             format!(
-                "circuit: peek /two: no answer from {} within 3 s\n\
+                "circuit: peek /two: cannot reach the server two: no answer from {} within 3 s\n\
                  hint: the circuit suspects that this server has failed\n",
                 two.address()
             )
@@ -312,7 +314,7 @@ fn a_listing_names_who_is_silent_and_prints_the_rest() {
         .status(1)
         .stdout(expected.concat())
         .stderr(format!(
-            "circuit: ls /{} (two): no answer from {} within 3 s (suspected)\n",
+            "circuit: ls /{} (two): cannot reach the server two: no answer from {} within 3 s (suspected)\n",
             two.id(),
             two.address()
         ))

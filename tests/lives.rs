@@ -74,7 +74,7 @@ fn what_went_through_the_life_before_fails_at_once_wherever_the_next_one_is() {
         // Far sooner than the ten seconds after which a silent connection is given up.
         let soon = Duration::from_secs(4);
         eventually_within(soon, "the reader through the life before is told", || {
-            let lost = format!("lost the server at {address}: it was restarted\n");
+            let lost = format!("lost the server two at {address}: it was restarted\n");
             there.stderr().text().ends_with(&lost).then_some(())
         });
         eventually_within(soon, "the life before keeps nobody out", || {

@@ -267,8 +267,8 @@ fn a_server_that_leaves_is_an_error() {
         (
             Some(1),
             &*format!(
-                "circuit: run /one/p: lost the connection to {}: it left the circuit\n",
-                one.url()
+                "circuit: run /one/p: the server that was dialled, one at {}, left the circuit\n",
+                one.address()
             )
         )
     );

@@ -353,8 +353,8 @@ fn a_server_that_stops_ends_streams_with_an_error() {
         (
             Some(1),
             &*format!(
-                "circuit: stdout /one/p: lost the connection to {}: it left the circuit\n",
-                one.url()
+                "circuit: stdout /one/p: the server that was dialled, one at {}, left the circuit\n",
+                one.address()
             )
         )
     );

@@ -13,6 +13,8 @@ pub mod address;
 mod call;
 mod dispatch;
 mod forward;
+#[cfg(test)]
+mod in_process;
 mod listen;
 pub mod log;
 mod members;

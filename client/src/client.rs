@@ -341,7 +341,7 @@ impl Client {
     }
 
     pub(crate) fn failed(&self, path: &Path, error: StreamError) -> Error {
-        Error::from_stream(path, error, &self.dialled().url)
+        Error::from_stream(path, error, self.dialled())
     }
 
     /// The error of who has said all, and waits to hear that it was taken note of: where the

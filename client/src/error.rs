@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use circuit_proto::handshake::Identity;
 use circuit_proto::path::PathError;
 use circuit_proto::{Code, Path, Url};
 
 pub use crate::transport::dial::DialError;
+use crate::transport::lost::Lost;
 use crate::transport::stream::StreamError;
 
 /// Why an operation failed.
@@ -30,13 +32,13 @@ pub enum Error {
     },
     /// The server through which we reach the circuit is gone, and with it our connection.
     /// Whatever was under way may or may not have happened.
-    #[error("{path}: lost the connection to {url}: {reason}")]
+    #[error("{path}: {reason}")]
     CircuitGone {
         /// The anchor.
         path: Path,
         /// The server that was dialled.
         url: Url,
-        /// What became of the connection.
+        /// What became of the connection, with the server's name and address.
         reason: String,
     },
     /// No answer in time. The operation may or may not have happened.
@@ -83,10 +85,9 @@ impl Error {
     pub(crate) fn reason(&self) -> String {
         match self {
             Error::Refused { error, .. } | Error::ServerGone { error, .. } => error.to_string(),
-            Error::Unknown { reason, .. } | Error::Protocol { reason, .. } => reason.clone(),
-            Error::CircuitGone { url, reason, .. } => {
-                format!("lost the connection to {url}: {reason}")
-            }
+            Error::Unknown { reason, .. }
+            | Error::Protocol { reason, .. }
+            | Error::CircuitGone { reason, .. } => reason.clone(),
             other => other.to_string(),
         }
     }
@@ -110,7 +111,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn from_stream(path: &Path, error: StreamError, url: &Url) -> Error {
+    pub(crate) fn from_stream(path: &Path, error: StreamError, dialled: &Identity) -> Error {
         match error {
             StreamError::Failed(error) => Error::from_reply(path, error),
             StreamError::Abandoned => {
@@ -118,11 +119,24 @@ impl Error {
             }
             StreamError::Lost(lost) => Error::CircuitGone {
                 path: path.clone(),
-                url: url.clone(),
-                reason: lost.to_string(),
+                url: dialled.url.clone(),
+                reason: circuit_gone(dialled, &lost),
             },
             StreamError::Protocol(codec) => Error::protocol(path, codec),
         }
+    }
+}
+
+/// The text of the loss of the server that was dialled.
+fn circuit_gone(dialled: &Identity, lost: &Lost) -> String {
+    let who = format!(
+        "the server that was dialled, {} at {}",
+        dialled.name,
+        dialled.url.authority()
+    );
+    match lost {
+        Lost::Left => format!("{who}, left the circuit"),
+        other => format!("lost {who}: {other}"),
     }
 }
 

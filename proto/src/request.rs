@@ -96,6 +96,23 @@ macro_rules! operations {
             }
         }
 
+        impl Op {
+            /// Whether the operation waits for others by nature, for as long as they like: it then
+            /// takes another place of its connection than those that are done at once.
+            pub fn waits(&self) -> bool {
+                match self {
+                    Op::Streams(op) => op.waits(),
+                    Op::Channel(op) => op.waits(),
+                    Op::Anchor(_)
+                    | Op::Process(_)
+                    | Op::Container(_)
+                    | Op::Dns(_)
+                    | Op::Server(_)
+                    | Op::Subscription(_) => false,
+                }
+            }
+        }
+
         operations!(@from Anchor anchor::Op);
         operations!(@from Streams streams::Op);
         $(operations!(@from $Room element::$room::Op);)*

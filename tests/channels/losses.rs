@@ -528,6 +528,6 @@ async fn a_client_that_loses_the_second_server_at_the_end_learns_which_it_was() 
     let Err(Error::Unknown { reason, .. }) = accepted.await.unwrap() else {
         panic!("it knows");
     };
-    let lost = format!("lost the server at {}: ", two.address());
+    let lost = format!("lost the server two at {}: ", two.address());
     assert!(reason.starts_with(&lost), "{reason}");
 }

@@ -21,6 +21,7 @@ use quinn::VarInt;
 use tracing::{debug, info, warn};
 
 use super::dispatch::Caller;
+use super::requests::STREAMS_AT_FIRST;
 use super::{Server, requests};
 use crate::peer::Origin;
 use crate::runtime::admission::Entry;
@@ -31,16 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a stranger may send, in bytes.
 pub(super) const STRANGER_WINDOW: u32 = 16 << 10;
-
-/// How many requests of a client may be in flight.
-pub(super) const CLIENT_REQUESTS: usize = 1024;
-
-/// How many requests of a forwarding server may be in flight.
-pub(super) const TRANSFER_REQUESTS: usize = 16_384;
-
-/// How many streams a peer may open beyond its requests, so that the one too many is answered
-/// `Busy` instead of waiting. Chosen, not measured: a greedy caller sends as many in one burst.
-const SPARE_STREAMS: usize = 64;
 
 /// How long a refused peer has to read the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -235,16 +226,14 @@ fn peer(
 /// Lifts the limits of a stranger.
 fn open_up(connection: &quinn::Connection, role: &Admitted) {
     let streams = match role {
-        Admitted::Client => CLIENT_REQUESTS + SPARE_STREAMS,
-        Admitted::Transfer(_) => TRANSFER_REQUESTS + SPARE_STREAMS,
+        Admitted::Client | Admitted::Transfer(_) => STREAMS_AT_FIRST,
         Admitted::Link(..) => {
             // One stream of messages.
             connection.set_max_concurrent_uni_streams(VarInt::from_u32(1));
             0
         }
     };
-    // Far below what a VarInt holds.
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams as u32));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
     // Each stream has its window; together they are not limited again, so that one which nobody
     // reads never stops another.
     connection.set_receive_window(VarInt::MAX);

@@ -14,6 +14,7 @@ use circuit_proto::request::{Op, OpError, Request};
 use circuit_proto::{Code, Error, Path, ServerId};
 
 use super::call::{Call, Gone};
+use super::requests::{self, Place};
 use super::{Server, forward, ops};
 
 /// Who sends requests over a connection.
@@ -30,13 +31,21 @@ pub(super) async fn answer(
     server: Arc<Server>,
     connection: quinn::Connection,
     caller: Caller,
+    mut place: Place,
     send: SendHalf,
     mut recv: RecvHalf,
 ) {
-    let mut request: Request = match recv.frame().await {
-        Ok(request) => request,
-        Err(StreamError::Protocol(_)) => return close(&connection, Close::Malformed),
-        Err(_) => return,
+    let mut request: Request = match (recv.frame().await, &caller) {
+        (Ok(request), _) => request,
+        (Err(StreamError::Protocol(_)), Caller::Client(_)) => {
+            return close(&connection, Close::Malformed);
+        }
+        // The connection carries the requests of others too.
+        (Err(StreamError::Protocol(error)), Caller::Server(..)) => {
+            let error = Error::new(Code::InvalidArgument, format!("a bad request: {error}"));
+            return requests::refuse(send, error).await;
+        }
+        (Err(_), _) => return,
     };
     let op = Op::decode(&request.op);
     let what = op.as_ref().map_or("unknown", Op::name);
@@ -50,7 +59,11 @@ pub(super) async fn answer(
         .operations
         .begin(who.clone(), what, request.path.clone());
     let forwards = !request.forwarded && matches!(caller, Caller::Client(_));
-    let target = match target {
+    let placed = match op.as_ref().is_ok_and(Op::waits) {
+        true => place.wait(&request.origin),
+        false => Ok(()),
+    };
+    let target = match placed.and(target) {
         Ok(Target::Other(record)) if forwards => {
             // Executed, and so logged, by the other server.
             operation.leave_unlogged();
@@ -69,6 +82,11 @@ pub(super) async fn answer(
         recv,
     };
     let answered = match (target, op) {
+        // A server that leaves does not know any more who is in the circuit.
+        (Err(error), _) if error.code == Code::NoSuchServer && call.server.is_leaving() => {
+            call.send.abandoned().await;
+            Err(Gone)
+        }
         (Err(error), _) => call.refuse(error).await,
         (Ok(Target::Other(record)), _) => {
             // The forwarder's view and ours differ. A request is forwarded at most once.
@@ -197,7 +215,7 @@ fn shortened_origin(origin: &str) -> &str {
 mod tests {
     use super::*;
 
-    type Answer<F> = fn(Arc<Server>, quinn::Connection, Caller, SendHalf, RecvHalf) -> F;
+    type Answer<F> = fn(Arc<Server>, quinn::Connection, Caller, Place, SendHalf, RecvHalf) -> F;
 
     fn size<F: Future>(_: Answer<F>) -> usize {
         size_of::<F>()

@@ -10,6 +10,8 @@
 mod relay;
 mod transfers;
 
+use std::time::Duration;
+
 use circuit_client::transport::lost::Lost;
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
 use circuit_proto::membership::Record;
@@ -19,6 +21,10 @@ use tracing::debug;
 
 use super::Server;
 pub(super) use transfers::Transfers;
+
+/// How long another server may take to let this one open one more stream. Servers always do at once
+/// (`requests/places.rs`). Chosen, not measured: a few slow round trips.
+const NO_STREAM: Duration = Duration::from_secs(1);
 
 /// Passes a request on to the server `to`, and everything that follows it, both ways. `changes` says
 /// whether the operation changes anything, so that a hop that is lost leaves its outcome unknown.
@@ -33,10 +39,9 @@ pub(super) async fn forward(
     let opened = async {
         let (connection, in_use) = server.transfers.connection(server, to).await?;
         let lost = |error: StreamError| unreachable(server, to, &error);
-        let (send, recv) = connection
-            .open_bi()
-            .await
-            .map_err(|error| lost(error.into()))?;
+        let stream = tokio::time::timeout(NO_STREAM, connection.open_bi()).await;
+        let stream = stream.map_err(|_| too_many(to))?;
+        let (send, recv) = stream.map_err(|error| lost(error.into()))?;
         let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
         match send.frame(&request).await {
             Ok(()) => Ok((send, recv, in_use)),
@@ -52,6 +57,10 @@ pub(super) async fn forward(
     };
     let (send, recv, _in_use) = match opened {
         Ok(opened) => opened,
+        // The caller hears that this server leaves, which is why the other is lost.
+        Err(error) if error.code == Code::Unreachable && server.is_leaving() => {
+            return back.abandoned().await;
+        }
         Err(error) => {
             // A caller that is gone needs no answer.
             let _ = back.frame(&Reply::Err(error)).await;
@@ -61,7 +70,9 @@ pub(super) async fn forward(
     };
     let explain = |lost: &StreamError| {
         debug!("lost {} while forwarding: {lost}", to.fingerprint.id());
-        Some(unreachable(server, to, lost))
+        // Of a server that leaves the others close the connections. What it forwards is lost with
+        // itself, and its callers hear so by the end of their own connections.
+        (!server.is_leaving()).then(|| unreachable(server, to, lost))
     };
     tokio::join!(
         relay::up(from, send),
@@ -69,13 +80,24 @@ pub(super) async fn forward(
     );
 }
 
+/// A server's name and address.
+fn named(to: &Record) -> String {
+    format!("the server {} at {}", to.name, to.url.authority())
+}
+
+/// The error for a caller whose request the other server takes no stream for.
+fn too_many(to: &Record) -> Error {
+    let message = format!("{} takes no more requests from this server", named(to));
+    Error::new(Code::Busy, message)
+}
+
 /// The error for a caller whose request or its answer was lost on the way.
 fn unreachable(server: &Server, to: &Record, error: &StreamError) -> Error {
-    let authority = to.url.authority();
+    let who = named(to);
     let lost = match error {
         StreamError::Lost(lost) => lost,
         StreamError::Protocol(_) | StreamError::Failed(_) | StreamError::Abandoned => {
-            let message = format!("the server at {authority} broke the protocol: {error}");
+            let message = format!("{who} broke the protocol: {error}");
             return Error::new(Code::Internal, message);
         }
     };
@@ -88,6 +110,6 @@ fn unreachable(server: &Server, to: &Record, error: &StreamError) -> Error {
         Lost::ClosedHere => "it is no longer in the circuit".to_owned(),
         other => other.to_string(),
     };
-    let message = format!("lost the server at {authority}: {reason}");
+    let message = format!("lost {who}: {reason}");
     Error::new(Code::Unreachable, message)
 }

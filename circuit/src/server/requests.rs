@@ -1,19 +1,28 @@
 //! Serves the requests of one connection, each in a task of its own, up to a number at the same time.
 //!
+//! [`accept`](super::accept) hands over a connection whose peer was let in;
+//! [`dispatch`](super::dispatch) executes each request in the [`Place`] that it has here.
+//!
+//! **Invariant:** a request beyond a limit is answered `Busy`. It never waits for the end of another
+//! one, as the peer may always open more streams than there are places.
+//!
 //! **Cancellation:** each request of a connection that is lost learns so from its own stream.
 
+mod places;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use circuit_client::transport::stream::{RecvHalf, SendHalf};
+use circuit_proto::Error;
 use circuit_proto::request::Reply;
-use circuit_proto::{Code, Error};
+use quinn::VarInt;
 use tracing::{Instrument, Level, debug_span};
 
 use super::Server;
-use super::accept::{CLIENT_REQUESTS, TRANSFER_REQUESTS};
 use super::dispatch::{Caller, answer};
 use crate::runtime::budget::Budget;
+use places::{CLIENT, Places, TRANSFER};
+pub(super) use places::{Place, STREAMS_AT_FIRST};
 
 /// How many requests are begun before the other tasks of the thread have their turn. Chosen, not
 /// measured: a request that has come costs some ten microseconds.
@@ -21,24 +30,24 @@ const TURN: usize = 64;
 
 /// Serves the requests of a connection until it ends.
 pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, caller: Caller) {
-    let limit = match &caller {
-        Caller::Client(_) => CLIENT_REQUESTS,
-        Caller::Server(..) => TRANSFER_REQUESTS,
-    };
-    let in_flight = Arc::new(AtomicUsize::new(0));
+    let places = Places::new(match &caller {
+        Caller::Client(_) => CLIENT,
+        Caller::Server(..) => TRANSFER,
+    });
     let mut turn = Budget::new(TURN);
     while let Ok((send, recv)) = connection.accept_bi().await {
         turn.spend(1).await;
         let (send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
-        let count = Counted::new(&in_flight);
-        let busy = count.before >= limit;
+        let place = places.enter();
+        if let Some(streams) = places.more_streams() {
+            connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+        }
         let (server, connection) = (server.clone(), connection.clone());
         let caller = caller.clone();
         let request = async move {
-            let _count = count;
-            match busy {
-                true => refuse_one_too_many(send, limit).await,
-                false => answer(server, connection, caller, send, recv).await,
+            match place.is_there() {
+                Ok(()) => answer(server, connection, caller, place, send, recv).await,
+                Err(busy) => refuse(send, busy).await,
             }
         };
         match tracing::enabled!(Level::DEBUG) {
@@ -48,34 +57,9 @@ pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, ca
     }
 }
 
-/// A request in flight.
-struct Counted {
-    in_flight: Arc<AtomicUsize>,
-    /// How many there were before it.
-    before: usize,
-}
-
-impl Counted {
-    fn new(in_flight: &Arc<AtomicUsize>) -> Counted {
-        let before = in_flight.fetch_add(1, Ordering::Relaxed);
-        Counted {
-            in_flight: in_flight.clone(),
-            before,
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-async fn refuse_one_too_many(mut send: SendHalf, limit: usize) {
-    let message = format!("{limit} requests are in flight on this connection");
+/// Answers a request that was not read.
+pub(super) async fn refuse(mut send: SendHalf, error: Error) {
     // A caller that is gone needs no answer.
-    let _ = send
-        .frame(&Reply::Err(Error::new(Code::Busy, message)))
-        .await;
+    let _ = send.frame(&Reply::Err(error)).await;
     send.finish();
 }

@@ -65,6 +65,14 @@ impl Op {
             Op::Receive | Op::SendMany | Op::ReceiveMany => false,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Send | Op::Receive | Op::SendMany | Op::ReceiveMany => true,
+            Op::Make { .. } | Op::Close => false,
+        }
+    }
 }
 
 /// What `peek` tells of a channel.

@@ -46,6 +46,14 @@ impl Op {
             Op::Stdin | Op::Stdout | Op::Stderr | Op::Wait => false,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Stdin | Op::Stdout | Op::Stderr | Op::Wait => true,
+            Op::Signal { .. } => false,
+        }
+    }
 }
 
 /// The answer to `wait`: the status of an element that has ended.

@@ -124,7 +124,8 @@ impl Transfers {
         let accepted = match dialled {
             Ok(accepted) => accepted,
             Err(error) => {
-                let error = Error::new(Code::Unreachable, error.to_string());
+                let message = format!("cannot reach the server {}: {error}", to.name);
+                let error = Error::new(Code::Unreachable, message);
                 place.failed = Some((Instant::now(), to.life(), error.clone()));
                 return Err(error);
             }
