@@ -24,7 +24,7 @@ use super::view::View;
 use crate::Fingerprint;
 
 pub(super) use accusation::Turn;
-use accusation::{Accusation, Patience};
+use accusation::{Accusation, SuspicionFactor};
 use probe::Probe;
 pub(super) use probe::{Ask, Begun, Stage, Step, Verdict};
 
@@ -34,7 +34,7 @@ pub(super) struct Detector {
     probes: BTreeMap<Fingerprint, Probe>,
     errands: BTreeMap<Fingerprint, Errand>,
     accused: BTreeMap<Fingerprint, Accusation>,
-    patience: BTreeMap<Fingerprint, Patience>,
+    suspicion_factor: BTreeMap<Fingerprint, SuspicionFactor>,
     /// The number from which the numbers of pings count.
     first_nonce: u64,
     /// The members that are still to be audited in this round.
@@ -172,13 +172,13 @@ impl Detector {
             self.probes.len(),
             self.errands.len(),
             self.accused.len(),
-            self.patience.len(),
+            self.suspicion_factor.len(),
         ]
     }
 
     /// The members that are waited for longer.
     #[cfg(test)]
     pub(super) fn waited_for(&self) -> Vec<Fingerprint> {
-        self.patience.keys().copied().collect()
+        self.suspicion_factor.keys().copied().collect()
     }
 }

@@ -290,7 +290,7 @@ impl Machine {
             if before
                 .is_some_and(|before| before.phase.is_suspected() && before.count == held.count)
             {
-                self.detector.be_patient(who, self.now);
+                self.detector.raise_suspicion_factor(who, self.now);
             }
         } else {
             self.detector.forget(&who);

@@ -56,7 +56,7 @@ pub(super) const WITNESS_WAIT: Duration = ms(700);
 /// How long a suspicion lasts. Measured: 3 s of stall cause no false removal.
 pub(super) const SUSPICION: Duration = ms(3000);
 
-/// How long a suspicion lasts at most, whatever the patience. Chosen, not measured.
+/// How long a suspicion lasts at most, whatever the suspicion factor. Chosen, not measured.
 pub(super) const SUSPICION_MAX: Duration = ms(15_000);
 
 /// How long a suspicion lasts while the subject's kernel still answers: longer than the stalls
@@ -99,8 +99,8 @@ pub(super) const HEARSAY: Duration = ms(1000);
 /// How long a suspicion upon another's word lasts: a flood there and back, many times.
 pub(super) const HEARSAY_SUSPICION: Duration = ms(2000);
 
-/// In what time the patience with a member that was wrongly suspected halves. Chosen, not measured.
-pub(super) const PATIENCE_HALVES: Duration = ms(60_000);
+/// The time in which the suspicion factor of a member halves. Chosen, not measured.
+pub(super) const SUSPICION_FACTOR_HALVES: Duration = ms(60_000);
 
 /// How long news is gathered before it is flooded. Chosen: far below a round trip, and long enough
 /// for the news that came in one packet to leave in one.

@@ -22,16 +22,17 @@ pub(super) struct Accusation {
     confirmed: bool,
 }
 
-/// How much longer than others a member is waited for, because it was wrongly suspected.
+/// By how much a suspicion of this member lasts longer, because it was wrongly suspected before.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct SuspicionFactor {
     level: f64,
     at: Duration,
 }
 
-impl Patience {
+impl SuspicionFactor {
     fn now(&self, now: Duration) -> f64 {
-        let halvings = now.saturating_sub(self.at).as_secs_f64() / PATIENCE_HALVES.as_secs_f64();
+        let halvings =
+            now.saturating_sub(self.at).as_secs_f64() / SUSPICION_FACTOR_HALVES.as_secs_f64();
         self.level * (-halvings).exp2()
     }
 }
@@ -60,12 +61,12 @@ impl Detector {
         phase: Phase,
         now: Duration,
     ) -> Duration {
-        let patience = self.patience.get(who);
-        let patience = patience.map_or(0.0, |patience| patience.now(now));
+        let suspicion_factor = self.suspicion_factor.get(who);
+        let suspicion_factor = suspicion_factor.map_or(0.0, |factor| factor.now(now));
         match phase {
             Phase::Condemned => CONDEMNED,
             Phase::Stalled => STALL,
-            _ => SUSPICION.mul_f64(1.0 + patience).min(SUSPICION_MAX),
+            _ => SUSPICION.mul_f64(1.0 + suspicion_factor).min(SUSPICION_MAX),
         }
     }
 
@@ -194,16 +195,22 @@ impl Detector {
         self.accused.keys().copied().collect()
     }
 
-    /// The member was wrongly suspected: it is waited for longer from now on.
-    pub(in crate::membership) fn be_patient(&mut self, who: Fingerprint, now: Duration) {
-        self.patience.retain(|_, patience| patience.now(now) > 0.1);
-        let before = self.patience.get(&who);
-        let level = before.map_or(0.0, |patience| patience.now(now)) + 1.0;
-        self.patience.insert(who, Patience { level, at: now });
+    /// The member was wrongly suspected: later suspicions of it last longer for a while.
+    pub(in crate::membership) fn raise_suspicion_factor(
+        &mut self,
+        who: Fingerprint,
+        now: Duration,
+    ) {
+        self.suspicion_factor
+            .retain(|_, factor| factor.now(now) > 0.1);
+        let before = self.suspicion_factor.get(&who);
+        let level = before.map_or(0.0, |factor| factor.now(now)) + 1.0;
+        self.suspicion_factor
+            .insert(who, SuspicionFactor { level, at: now });
     }
 
     /// The member has gone.
     pub(in crate::membership) fn forget(&mut self, who: &Fingerprint) {
-        self.patience.remove(who);
+        self.suspicion_factor.remove(who);
     }
 }

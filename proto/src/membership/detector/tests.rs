@@ -225,14 +225,17 @@ fn those_who_do_not_accuse_act_after_those_who_do() {
 }
 
 #[test]
-fn patience_doubles_a_suspicion_and_halves_in_a_minute() {
+fn a_wrong_suspicion_doubles_the_next_and_the_factor_halves_in_a_minute() {
     let (who, mut detector) = (fingerprint(1), Detector::new(7));
     let lasts = |detector: &Detector, now| detector.suspicion(&who, Phase::Suspect, now);
     assert_eq!(lasts(&detector, NOW), SUSPICION);
-    detector.be_patient(who, NOW);
+    detector.raise_suspicion_factor(who, NOW);
     assert_eq!(lasts(&detector, NOW), SUSPICION * 2);
-    assert_eq!(lasts(&detector, NOW + PATIENCE_HALVES), SUSPICION * 3 / 2);
-    (0..20).for_each(|_| detector.be_patient(who, NOW));
+    assert_eq!(
+        lasts(&detector, NOW + SUSPICION_FACTOR_HALVES),
+        SUSPICION * 3 / 2
+    );
+    (0..20).for_each(|_| detector.raise_suspicion_factor(who, NOW));
     assert_eq!(lasts(&detector, NOW), SUSPICION_MAX);
     assert_eq!(detector.suspicion(&who, Phase::Condemned, NOW), CONDEMNED);
     assert_eq!(detector.suspicion(&who, Phase::Stalled, NOW), STALL);

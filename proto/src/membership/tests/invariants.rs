@@ -129,14 +129,14 @@ fn every_table_is_bounded() {
                 machine.handle(Input::Disconnected { peer, why }, now);
             }
             while machine.poll_output().is_some() {}
-            let [probes, errands, accused, patience] = machine.detector.sizes();
+            let [probes, errands, accused, suspicion_factor] = machine.detector.sizes();
             assert!(probes <= MAX_PROBES);
             assert!(errands <= MAX_PROBES);
             let connecting = machine.links.seeking() + machine.links.meeting();
             assert!(connecting <= 2 * MAX_DEGREE + REUNIONS);
             assert!(machine.view.buried() <= MAX_TOMBSTONES);
             assert!(accused <= machine.len());
-            assert!(patience <= machine.len());
+            assert!(suspicion_factor <= machine.len());
             assert!(machine.connections.len() <= 3);
             let timed = machine.len() + probes + errands;
             assert!(machine.timers.len() <= timed + 3 * MAX_DEGREE + 8);

@@ -20,7 +20,7 @@ fn wrong(machine: &mut Machine, who: u8, times: u64, at: u64) {
 
 #[test]
 fn whoever_was_wrongly_suspected_is_waited_for_longer_for_a_while() {
-    let halves = PATIENCE_HALVES.as_millis() as u64;
+    let halves = SUSPICION_FACTOR_HALVES.as_millis() as u64;
     for (times, pause, expected) in [
         (0, 0, SUSPICION),
         (1, 0, SUSPICION * 2),
@@ -54,8 +54,8 @@ fn whoever_was_wrongly_suspected_is_waited_for_longer_for_a_while() {
 }
 
 #[test]
-fn patience_is_forgotten_once_it_is_small_and_with_its_member() {
-    let halves = PATIENCE_HALVES.as_millis() as u64;
+fn a_suspicion_factor_is_forgotten_once_it_is_small_and_with_its_member() {
+    let halves = SUSPICION_FACTOR_HALVES.as_millis() as u64;
     for (pause, expected) in [(halves, vec![1, 3]), (4 * halves, vec![3])] {
         let mut machine = linked(4);
         wrong(&mut machine, 1, 1, 0);
