@@ -276,7 +276,7 @@ impl Machine {
             Timer::Connecting(peer) => self.on_connecting_timer(peer),
             Timer::Bridge(peer) => self.on_bridge_timer(peer),
             Timer::Probe(who) => self.on_probe_timer(who),
-            Timer::Errand(who) => self.on_errand_timer(who),
+            Timer::IndirectProbe(who) => self.on_indirect_probe_timer(who),
             Timer::Suspicion(who) => self.on_suspicion_timer(who),
             Timer::Seek => self.on_seek_timer(),
             Timer::Rewire => self.on_rewire_timer(),

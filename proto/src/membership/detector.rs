@@ -1,12 +1,12 @@
 //! The failure detector: the doubts that one server has about others, and its decisions.
 //!
-//! It keeps probes and accusations (in files of their own), errands, which are the trying of servers
-//! for others, and the rounds of audits. It reads the view to choose members. It knows nothing of
+//! It keeps probes and accusations (in files of their own), indirect probes, in which this server tries
+//! others for those that ask it, and the rounds of audits. It reads the view to choose members. It knows nothing of
 //! connections, links, messages and timers: the machine tells it of events, sends the messages that
 //! it decides on, and arms the timers. The values that all servers agree on are in the view; the
 //! doubts here are this server's own.
 //!
-//! **Invariant:** at most [`MAX_PROBES`] probes, and as many errands, are under way.
+//! **Invariant:** at most [`MAX_PROBES`] probes, and as many indirect probes, are under way.
 
 mod accusation;
 mod probe;
@@ -32,7 +32,7 @@ pub(super) use probe::{Ask, Begun, Stage, Step, Verdict};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Detector {
     probes: BTreeMap<Fingerprint, Probe>,
-    errands: BTreeMap<Fingerprint, Errand>,
+    indirect_probes: BTreeMap<Fingerprint, IndirectProbe>,
     accused: BTreeMap<Fingerprint, Accusation>,
     suspicion_factor: BTreeMap<Fingerprint, SuspicionFactor>,
     /// The number from which the numbers of pings count.
@@ -45,9 +45,9 @@ pub(super) struct Detector {
     storm: Duration,
 }
 
-/// One server that is tried for others.
+/// An indirect probe: one server that this server tries for others.
 #[derive(Debug, Clone)]
-struct Errand {
+struct IndirectProbe {
     /// The servers that asked, and the numbers of their questions.
     askers: BTreeMap<Fingerprint, u64>,
     since: Duration,
@@ -77,51 +77,58 @@ impl Detector {
 
     /// Whether one more server cannot be tried for others.
     pub(super) fn is_busy_for(&self, subject: &Fingerprint) -> bool {
-        self.errands.len() >= MAX_PROBES && !self.errands.contains_key(subject)
+        self.indirect_probes.len() >= MAX_PROBES && !self.indirect_probes.contains_key(subject)
     }
 
     /// A server is to be tried for another. Returns whether it was not being tried yet.
-    pub(super) fn begin_errand(
+    pub(super) fn begin_indirect_probe(
         &mut self,
         subject: Fingerprint,
         asker: Fingerprint,
         nonce: u64,
         now: Duration,
     ) -> bool {
-        let new = !self.errands.contains_key(&subject);
-        let errand = self.errands.entry(subject).or_insert(Errand {
-            askers: BTreeMap::new(),
-            since: now,
-            until: now + ERRAND,
-        });
-        if errand.askers.len() < MAX_PROBES {
-            errand.askers.insert(asker, nonce);
+        let new = !self.indirect_probes.contains_key(&subject);
+        let indirect_probe = self
+            .indirect_probes
+            .entry(subject)
+            .or_insert(IndirectProbe {
+                askers: BTreeMap::new(),
+                since: now,
+                until: now + INDIRECT_PROBE,
+            });
+        if indirect_probe.askers.len() < MAX_PROBES {
+            indirect_probe.askers.insert(asker, nonce);
         }
         new
     }
 
     /// Until when a server is tried for others.
-    pub(super) fn errand(&self, subject: &Fingerprint) -> Option<Duration> {
-        self.errands.get(subject).map(|errand| errand.until)
+    pub(super) fn indirect_probe(&self, subject: &Fingerprint) -> Option<Duration> {
+        self.indirect_probes
+            .get(subject)
+            .map(|indirect_probe| indirect_probe.until)
     }
 
     /// The servers that are being tried for others.
-    pub(super) fn errands(&self) -> Vec<Fingerprint> {
-        self.errands.keys().copied().collect()
+    pub(super) fn indirect_probes(&self) -> Vec<Fingerprint> {
+        self.indirect_probes.keys().copied().collect()
     }
 
-    /// Whether it settles an errand that a server was there at that time.
-    pub(super) fn settles_errand(&self, subject: &Fingerprint, at: Duration) -> bool {
-        let errand = self.errands.get(subject);
-        errand.is_some_and(|errand| errand.since <= at)
+    /// Whether it settles an indirect probe that a server was there at that time.
+    pub(super) fn settles_indirect_probe(&self, subject: &Fingerprint, at: Duration) -> bool {
+        let indirect_probe = self.indirect_probes.get(subject);
+        indirect_probe.is_some_and(|indirect_probe| indirect_probe.since <= at)
     }
 
-    /// Ends an errand. Returns the servers to be told, with the numbers of their questions.
-    pub(super) fn end_errand(
+    /// Ends an indirect probe. Returns the servers to be told, with the numbers of their questions.
+    pub(super) fn end_indirect_probe(
         &mut self,
         subject: &Fingerprint,
     ) -> Option<BTreeMap<Fingerprint, u64>> {
-        self.errands.remove(subject).map(|errand| errand.askers)
+        self.indirect_probes
+            .remove(subject)
+            .map(|indirect_probe| indirect_probe.askers)
     }
 
     /// A member is suspected. Many failures at once may have hidden others. Returns whether audits
@@ -165,12 +172,12 @@ impl Detector {
         None
     }
 
-    /// How many probes, errands, accusations and members waited for longer there are.
+    /// How many probes, indirect probes, accusations and suspicion factors there are.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 4] {
         [
             self.probes.len(),
-            self.errands.len(),
+            self.indirect_probes.len(),
             self.accused.len(),
             self.suspicion_factor.len(),
         ]

@@ -28,15 +28,15 @@ impl Machine {
             connection.heard = connection.heard.max(at);
         }
         self.absolve(who, at);
-        if self.detector.settles_errand(&who, at) {
-            self.answer_errand(who, Some(true));
+        if self.detector.settles_indirect_probe(&who, at) {
+            self.answer_indirect_probe(who, Some(true));
         }
     }
 
     /// A datagram came: its sender seems to be there. If this server accuses it, it is pinged, but
     /// not so often that two servers that accuse each other never come to rest.
     pub(super) fn on_rumour(&mut self, who: Fingerprint) {
-        // Probes and errands ping often enough by themselves.
+        // Probes and indirect probes ping often enough by themselves.
         if self.detector.asks(&who, self.now) {
             self.challenge(who);
         }

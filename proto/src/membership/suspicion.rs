@@ -133,8 +133,8 @@ impl Machine {
             self.timers.delay(Timer::Suspicion(who), now + SUSPICION);
         }
         // The servers that were to be tried for others were not tried.
-        for who in self.detector.errands() {
-            self.answer_errand(who, None);
+        for who in self.detector.indirect_probes() {
+            self.answer_indirect_probe(who, None);
         }
     }
 
@@ -294,7 +294,7 @@ impl Machine {
             }
         } else {
             self.detector.forget(&who);
-            self.answer_errand(who, Some(false));
+            self.answer_indirect_probe(who, Some(false));
             self.part(who);
         }
         self.timers.arm_by(Timer::Seek, self.now);

@@ -24,8 +24,8 @@ pub(super) enum Timer {
     Bridge(Fingerprint),
     /// A probe goes on.
     Probe(Fingerprint),
-    /// The trying of a server for others goes on.
-    Errand(Fingerprint),
+    /// An indirect probe goes on.
+    IndirectProbe(Fingerprint),
     /// A suspicion nears its end.
     Suspicion(Fingerprint),
     /// Missing links are to be sought.

@@ -44,13 +44,13 @@ pub(super) const WITNESSES: usize = 3;
 pub(super) const NOES: usize = 2;
 
 /// How long a witness tries before it says no: its pings and a round trip.
-pub(super) const ERRAND: Duration = ms(450);
+pub(super) const INDIRECT_PROBE: Duration = ms(450);
 
 /// How recent a sign of life must be for a witness to say yes without trying. A probe begins
 /// later than this after the last one that its subject sent to anybody: half of it.
 pub(super) const WITNESS_RECENT: Duration = ms(400);
 
-/// How long witnesses are waited for: an [`ERRAND`] and two round trips.
+/// How long witnesses are waited for: an [`INDIRECT_PROBE`] and two round trips.
 pub(super) const WITNESS_WAIT: Duration = ms(700);
 
 /// How long a suspicion lasts. Measured: 3 s of stall cause no false removal.
@@ -204,7 +204,7 @@ pub(super) const MAX_CHANGES: usize = 4096;
 /// For how many outputs memory is kept. Chosen: more than come at rest.
 pub(super) const OUTPUTS_KEPT: usize = 64;
 
-/// The most probes, and the most errands for others, at the same time. Chosen, not
+/// The most probes, and the most indirect probes for others, at the same time. Chosen, not
 /// measured.
 pub(super) const MAX_PROBES: usize = 256;
 

@@ -1,4 +1,4 @@
-//! Errands: trying a server for others that cannot reach it.
+//! Indirect probes: a witness tries a server for others that cannot reach it.
 
 use super::Machine;
 use super::entry::{Held, Phase};
@@ -52,19 +52,22 @@ impl Machine {
             );
             return;
         }
-        if self.detector.begin_errand(subject, asker, nonce, self.now) {
-            self.on_errand_timer(subject);
+        if self
+            .detector
+            .begin_indirect_probe(subject, asker, nonce, self.now)
+        {
+            self.on_indirect_probe_timer(subject);
         }
     }
 
-    /// An errand goes on.
-    pub(super) fn on_errand_timer(&mut self, subject: Fingerprint) {
+    /// An indirect probe goes on.
+    pub(super) fn on_indirect_probe_timer(&mut self, subject: Fingerprint) {
         let now = self.now;
-        let Some(until) = self.detector.errand(&subject) else {
+        let Some(until) = self.detector.indirect_probe(&subject) else {
             return;
         };
         if now >= until {
-            self.answer_errand(subject, Some(false));
+            self.answer_indirect_probe(subject, Some(false));
             return;
         }
         // The subject hears what we hold of it, and can object.
@@ -74,15 +77,15 @@ impl Machine {
             self.send_datagram(subject, Message::Ping { nonce, held });
         }
         self.timers
-            .arm(Timer::Errand(subject), until.min(now + PING_EVERY));
+            .arm(Timer::IndirectProbe(subject), until.min(now + PING_EVERY));
     }
 
-    /// An errand is done; `None` if it could not be.
-    pub(super) fn answer_errand(&mut self, subject: Fingerprint, answered: Option<bool>) {
-        let Some(askers) = self.detector.end_errand(&subject) else {
+    /// An indirect probe has ended; `answered` is `None` if this server could not try.
+    pub(super) fn answer_indirect_probe(&mut self, subject: Fingerprint, answered: Option<bool>) {
+        let Some(askers) = self.detector.end_indirect_probe(&subject) else {
             return;
         };
-        self.timers.disarm(Timer::Errand(subject));
+        self.timers.disarm(Timer::IndirectProbe(subject));
         if answered == Some(false) && self.is_acknowledged(subject) {
             self.testify(subject);
         }

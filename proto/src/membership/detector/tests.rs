@@ -95,7 +95,7 @@ fn hard_evidence_begins_a_probe_anew_and_nothing_else_does() {
 }
 
 #[test]
-fn probes_and_errands_are_bounded() {
+fn probes_and_indirect_probes_are_bounded() {
     let random = &mut Random::new(1);
     let mut detector = Detector::new(7);
     let who = |number: usize| {
@@ -107,13 +107,13 @@ fn probes_and_errands_are_bounded() {
         let begun = detector.begin(who(number), false, Stage::Audit, random, NOW);
         assert_eq!(begun, Begun::Now);
         assert!(!detector.is_busy_for(&who(number)));
-        assert!(detector.begin_errand(who(number), fingerprint(1), 1, NOW));
-        assert!(!detector.begin_errand(who(number), fingerprint(2), 1, NOW));
+        assert!(detector.begin_indirect_probe(who(number), fingerprint(1), 1, NOW));
+        assert!(!detector.begin_indirect_probe(who(number), fingerprint(2), 1, NOW));
     }
     let begun = detector.begin(who(MAX_PROBES), false, Stage::Audit, random, NOW);
     assert_eq!(begun, Begun::Full);
     assert!(detector.is_busy_for(&who(MAX_PROBES)) && !detector.is_busy_for(&who(0)));
-    let askers = detector.end_errand(&who(0)).unwrap();
+    let askers = detector.end_indirect_probe(&who(0)).unwrap();
     assert_eq!(
         askers.into_keys().collect::<Vec<_>>(),
         [fingerprint(1), fingerprint(2)]

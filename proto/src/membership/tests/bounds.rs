@@ -82,7 +82,7 @@ fn a_server_is_tried_for_so_many_at_the_same_time() {
         machine.handle(Input::Datagram { from, message }, NOW);
     }
     drain(&mut machine);
-    machine.handle(Input::Tick, NOW + ERRAND);
+    machine.handle(Input::Tick, NOW + INDIRECT_PROBE);
     let answered: BTreeSet<_> = drain(&mut machine)
         .into_iter()
         .filter_map(|output| match output {

@@ -129,16 +129,16 @@ fn every_table_is_bounded() {
                 machine.handle(Input::Disconnected { peer, why }, now);
             }
             while machine.poll_output().is_some() {}
-            let [probes, errands, accused, suspicion_factor] = machine.detector.sizes();
+            let [probes, indirect_probes, accused, suspicion_factor] = machine.detector.sizes();
             assert!(probes <= MAX_PROBES);
-            assert!(errands <= MAX_PROBES);
+            assert!(indirect_probes <= MAX_PROBES);
             let connecting = machine.links.seeking() + machine.links.meeting();
             assert!(connecting <= 2 * MAX_DEGREE + REUNIONS);
             assert!(machine.view.buried() <= MAX_TOMBSTONES);
             assert!(accused <= machine.len());
             assert!(suspicion_factor <= machine.len());
             assert!(machine.connections.len() <= 3);
-            let timed = machine.len() + probes + errands;
+            let timed = machine.len() + probes + indirect_probes;
             assert!(machine.timers.len() <= timed + 3 * MAX_DEGREE + 8);
         }
     }
