@@ -150,7 +150,7 @@ impl Machine {
             (Timer::Heartbeat, HEARTBEAT),
             (Timer::Rewire, REWIRE),
             (Timer::Audit, AUDIT),
-            (Timer::Grave, GRAVE),
+            (Timer::Tombstone, TOMBSTONE_PING),
             (Timer::Expire, EXPIRE),
         ] {
             let at = now + machine.random.time(interval);
@@ -281,7 +281,7 @@ impl Machine {
             Timer::Seek => self.on_seek_timer(),
             Timer::Rewire => self.on_rewire_timer(),
             Timer::Audit => self.on_audit_timer(),
-            Timer::Grave => self.on_grave_timer(),
+            Timer::Tombstone => self.on_tombstone_timer(),
             Timer::Expire => self.on_expire_timer(),
         }
     }
@@ -399,7 +399,7 @@ impl Machine {
     /// The servers that failed and are still looked for, the longest gone first.
     pub fn failed(&self) -> impl Iterator<Item = &Record> {
         self.view
-            .graves()
+            .tombstones()
             .filter(|member| member.phase == Phase::Down)
             .map(|member| &*member.record)
     }

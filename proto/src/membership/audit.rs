@@ -45,16 +45,22 @@ impl Machine {
     }
 
     /// Pings a tombstone.
-    pub(super) fn on_grave_timer(&mut self) {
+    pub(super) fn on_tombstone_timer(&mut self) {
         let isolated = self.links.len() == 0;
-        let pause = if isolated { GRAVE_ISOLATED } else { GRAVE };
-        self.timers
-            .arm(Timer::Grave, self.now + pause / 2 + self.random.time(pause));
-        let turns = GRAVE_PINGS * self.view.buried();
+        let pause = if isolated {
+            TOMBSTONE_PING_ISOLATED
+        } else {
+            TOMBSTONE_PING
+        };
+        self.timers.arm(
+            Timer::Tombstone,
+            self.now + pause / 2 + self.random.time(pause),
+        );
+        let turns = TOMBSTONE_PINGS * self.view.tombstone_count();
         if !isolated && self.random.below(self.view.live().len()) >= turns {
             return;
         }
-        let Some(member) = self.view.random_grave(&mut self.random) else {
+        let Some(member) = self.view.random_tombstone(&mut self.random) else {
             return;
         };
         if member.phase == Phase::Left {

@@ -78,7 +78,7 @@ impl Machine {
         if stranger {
             let told: Vec<_> = self
                 .view
-                .graves()
+                .tombstones()
                 .rev()
                 .map(|member| member.record.fingerprint)
                 .take(TOMBSTONES_TOLD)

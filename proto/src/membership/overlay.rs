@@ -197,7 +197,8 @@ impl Machine {
         let soon = self.random.time(SEEK_AGAIN / 10);
         self.timers.arm_by(Timer::Seek, self.now + soon);
         if self.links.len() == 0 {
-            self.timers.arm_by(Timer::Grave, self.now + GRAVE_ISOLATED);
+            self.timers
+                .arm_by(Timer::Tombstone, self.now + TOMBSTONE_PING_ISOLATED);
         }
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Timer {
     /// A member is to be audited.
     Audit,
     /// A tombstone is to be pinged.
-    Grave,
+    Tombstone,
     /// Old tombstones are to be dropped.
     Expire,
 }

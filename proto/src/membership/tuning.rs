@@ -170,14 +170,14 @@ pub(super) const STORM: Duration = ms(3000);
 pub(super) const AUDIT_WAIT: Duration = ms(500);
 
 /// The interval at which a tombstone is pinged.
-pub(super) const GRAVE: Duration = ms(5000);
+pub(super) const TOMBSTONE_PING: Duration = ms(5000);
 
 /// The same while isolated.
-pub(super) const GRAVE_ISOLATED: Duration = ms(1000);
+pub(super) const TOMBSTONE_PING_ISOLATED: Duration = ms(1000);
 
 /// A tombstone is pinged so seldom that, with all members together, it sees this many pings per
-/// [`GRAVE`]: a dead address is not stormed by thousands. Chosen: 1.6 a second.
-pub(super) const GRAVE_PINGS: usize = 8;
+/// [`TOMBSTONE_PING`]: a dead address is not stormed by thousands. Chosen: 1.6 a second.
+pub(super) const TOMBSTONE_PINGS: usize = 8;
 
 /// How many connections are opened at the same time to servers that were thought dead, or that
 /// have begun another life.

@@ -90,7 +90,7 @@ pub(super) struct View {
     // Records are shared: an entry costs some 60 bytes besides.
     members: BTreeSet<Member>,
     live: Vec<Arc<Record>>,
-    graves: BTreeSet<(Duration, Fingerprint)>,
+    tombstones: BTreeSet<(Duration, Fingerprint)>,
     /// The last values of the servers whose tombstones are gone.
     forgotten: BTreeMap<Fingerprint, Held>,
     forgotten_order: VecDeque<Fingerprint>,
@@ -149,20 +149,23 @@ impl View {
     }
 
     /// The tombstones, the oldest first.
-    pub(super) fn graves(&self) -> impl DoubleEndedIterator<Item = &Member> {
-        self.graves
+    pub(super) fn tombstones(&self) -> impl DoubleEndedIterator<Item = &Member> {
+        self.tombstones
             .iter()
             .filter_map(|(_, who)| self.members.get(who))
     }
 
     /// How many tombstones there are.
-    pub(super) fn buried(&self) -> usize {
-        self.graves.len()
+    pub(super) fn tombstone_count(&self) -> usize {
+        self.tombstones.len()
     }
 
     /// A tombstone at random.
-    pub(super) fn random_grave(&self, random: &mut Random) -> Option<&Member> {
-        let (_, who) = self.graves.iter().nth(random.below(self.graves.len()))?;
+    pub(super) fn random_tombstone(&self, random: &mut Random) -> Option<&Member> {
+        let (_, who) = self
+            .tombstones
+            .iter()
+            .nth(random.below(self.tombstones.len()))?;
         self.members.get(who)
     }
 
@@ -279,7 +282,7 @@ impl View {
     fn take(&mut self, who: &Fingerprint) -> Option<Arc<Record>> {
         let member = self.members.take(who)?;
         if !member.phase.is_live() {
-            self.graves.remove(&(member.since, *who));
+            self.tombstones.remove(&(member.since, *who));
             return None;
         }
         self.live.swap_remove(member.slot as usize);
@@ -300,7 +303,7 @@ impl View {
             self.live.push(Arc::clone(&record));
             self.sum(&who, &held, u64::wrapping_add);
         } else {
-            self.graves.insert((since, who));
+            self.tombstones.insert((since, who));
         }
         if self.forgotten.remove(&who).is_some() {
             self.forgotten_order.retain(|other| *other != who);
@@ -327,14 +330,14 @@ impl View {
 
     /// Drops the oldest tombstones beyond the bound.
     fn bound(&mut self) {
-        while self.graves.len() > MAX_TOMBSTONES {
+        while self.tombstones.len() > MAX_TOMBSTONES {
             self.forget_first();
         }
     }
 
     /// Drops the tombstones that have expired.
     pub(super) fn expire(&mut self, now: Duration) {
-        while let Some((since, _)) = self.graves.first()
+        while let Some((since, _)) = self.tombstones.first()
             && now.saturating_sub(*since) >= TOMBSTONE
         {
             self.forget_first();
@@ -343,7 +346,7 @@ impl View {
 
     /// Drops the oldest tombstone, and keeps of it only the value, which prevents a resurrection.
     fn forget_first(&mut self) {
-        let Some((_, who)) = self.graves.pop_first() else {
+        let Some((_, who)) = self.tombstones.pop_first() else {
             return;
         };
         let Some(member) = self.members.take(&who) else {

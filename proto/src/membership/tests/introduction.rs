@@ -59,7 +59,11 @@ fn changed(who: u8, (_, change): Change) -> Entry {
 /// What is held of all servers together.
 fn state(machine: &Machine) -> (u64, usize, u64) {
     let digest = machine.digest();
-    (digest, machine.view.buried(), machine.incarnation())
+    (
+        digest,
+        machine.view.tombstone_count(),
+        machine.incarnation(),
+    )
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn every_table_is_bounded() {
             assert!(indirect_probes <= MAX_PROBES);
             let connecting = machine.links.seeking() + machine.links.meeting();
             assert!(connecting <= 2 * MAX_DEGREE + REUNIONS);
-            assert!(machine.view.buried() <= MAX_TOMBSTONES);
+            assert!(machine.view.tombstone_count() <= MAX_TOMBSTONES);
             assert!(accused <= machine.len());
             assert!(suspicion_factor <= machine.len());
             assert!(machine.connections.len() <= 3);
@@ -143,7 +143,7 @@ fn every_table_is_bounded() {
         }
     }
     assert!(machine.len() < 10, "{}", machine.len());
-    assert_eq!(machine.view.buried(), MAX_TOMBSTONES);
+    assert_eq!(machine.view.tombstone_count(), MAX_TOMBSTONES);
 }
 
 #[test]

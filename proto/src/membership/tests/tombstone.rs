@@ -10,7 +10,7 @@ use crate::membership::tuning::*;
 use crate::membership::{Entry, Gone, Input, Message, Phase};
 
 /// The tombstone of somebody who has been down for so long.
-fn buried(who: u8, age: Duration) -> Entry {
+fn tombstone(who: u8, age: Duration) -> Entry {
     Entry {
         age: age.as_secs() as u32,
         ..entry(fingerprint(who), who, 0, Phase::Down)
@@ -21,7 +21,7 @@ fn buried(who: u8, age: Duration) -> Entry {
 fn a_tombstone_expires_unless_the_server_is_isolated() {
     for isolated in [false, true] {
         let mut machine = linked(1);
-        tell(&mut machine, 1, &[buried(9, Duration::ZERO)], NOW);
+        tell(&mut machine, 1, &[tombstone(9, Duration::ZERO)], NOW);
         if isolated {
             let (peer, why) = (fingerprint(1), Gone::Closed);
             machine.handle(Input::Disconnected { peer, why }, NOW);
@@ -48,7 +48,7 @@ fn an_old_tombstone_is_not_kept_anew() {
         (second * u32::MAX, false),
     ] {
         let mut machine = linked(1);
-        tell(&mut machine, 1, &[buried(9, age)], NOW);
+        tell(&mut machine, 1, &[tombstone(9, age)], NOW);
         assert_eq!(machine.view.get(&fingerprint(9)).is_some(), kept, "{age:?}");
         // Nor is a young one kept longer for having been told.
         let end = (NOW + TOMBSTONE * 2).saturating_sub(age);
@@ -72,12 +72,12 @@ fn those_that_failed_are_pinged_and_those_that_left_are_not() {
 #[test]
 fn a_newcomer_is_told_of_the_last_that_went() {
     let mut machine = linked(1);
-    let graves: Vec<_> = strangers(TOMBSTONES_TOLD + 30).collect();
-    for (i, who) in graves.iter().enumerate() {
+    let tombstones: Vec<_> = strangers(TOMBSTONES_TOLD + 30).collect();
+    for (i, who) in tombstones.iter().enumerate() {
         // Neither in the order of their names nor as they were told: by when they went.
-        let age = (i * 7 % graves.len()) as u32;
-        let grave = entry(*who, 3, 0, Phase::Down);
-        tell(&mut machine, 1, &[Entry { age, ..grave }], NOW);
+        let age = (i * 7 % tombstones.len()) as u32;
+        let tombstone = entry(*who, 3, 0, Phase::Down);
+        tell(&mut machine, 1, &[Entry { age, ..tombstone }], NOW);
     }
     drain(&mut machine);
     connect(&mut machine, 2, NOW);

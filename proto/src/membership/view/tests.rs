@@ -98,7 +98,7 @@ proptest! {
             prop_assert!(view.get(&Fingerprint([who; 32])).map(|member| member.held()) >= before);
             prop_assert!(view.iter().map(|member| &member.record).eq(subscribed.values()));
             prop_assert_eq!(view.live().len(), subscribed.len());
-            prop_assert_eq!(view.live().len() + view.buried(), view.members.len());
+            prop_assert_eq!(view.live().len() + view.tombstone_count(), view.members.len());
         }
     }
 
