@@ -104,7 +104,7 @@ fn a_stopped_client_does_not_hold_up_others() {
 }
 
 #[test]
-fn an_interrupted_command_says_farewell_and_frees_its_place_at_once() {
+fn an_interrupted_command_closes_and_frees_its_place_at_once() {
     let home = Home::new();
     let one = home.start("one");
     one.make("/one/a", sh("echo ready; cat"));

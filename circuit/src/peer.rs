@@ -89,7 +89,7 @@ enum Event {
     },
     /// Something else about the connection of this number; 0 if it is about none.
     Input { number: u64, input: Input },
-    /// Leave; done when the farewells are on their way.
+    /// Leaves the circuit; done when the last messages on all links have been sent.
     Leave(oneshot::Sender<()>),
 }
 
@@ -358,7 +358,7 @@ impl Driver {
                 event = self.queue.recv() => match event {
                     Some(Event::Leave(done)) => {
                         self.handle(Input::Leave);
-                        self.farewell().await;
+                        self.close_links().await;
                         // Nobody waits any more if the time ran out.
                         let _ = done.send(());
                         return;
@@ -588,7 +588,7 @@ impl Driver {
     }
 
     /// Closes all links, once the messages on them have been sent.
-    async fn farewell(&mut self) {
+    async fn close_links(&mut self) {
         let links = std::mem::take(&mut self.links).into_values();
         let mut closing = tokio::task::JoinSet::new();
         for link in links {

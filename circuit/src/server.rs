@@ -56,9 +56,9 @@ use members::Members;
 use operations::Operations;
 use var_dir::{Kept, VarDirError};
 
-/// How long the farewell to the others may take. Chosen, not measured: news crosses a circuit in a quarter of a
+/// How long the server may take to tell the others that it leaves. Chosen, not measured: news crosses a circuit in a quarter of a
 /// second, and whoever stops a server waits for it.
-const FAREWELL: Duration = Duration::from_millis(500);
+const LEAVE_WAIT: Duration = Duration::from_millis(500);
 
 /// The options of a server.
 #[derive(Debug, Default)]
@@ -378,10 +378,10 @@ impl Running {
         self.server.keep_members().await;
         self.server.shut_elements_down().await;
         info!("leaving the circuit");
-        let _ = tokio::time::timeout(FAREWELL, self.server.peer.leave()).await;
+        let _ = tokio::time::timeout(LEAVE_WAIT, self.server.peer.leave()).await;
         endpoint::close_all(&self.server.endpoint, &self.server.windows, Close::Leaving);
-        // The farewells are on their way once the connections' tasks have had their turn.
-        let _ = tokio::time::timeout(FAREWELL, self.server.endpoint.wait_idle()).await;
+        // The closes are sent once the connections' tasks have had their turn.
+        let _ = tokio::time::timeout(LEAVE_WAIT, self.server.endpoint.wait_idle()).await;
         self.tasks.shutdown().await;
         result
     }
@@ -402,7 +402,7 @@ impl Server {
     pub async fn suicide(&self) {
         if let Some(members) = self.members.clone() {
             let cleared = tokio::task::spawn_blocking(move || members.clear());
-            let _ = tokio::time::timeout(FAREWELL, cleared).await;
+            let _ = tokio::time::timeout(LEAVE_WAIT, cleared).await;
         }
         self.stop();
     }
@@ -413,7 +413,7 @@ impl Server {
             let live = members::others(&self.peer);
             let kept = tokio::task::spawn_blocking(move || members.keep(live));
             // A disk that hangs does not keep the server from leaving.
-            let _ = tokio::time::timeout(FAREWELL, kept).await;
+            let _ = tokio::time::timeout(LEAVE_WAIT, kept).await;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::error::{DialError, Error};
 use crate::runtime_dir::RuntimeDir;
 use crate::transport::congestion::Windows;
 use crate::transport::dial::{Accepted, DIAL_TIMEOUT, Dialler, resolve};
-use crate::transport::endpoint::{self, close, farewell};
+use crate::transport::endpoint::{self, close, close_and_flush};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 
@@ -274,7 +274,7 @@ impl Client {
         Ok(servers.collect())
     }
 
-    /// Closes the connection and sees the farewell off. Dropping the last handle closes too, but
+    /// Closes the connection and flushes its close. Dropping the last handle closes too, but
     /// the server may then learn of it only when the connection times out.
     ///
     /// ```no_run
@@ -285,7 +285,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn close(self) {
-        farewell(&self.shared.accepted.connection, Close::Done).await;
+        close_and_flush(&self.shared.accepted.connection, Close::Done).await;
     }
 
     /// A request that is answered by one value, within the deadline.

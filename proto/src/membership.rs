@@ -176,7 +176,7 @@ impl Machine {
             Input::Leave => self.on_leave(),
             Input::Tick => {}
         }
-        // Who leaves says nothing behind the farewell.
+        // A server that leaves says nothing after its leave.
         if late && !self.leaving {
             self.on_late();
         }

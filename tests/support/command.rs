@@ -268,7 +268,7 @@ impl Running {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Kills it: it has no chance to say farewell.
+    /// Kills it: it has no chance to close its connections.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

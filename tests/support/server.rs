@@ -163,7 +163,7 @@ impl Server {
         self.exit_status()
     }
 
-    /// Kills it: it has no chance to say farewell.
+    /// Kills it: it has no chance to close its connections.
     pub(crate) fn kill(&mut self) {
         self.running.kill();
     }

@@ -89,7 +89,7 @@ impl Link {
     }
 }
 
-/// How long a farewell message has to be delivered before its connection closes. Chosen: several
+/// How long the last message has to be delivered before its connection closes. Chosen: several
 /// round trips of a continent.
 const DRAIN: std::time::Duration = std::time::Duration::from_millis(200);
 

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const STRANGER_WINDOW: u32 = 16 << 10;
 
 /// How long a refused peer has to read the reason.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// How many refusals are logged a second. Chosen, not measured: whoever knocks without the key is not to drown
 /// what else is logged.
@@ -153,7 +153,7 @@ async fn greet(
         Err(reason) => {
             server.runtime.counters.refused.one();
             refusals.log(address, &reason);
-            let _ = tokio::time::timeout(FAREWELL, connection.closed()).await;
+            let _ = tokio::time::timeout(CLOSE_WAIT, connection.closed()).await;
             close(&connection, reason.close());
             None
         }

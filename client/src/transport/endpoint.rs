@@ -138,12 +138,12 @@ pub fn close_all(endpoint: &quinn::Endpoint, windows: &Windows, why: Close) {
 
 /// Closes a connection, and waits until the packet that says so has been sent, for whoever exits
 /// next: a tenth of a second at most. Waiting for the endpoint to become idle would cost 80 ms.
-pub async fn farewell(connection: &quinn::Connection, why: Close) {
+pub async fn close_and_flush(connection: &quinn::Connection, why: Close) {
     if connection.close_reason().is_some() {
         return;
     }
     // Nothing but the close itself is sent once a connection is closed. What is sent in the moment
-    // before, on another thread, may be data or the farewell already: then it gets ten of these
+    // before, on another thread, may be data or the close already: then it gets ten of these
     // milliseconds.
     let packets = || connection.stats().udp_tx.datagrams;
     let before = packets();
@@ -247,8 +247,9 @@ mod tests {
             assert!(sent < 100_000, "{sent}");
         }
 
-        fn says_farewell(&self) {
-            self.dialling.block_on(farewell(&self.dialled, Close::Slow));
+        fn closes(&self) {
+            self.dialling
+                .block_on(close_and_flush(&self.dialled, Close::Slow));
         }
 
         /// The dialler's process ends, and the acceptor has heard why.
@@ -264,22 +265,22 @@ mod tests {
     }
 
     #[test]
-    fn a_farewell_is_sent_at_once() {
+    fn a_close_is_sent_at_once() {
         let connected = Connected::new();
-        connected.says_farewell();
+        connected.closes();
         connected.hears(Close::Slow);
     }
 
     #[test]
-    fn a_full_window_does_not_hold_a_farewell_back() {
+    fn a_full_window_does_not_hold_a_close_back() {
         let connected = Connected::new();
         connected.fill_the_window();
-        connected.says_farewell();
+        connected.closes();
         connected.hears(Close::Slow);
     }
 
     #[test]
-    fn a_full_window_does_not_hold_back_the_farewell_of_an_endpoint() {
+    fn a_full_window_does_not_hold_back_the_close_of_an_endpoint() {
         let connected = Connected::new();
         connected.fill_the_window();
         close_all(&connected.endpoint, &connected.windows, Close::Leaving);

@@ -27,7 +27,7 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// How long a server that membership has given up may still speak: one that leaves in order closes
 /// its connections itself, and says why. Membership knows of one that died long before its
-/// connections time out. Chosen, not measured: far longer than a farewell takes.
+/// connections time out. Chosen, not measured: far longer than a close takes.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long a server has to answer a forwarder's dial. Chosen, not measured: below the callers' own deadline of

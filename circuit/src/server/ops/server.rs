@@ -5,7 +5,7 @@ use std::pin::pin;
 use circuit_proto::element::server::Op;
 
 use crate::element::server::{Server, stacks};
-use crate::server::FAREWELL;
+use crate::server::LEAVE_WAIT;
 use crate::server::call::{Call, Gone};
 
 /// Executes an operation on this server itself.
@@ -24,7 +24,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let heard = call.send.received();
             let answered = call.answer(Ok(())).await;
             // The caller is to hear of it before the connection goes.
-            let _ = tokio::time::timeout(FAREWELL, heard).await;
+            let _ = tokio::time::timeout(LEAVE_WAIT, heard).await;
             server.suicide().await;
             answered
         }

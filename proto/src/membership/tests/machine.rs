@@ -311,7 +311,7 @@ fn a_witness_says_of_a_suspect_that_its_kernel_answers() {
 }
 
 #[test]
-fn who_leaves_late_says_nothing_behind_the_farewell() {
+fn a_server_that_leaves_late_says_nothing_after_its_leave() {
     let mut machine = machine();
     connect(&mut machine, 1, NOW);
     connect(&mut machine, 2, NOW);
