@@ -126,10 +126,10 @@ async fn another_protocol_gets_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_greeting_that_makes_no_sense_is_refused() {
+async fn a_malformed_handshake_is_refused() {
     let home = Home::new();
     let one = home.start("one");
-    let malformed = "refused a connection: its greeting made no sense";
+    let malformed = "refused a connection: its handshake is malformed";
     for said in [
         framed(&[]),
         framed(&[0, 1]),

@@ -25,7 +25,7 @@ use seed::{Line, Seed, another};
 
 /// How long a server that answered may take to be seen in the circuit. Chosen, not measured: many
 /// times what the exchange of the first messages takes.
-const PATIENCE: Duration = Duration::from_secs(4);
+const SEEN_WAIT: Duration = Duration::from_secs(4);
 
 /// Dials a URL until its server has been joined, and again whenever that server is lost, if the URL
 /// is one that is kept.
@@ -85,7 +85,7 @@ async fn attempt(peer: &Arc<Peer>, seed: &mut Seed) -> Attempt {
             let life = accepted.life();
             peer.adopt(accepted, Origin::Dialled);
             // The connection may be lost before the two have told each other anything.
-            match tokio::time::timeout(PATIENCE, peer.seen(life)).await {
+            match tokio::time::timeout(SEEN_WAIT, peer.seen(life)).await {
                 Ok(()) => {
                     seed.on_met(life.id);
                     return Attempt::Met;

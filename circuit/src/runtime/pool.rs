@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a call waits for a thread. Chosen, not measured: below the callers' own deadline of five
 /// seconds, so that they learn the reason.
-const PATIENCE: Duration = Duration::from_secs(2);
+const THREAD_WAIT: Duration = Duration::from_secs(2);
 
 /// How many calls may wait for a thread. Chosen, not measured: four clients may each send all the
 /// requests that they have.
@@ -25,7 +25,7 @@ pub struct Pool {
     /// Says in errors what the threads are busy with.
     busy_with: &'static str,
     threads: usize,
-    patience: Duration,
+    wait: Duration,
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -62,7 +62,7 @@ impl Pool {
         Pool {
             busy_with,
             threads,
-            patience: PATIENCE,
+            wait: THREAD_WAIT,
             free: Arc::new(Semaphore::new(threads)),
             waiting: AtomicUsize::new(0),
         }
@@ -107,7 +107,7 @@ impl Pool {
             return Err(busy());
         }
         let _waits = Waits::begin(&self.waiting);
-        match tokio::time::timeout(self.patience, self.free.clone().acquire_owned()).await {
+        match tokio::time::timeout(self.wait, self.free.clone().acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(busy()),
@@ -156,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn calls_that_hang_stop_no_other_purpose_and_beyond_the_bound_all_are_refused() {
         let mut spawning = Pool::new("processes being started", 3);
-        spawning.patience = Duration::ZERO;
+        spawning.wait = Duration::ZERO;
         let spawning = Arc::new(spawning);
         let resolving = Pool::new("names being looked up", 3);
         let hung = hang(&spawning, 2);

@@ -28,7 +28,7 @@ use crate::runtime::admission::Entry;
 use crate::runtime::budget::Budget;
 
 /// How long a stranger may take. docs/PROTOCOL.md, "Handshake".
-const PATIENCE: Duration = Duration::from_secs(5);
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 
 /// What a stranger may send, in bytes.
 pub(super) const STRANGER_WINDOW: u32 = 16 << 10;
@@ -36,7 +36,7 @@ pub(super) const STRANGER_WINDOW: u32 = 16 << 10;
 /// How long a refused peer has to read the reason.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
-/// How many refusals are logged a second. Chosen, not measured: whoever knocks without the key is not to drown
+/// How many refusals are logged a second. Chosen, not measured: a peer that tries without the key must not drown
 /// what else is logged.
 const REFUSALS_LOGGED: u64 = 10;
 
@@ -89,11 +89,11 @@ pub(super) async fn accept(server: Arc<Server>) {
         };
         let (server, refusals) = (server.clone(), refusals.clone());
         tokio::spawn(async move {
-            let greeted = greet(&server, incoming, &refusals);
-            match tokio::time::timeout(PATIENCE, greeted).await {
-                Ok(Some(guest)) => {
+            let handshake = handshake(&server, incoming, &refusals);
+            match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
+                Ok(Some(peer)) => {
                     drop(stranger);
-                    serve(server, guest).await;
+                    serve(server, peer).await;
                 }
                 Ok(None) => (),
                 Err(_) => debug!("a connection said nothing in time"),
@@ -102,8 +102,8 @@ pub(super) async fn accept(server: Arc<Server>) {
     }
 }
 
-/// A peer that was let in, and its role.
-struct Guest {
+/// A peer that was admitted, and its role.
+struct AdmittedPeer {
     connection: quinn::Connection,
     role: Admitted,
 }
@@ -114,12 +114,12 @@ enum Admitted {
     Transfer(Accepted),
 }
 
-/// The handshake. A peer that is not let in is told why, and its connection closed.
-async fn greet(
+/// Makes the handshake with a peer. Tells a peer that it refuses why, and closes its connection.
+async fn handshake(
     server: &Arc<Server>,
     incoming: quinn::Incoming,
     refusals: &Refusals,
-) -> Option<Guest> {
+) -> Option<AdmittedPeer> {
     let address = plain(incoming.remote_address());
     let connection = match incoming.await {
         Ok(connection) => connection,
@@ -148,7 +148,7 @@ async fn greet(
     send.finish();
     open.0 = None;
     match result {
-        Ok(role) if sent.is_ok() => Some(Guest { connection, role }),
+        Ok(role) if sent.is_ok() => Some(AdmittedPeer { connection, role }),
         Ok(_) => None,
         Err(reason) => {
             server.runtime.counters.refused.one();
@@ -250,13 +250,13 @@ fn our_view(reason: &Refused) -> String {
         }
         Refused::Version(_) => "it speaks no version of the protocol that we speak".to_owned(),
         Refused::Identity => "its URL does not name its own key".to_owned(),
-        Refused::Malformed => "its greeting made no sense".to_owned(),
+        Refused::Malformed => "its handshake is malformed".to_owned(),
         Refused::Myself | Refused::Busy | Refused::Leaving => reason.to_string(),
     }
 }
 
-async fn serve(server: Arc<Server>, guest: Guest) {
-    let Guest { connection, role } = guest;
+async fn serve(server: Arc<Server>, peer: AdmittedPeer) {
+    let AdmittedPeer { connection, role } = peer;
     let counters = &server.runtime.counters;
     let address = plain(connection.remote_address()).to_string().into();
     match role {

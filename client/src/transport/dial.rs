@@ -28,8 +28,8 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one address of a host has before the next is tried as well. RFC 8305, section 5.
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
-/// The longest `Hello` or its answer, in bytes: the window that a stranger gets.
-const MAX_GREETING: usize = 16 << 10;
+/// The longest `Hello` or its answer, in bytes: the window of a peer before its `Welcome`.
+const MAX_HANDSHAKE: usize = 16 << 10;
 
 /// What a dialler brings along.
 #[derive(Debug, Clone, Copy)]
@@ -261,7 +261,7 @@ impl Dialler<'_> {
             .map_err(|error| broken(error.to_string()))?;
         let connection = connecting
             .await
-            .map_err(|error| match verifier.stranger() {
+            .map_err(|error| match verifier.rejected() {
                 Some(found) => DialError::WrongServer {
                     address,
                     expected: expected(pin),
@@ -272,10 +272,10 @@ impl Dialler<'_> {
         // TLS has proved that there is one; only a defect could lose it.
         let fingerprint = tls::peer_fingerprint(&connection)
             .ok_or_else(|| broken("it showed no certificate".into()))?;
-        let greeted = self
-            .greet(&connection, address, fingerprint, role, timeout)
+        let welcomed = self
+            .handshake(&connection, address, fingerprint, role, timeout)
             .await;
-        let identity = greeted.inspect_err(|_| close(&connection, Close::Done))?;
+        let identity = welcomed.inspect_err(|_| close(&connection, Close::Done))?;
         Ok(Accepted {
             connection,
             fingerprint,
@@ -283,8 +283,8 @@ impl Dialler<'_> {
         })
     }
 
-    /// `Hello`, and what comes back.
-    async fn greet(
+    /// Sends `Hello`, and reads the answer.
+    async fn handshake(
         &self,
         connection: &quinn::Connection,
         address: SocketAddr,
@@ -313,7 +313,7 @@ impl Dialler<'_> {
         let hello = hello.encode().map_err(|error| failed(error.into()))?;
         send.raw_frame(hello.into()).await.map_err(failed)?;
         send.finish();
-        let answer = recv.raw_frame(MAX_GREETING).await.map_err(failed)?;
+        let answer = recv.raw_frame(MAX_HANDSHAKE).await.map_err(failed)?;
         let answer = circuit_proto::codec::decode(&answer).map_err(|_| broken("a bad answer"))?;
         let welcome = match answer {
             Answer::Welcome(welcome) => welcome,

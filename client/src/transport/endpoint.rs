@@ -149,9 +149,9 @@ pub async fn close_and_flush(connection: &quinn::Connection, why: Close) {
     let before = packets();
     close(connection, why);
     let closed = packets();
-    let patience = if closed > before { 10 } else { 100 };
+    let tries = if closed > before { 10 } else { 100 };
     tokio::task::yield_now().await;
-    for _ in 0..patience {
+    for _ in 0..tries {
         if packets() > closed {
             break;
         }

@@ -249,8 +249,9 @@ impl Verifier {
         })
     }
 
-    /// Whom the dial met, if the pin did not admit it: proven or not, so for messages only.
-    pub fn stranger(&self) -> Option<Fingerprint> {
+    /// The server that the dial met, if the pin did not admit it. The server may not have proved its
+    /// fingerprint, so this is for messages only.
+    pub fn rejected(&self) -> Option<Fingerprint> {
         self.found
             .get()
             .copied()

@@ -27,10 +27,10 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// How long the Engine may take for a request that does not wait by nature, in seconds. Chosen, not
 /// measured: a start on a loaded host takes seconds.
-const PATIENCE: u64 = 60;
+const ANSWER_WAIT: u64 = 60;
 
 /// How long an Engine may take to say that it is there, in seconds. Chosen, not measured.
-const GREETING: u64 = 5;
+const PING_WAIT: u64 = 5;
 
 /// The longest answer to `inspect` that is passed on: it must fit a frame.
 const LONGEST_INSPECT: usize = 1 << 20;
@@ -156,10 +156,10 @@ impl Engine {
     pub(super) async fn at(address: Address) -> Result<Engine, EngineError> {
         let connected = match &address {
             Address::Unix(path) => {
-                Docker::connect_with_unix(&path.to_string_lossy(), GREETING, API_DEFAULT_VERSION)
+                Docker::connect_with_unix(&path.to_string_lossy(), PING_WAIT, API_DEFAULT_VERSION)
             }
             Address::Tcp(host) => {
-                Docker::connect_with_http(&format!("tcp://{host}"), GREETING, API_DEFAULT_VERSION)
+                Docker::connect_with_http(&format!("tcp://{host}"), PING_WAIT, API_DEFAULT_VERSION)
             }
         };
         let docker = connected.map_err(|error| match error {
@@ -170,7 +170,7 @@ impl Engine {
         })?;
         let mut engine = Engine { docker, address };
         engine.docker.ping().await.map_err(|e| engine.failed(e))?;
-        engine.docker.set_timeout(Duration::from_secs(PATIENCE));
+        engine.docker.set_timeout(Duration::from_secs(ANSWER_WAIT));
         Ok(engine)
     }
 
@@ -315,7 +315,7 @@ impl Engine {
                 Address::Tcp(host) => get(TcpStream::connect(host).await?, id).await,
             }
         };
-        let answer = tokio::time::timeout(Duration::from_secs(PATIENCE), answer).await;
+        let answer = tokio::time::timeout(Duration::from_secs(ANSWER_WAIT), answer).await;
         let (status, body) = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(silent(&self.address, words(&*error))),

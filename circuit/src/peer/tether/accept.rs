@@ -15,7 +15,7 @@ use crate::runtime::descriptors::User;
 use crate::runtime::transient::is_transient;
 
 /// How long a connection may take to show its token.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TOKEN_WAIT: Duration = Duration::from_secs(1);
 
 /// How many connections the kernel holds that were not accepted yet: Linux's own usual bound.
 const BACKLOG: i32 = 128;
@@ -74,14 +74,14 @@ impl Tethers {
             let tethers = self.clone();
             tokio::spawn(async move {
                 let _held = (place, taken);
-                let _ = tokio::time::timeout(PATIENCE, tethers.greet(stream)).await;
+                let _ = tokio::time::timeout(TOKEN_WAIT, tethers.exchange_tokens(stream)).await;
             });
         }
     }
 
     /// Reads a token, answers it, and hands the connection to the task that waits for it. Closes
     /// every other connection.
-    async fn greet(&self, mut stream: TcpStream) -> Option<()> {
+    async fn exchange_tokens(&self, mut stream: TcpStream) -> Option<()> {
         let mut token = Token::default();
         stream.read_exact(&mut token).await.ok()?;
         let (answer, streams) = self
@@ -171,7 +171,7 @@ mod tests {
             assert!(!matches!(stream.read(&mut [0]).await, Ok(1)));
         }
         let took = begin.elapsed();
-        assert!(took < PATIENCE + Duration::from_secs(2), "{took:?}");
+        assert!(took < TOKEN_WAIT + Duration::from_secs(2), "{took:?}");
         let mut liar = TcpStream::connect(address).await.unwrap();
         liar.write_all(&Token::default()).await.unwrap();
         assert!(!matches!(liar.read(&mut [0]).await, Ok(1)));
