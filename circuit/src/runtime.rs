@@ -53,7 +53,7 @@ pub struct Runtime {
     /// Hands out descriptors.
     pub descriptors: Arc<Descriptors>,
     /// Places for QUIC connections without a `Welcome`.
-    pub strangers: Arc<Admission>,
+    pub unauthenticated: Arc<Admission>,
     /// Places for TCP connections without a token.
     pub tokenless: Arc<Admission>,
     /// Counts what happens.
@@ -69,8 +69,8 @@ impl Runtime {
             spawning: Pool::new("processes being started", SPAWNING),
             resolving: Pool::new("names being looked up", RESOLVING),
             descriptors: Descriptors::of_process(),
-            strangers: Admission::new(Limits::STRANGERS),
-            tokenless: Admission::new(Limits::STRANGERS),
+            unauthenticated: Admission::new(Limits::UNAUTHENTICATED),
+            tokenless: Admission::new(Limits::UNAUTHENTICATED),
             counters: Counters::default(),
         }))
     }

@@ -74,7 +74,7 @@ fn counters(server: &Host, view: &View) -> Counters {
                 ("Open", server.connections() as u64),
                 ("Clients", server.clients() as u64),
                 ("Forwarding", server.transfers_opened() as u64),
-                ("Strangers", runtime.strangers.taken() as u64),
+                ("Unauthenticated", runtime.unauthenticated.taken() as u64),
                 ("AcceptedClients", counters.clients.get()),
                 ("AcceptedLinks", counters.links.get()),
                 ("AcceptedForwarders", counters.transfers.get()),

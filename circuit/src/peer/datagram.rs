@@ -204,7 +204,7 @@ fn read(me: Fingerprint, packet: &[u8]) -> Option<(Fingerprint, Message)> {
     Some((signed.signer(&signed_bytes(me, body))?, message))
 }
 
-/// The body of a fuzz target: a packet of a stranger, with the code of the key and without.
+/// The body of a fuzz target: a packet of an unauthenticated sender, with the code of the key and without.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn fuzz(packet: &[u8]) {
     let key = Key::from_random([7; 32]);

@@ -1,6 +1,6 @@
 //! Shares a scarce number of places out among the addresses that want one.
 //!
-//! A server uses one [`Admission`] for each thing that strangers can use up: QUIC connections
+//! A server uses one [`Admission`] for each thing that unauthenticated peers can use up: QUIC connections
 //! before their `Welcome`, TCP connections before their token, connections of DNS clients.
 //!
 //! **Invariant:** of all places, one host has no more than its share, and one site of IPv6 no more
@@ -35,7 +35,7 @@ impl Limits {
     /// chosen, not measured: a handshake takes milliseconds, so that few clients are at it at once,
     /// those behind one translated address included, and filling all places takes four hosts. The
     /// machine's own users start commands by the hundred.
-    pub const STRANGERS: Limits = Limits {
+    pub const UNAUTHENTICATED: Limits = Limits {
         all: 256,
         host: 64,
         site: 128,
@@ -181,7 +181,7 @@ fn network(address: Ipv6Addr, bits: u32) -> Ipv6Addr {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits::STRANGERS;
+    const LIMITS: Limits = Limits::UNAUTHENTICATED;
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()

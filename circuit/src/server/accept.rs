@@ -27,11 +27,11 @@ use crate::peer::Origin;
 use crate::runtime::admission::Entry;
 use crate::runtime::budget::Budget;
 
-/// How long a stranger may take. docs/PROTOCOL.md, "Handshake".
+/// How long a handshake may take. docs/PROTOCOL.md, "Handshake".
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 
-/// What a stranger may send, in bytes.
-pub(super) const STRANGER_WINDOW: u32 = 16 << 10;
+/// How many bytes a peer may send before it is authenticated.
+pub(super) const UNAUTHENTICATED_WINDOW: u32 = 16 << 10;
 
 /// How long a refused peer has to read the reason.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -67,14 +67,14 @@ impl Refusals {
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(server: Arc<Server>) {
-    let (strangers, counters) = (&server.runtime.strangers, &server.runtime.counters);
+    let (unauthenticated, counters) = (&server.runtime.unauthenticated, &server.runtime.counters);
     let mut turn = Budget::new(TURN);
     let refusals = Arc::new(Refusals::default());
     while let Some(incoming) = server.endpoint.accept().await {
         turn.spend(1).await;
         let address = incoming.remote_address().ip();
         let validated = incoming.remote_address_validated();
-        let stranger = match strangers.enter(address, validated) {
+        let place = match unauthenticated.enter(address, validated) {
             Entry::Place(place) => place,
             Entry::Validate => {
                 // Fails only for an address that is validated already.
@@ -92,7 +92,7 @@ pub(super) async fn accept(server: Arc<Server>) {
             let handshake = handshake(&server, incoming, &refusals);
             match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
                 Ok(Some(peer)) => {
-                    drop(stranger);
+                    drop(place);
                     serve(server, peer).await;
                 }
                 Ok(None) => (),
@@ -132,7 +132,7 @@ async fn handshake(
     let mut open = CloseSlow(Some(connection.clone()));
     let (send, recv) = connection.accept_bi().await.ok()?;
     let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
-    let admitted = match recv.raw_frame(STRANGER_WINDOW as usize).await {
+    let admitted = match recv.raw_frame(UNAUTHENTICATED_WINDOW as usize).await {
         Ok(hello) => admit(server, &connection, &hello),
         Err(_) => Err(Refused::Malformed),
     };
@@ -223,7 +223,7 @@ fn peer(
     })
 }
 
-/// Lifts the limits of a stranger.
+/// Lifts the limits of an unauthenticated peer.
 fn open_up(connection: &quinn::Connection, role: &Admitted) {
     let streams = match role {
         Admitted::Client | Admitted::Transfer(_) => STREAMS_AT_FIRST,

@@ -136,7 +136,7 @@ pub(super) fn bind(
     let mut transport = endpoint::transport_config(windows);
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .receive_window(VarInt::from_u32(accept::STRANGER_WINDOW));
+        .receive_window(VarInt::from_u32(accept::UNAUTHENTICATED_WINDOW));
     config.transport_config(Arc::new(transport));
     let (socket, datagrams) =
         datagram::Datagrams::split(socket, &kept.certificate, key, runtime).map_err(failed)?;

@@ -88,7 +88,7 @@ impl Sockets {
             tcp: TcpListener::from_std(self.tcp)?,
             shared,
             // RFC 7766, section 6.2.2, wants few connections per client.
-            places: Admission::new(Limits::STRANGERS),
+            places: Admission::new(Limits::UNAUTHENTICATED),
             descriptors,
         })
     }

@@ -163,7 +163,7 @@ mod tests {
         let (tethers, address, accepting) = accepting();
         let begin = tokio::time::Instant::now();
         let mut silent = Vec::new();
-        for _ in 0..Limits::STRANGERS.all + 50 {
+        for _ in 0..Limits::UNAUTHENTICATED.all + 50 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
         for stream in &mut silent {
