@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(2);
 
 /// How many servers that have not our key are counted. Chosen: a reader of the number needs no
 /// larger one.
-const STRANGERS_MAX: usize = 64;
+const MISMATCHES_MAX: usize = 64;
 
 /// Why no server was found.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +121,7 @@ async fn ask(
         me,
         sender,
         sent: Err(io::ErrorKind::NetworkDown.into()),
-        strangers: BTreeMap::new(),
+        mismatches: BTreeMap::new(),
     };
     let begin = Instant::now();
     let end = begin + timeout.min(LONGEST);
@@ -149,7 +149,7 @@ struct Asking<'a> {
     /// Whether a packet was ever sent, else why not.
     sent: io::Result<()>,
     /// The servers that answered and have another key.
-    strangers: BTreeMap<SocketAddr, KeyMismatch>,
+    mismatches: BTreeMap<SocketAddr, KeyMismatch>,
 }
 
 impl Asking<'_> {
@@ -197,10 +197,10 @@ impl Asking<'_> {
                         urls.push(identity.url);
                     }
                 }
-                Some(Reply::Stranger(reason)) if self.strangers.len() < STRANGERS_MAX => {
-                    self.strangers.insert(from, reason);
+                Some(Reply::KeyMismatch(reason)) if self.mismatches.len() < MISMATCHES_MAX => {
+                    self.mismatches.insert(from, reason);
                 }
-                Some(Reply::Stranger(_)) | None => {}
+                Some(Reply::KeyMismatch(_)) | None => {}
             }
         }
         urls
@@ -209,14 +209,14 @@ impl Asking<'_> {
     fn failure(self) -> DiscoverError {
         let group = self.group;
         let count = |reason| {
-            self.strangers
+            self.mismatches
                 .values()
                 .filter(|other| **other == reason)
                 .count()
         };
         // Several circuits may share the group: what most of them say.
         let most = self
-            .strangers
+            .mismatches
             .values()
             .copied()
             .max_by_key(|reason| count(*reason));

@@ -14,7 +14,7 @@
 //!
 //! **Invariants**
 //! - Packets of another key, or with a key where we have none, change nothing here. All that
-//!   they can get is one word, that they are strangers.
+//!   they can get is one word, that the keys differ.
 //! - No packet is answered by a larger one, nor by more than one.
 //! - Everything that others can provoke is limited in rate, and every table in size.
 //! - The same seed and inputs give the same outputs.
@@ -24,10 +24,10 @@
 //! a number of futile attempts to dial, which grow ever rarer.
 
 mod bucket;
+mod candidates;
 pub mod packet;
 pub mod query;
 mod roster;
-mod strangers;
 #[cfg(test)]
 mod tests;
 pub mod trickle;
@@ -40,10 +40,10 @@ use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::SeedableRng;
 
 use self::bucket::Bucket;
+use self::candidates::Candidates;
 use self::packet::{Nonce, Packet, Seal};
 pub use self::query::{Query, Reply};
 use self::roster::{Roster, mix};
-use self::strangers::Strangers;
 use self::trickle::Trickle;
 use crate::handshake::Identity;
 use crate::{Key, Life, ServerId, Url};
@@ -133,7 +133,7 @@ pub struct Machine {
     key: Option<Key>,
     rng: Pcg64Mcg,
     segments: BTreeMap<Segment, State>,
-    strangers: Strangers,
+    candidates: Candidates,
     recent: VecDeque<(Nonce, u8)>,
     answers: Bucket,
     refusals: Bucket,
@@ -172,7 +172,7 @@ impl Machine {
             // With the id in it, servers with the same seed do not keep step.
             rng: Pcg64Mcg::seed_from_u64(seed ^ mix(server.id.0)),
             segments: BTreeMap::new(),
-            strangers: Strangers::default(),
+            candidates: Candidates::default(),
             recent: VecDeque::new(),
             answers: Bucket::new(ANSWERS.0, ANSWERS.1),
             refusals: Bucket::new(REFUSALS.0, REFUSALS.1),
@@ -205,7 +205,7 @@ impl Machine {
     /// When to hand in [`Input::Timeout`] at the latest; `None` if nothing will be due.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let trickles = self.segments.values().map(|state| state.trickle.timeout());
-        trickles.chain(self.strangers.timeout()).min()
+        trickles.chain(self.candidates.timeout()).min()
     }
 
     fn on_segments(&mut self, segments: &[Segment], now: Duration) {
@@ -256,7 +256,7 @@ impl Machine {
             }
             // Answers are for clients.
             Some((
-                Packet::Announcement(_) | Packet::Answer { .. } | Packet::Stranger { .. },
+                Packet::Announcement(_) | Packet::Answer { .. } | Packet::KeyMismatch { .. },
                 _,
             ))
             | None => {}
@@ -284,14 +284,14 @@ impl Machine {
         }
         state.roster.insert(id, life_of);
         if life_of(id) >= identity.life() {
-            self.strangers.forget(id);
+            self.candidates.forget(id);
             state.trickle.on_consistent(id);
             return;
         }
         let turn = state.roster.rank(id.0, self.me, life_of) / FEW;
         // A roster has 1,024 ids at most: the turn fits.
         let delay = TURN * turn as u32;
-        if self.strangers.on_heard(id, identity, delay, now) {
+        if self.candidates.on_heard(id, identity, delay, now) {
             state.trickle.on_inconsistent(now, &mut self.rng);
         }
     }
@@ -319,7 +319,7 @@ impl Machine {
                 (answer, answering(attempt), &mut self.answers)
             }
             Seal::Theirs => {
-                let refusal = Packet::Stranger {
+                let refusal = Packet::KeyMismatch {
                     nonce,
                     keyed: self.key.is_some(),
                 };
@@ -342,9 +342,9 @@ impl Machine {
     }
 
     fn on_time(&mut self, now: Duration, life_of: LifeOf<'_>) {
-        for (id, identity) in self.strangers.take_due(now) {
+        for (id, identity) in self.candidates.take_due(now) {
             if life_of(id) >= identity.life() || !self.newcomers.take(now) {
-                self.strangers.forget(id);
+                self.candidates.forget(id);
                 continue;
             }
             self.outputs.push_back(Output::Heard(identity));

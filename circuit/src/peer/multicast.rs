@@ -262,10 +262,10 @@ pub async fn run(
             match output {
                 Output::Multicast { segment, bytes } => multicast.send(segment, &bytes).await,
                 Output::Unicast { to, bytes } => multicast.send_to(to, &bytes).await,
-                Output::Heard(stranger) => {
-                    let Identity { url, name, .. } = &stranger;
+                Output::Heard(candidate) => {
+                    let Identity { url, name, .. } = &candidate;
                     tracing::debug!(%url, name, "heard of a server that is not in the circuit");
-                    if let Err(mpsc::error::TrySendError::Closed(_)) = heard.try_send(stranger) {
+                    if let Err(mpsc::error::TrySendError::Closed(_)) = heard.try_send(candidate) {
                         return;
                     }
                 }

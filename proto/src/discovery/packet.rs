@@ -6,7 +6,7 @@
 //! kind 1, announcement: the sender's URL, name and life's count
 //! kind 2, query:        nonce, 16 bytes | attempt | zeros up to QUERY_SIZE
 //! kind 3, answer:       the query's nonce | the sender's URL, name and life's count
-//! kind 4, stranger:     the query's nonce | whether the sender has a key
+//! kind 4, key mismatch: the query's nonce | whether the sender has a key
 //! ```
 //!
 //! The code is the packet's MAC under the circuit's key, over everything else in it: the kind, so
@@ -66,7 +66,7 @@ pub enum Packet {
     },
     /// A server tells a client that they have not the same key, and nothing else. Never sealed:
     /// the two have no key in common.
-    Stranger {
+    KeyMismatch {
         /// The query's.
         nonce: Nonce,
         /// Whether the server has a key.
@@ -87,7 +87,7 @@ impl Packet {
     /// The packet's bytes, sealed if there is a key.
     pub fn encode(&self, key: Option<&Key>) -> Vec<u8> {
         let key = match self {
-            Packet::Stranger { .. } => None,
+            Packet::KeyMismatch { .. } => None,
             _ => key,
         };
         let head = self.head(key.is_some());
@@ -126,7 +126,7 @@ impl Packet {
             Packet::Announcement(_) => 1,
             Packet::Query { .. } => 2,
             Packet::Answer { .. } => 3,
-            Packet::Stranger { .. } => 4,
+            Packet::KeyMismatch { .. } => 4,
         };
         let [m0, m1, m2, m3] = *MAGIC;
         [m0, m1, m2, m3, VERSION, kind, sealed.into(), 0]
@@ -141,7 +141,7 @@ impl Packet {
                 body
             }
             Packet::Answer { nonce, identity } => [&nonce[..], &write_identity(identity)].concat(),
-            Packet::Stranger { nonce, keyed } => [&nonce[..], &[u8::from(*keyed)]].concat(),
+            Packet::KeyMismatch { nonce, keyed } => [&nonce[..], &[u8::from(*keyed)]].concat(),
         }
     }
 
@@ -164,7 +164,7 @@ impl Packet {
                 })
             }
             4 => match body.split_first_chunk::<NONCE>()? {
-                (nonce, [keyed @ 0..=1]) => Some(Packet::Stranger {
+                (nonce, [keyed @ 0..=1]) => Some(Packet::KeyMismatch {
                     nonce: *nonce,
                     keyed: *keyed == 1,
                 }),
@@ -232,7 +232,7 @@ mod tests {
             any::<(Nonce, u8)>().prop_map(|(nonce, attempt)| Packet::Query { nonce, attempt }),
             (any::<Nonce>(), identity)
                 .prop_map(|(nonce, identity)| Packet::Answer { nonce, identity }),
-            any::<(Nonce, bool)>().prop_map(|(nonce, keyed)| Packet::Stranger { nonce, keyed }),
+            any::<(Nonce, bool)>().prop_map(|(nonce, keyed)| Packet::KeyMismatch { nonce, keyed }),
         ]
     }
 
@@ -305,13 +305,13 @@ mod tests {
             let key = keyed.then(|| key(1));
             let bytes = packet.encode(key.as_ref());
             prop_assert!(bytes.len() <= QUERY_SIZE);
-            let seal = if keyed && matches!(packet, Packet::Stranger { .. }) { Seal::Theirs } else { Seal::Ours };
+            let seal = if keyed && matches!(packet, Packet::KeyMismatch { .. }) { Seal::Theirs } else { Seal::Ours };
             prop_assert_eq!(Packet::decode(&bytes, key.as_ref()), Some((packet, seal)));
         }
 
         #[test]
         fn any_changed_bit_breaks_the_seal(packet in packet(), at: prop::sample::Index, bit in 0u8..8) {
-            prop_assume!(!matches!(packet, Packet::Stranger { .. }));
+            prop_assume!(!matches!(packet, Packet::KeyMismatch { .. }));
             let mut bytes = packet.encode(Some(&key(1)));
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

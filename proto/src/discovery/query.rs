@@ -32,7 +32,7 @@ pub enum Reply {
     Answer(Identity),
     /// A server that has not the client's key. Anybody can write this: it is for the error
     /// message, and no reason to stop waiting.
-    Stranger(KeyMismatch),
+    KeyMismatch(KeyMismatch),
 }
 
 impl<'a> Query<'a> {
@@ -70,17 +70,17 @@ impl<'a> Query<'a> {
                 Some(Reply::Answer(identity))
             }
             (Packet::Answer { nonce, .. }, Seal::Theirs) if nonce == self.nonce => {
-                Some(Reply::Stranger(
+                Some(Reply::KeyMismatch(
                     self.key
                         .map_or(KeyMismatch::Missing, |_| KeyMismatch::Wrong),
                 ))
             }
-            (Packet::Stranger { nonce, keyed }, _) if nonce == self.nonce => {
+            (Packet::KeyMismatch { nonce, keyed }, _) if nonce == self.nonce => {
                 match (self.key.is_some(), keyed) {
-                    (true, true) => Some(Reply::Stranger(KeyMismatch::Wrong)),
-                    (true, false) => Some(Reply::Stranger(KeyMismatch::Unexpected)),
-                    (false, true) => Some(Reply::Stranger(KeyMismatch::Missing)),
-                    // Two without a key are no strangers.
+                    (true, true) => Some(Reply::KeyMismatch(KeyMismatch::Wrong)),
+                    (true, false) => Some(Reply::KeyMismatch(KeyMismatch::Unexpected)),
+                    (false, true) => Some(Reply::KeyMismatch(KeyMismatch::Missing)),
+                    // Two servers without a key do not mismatch.
                     (false, false) => None,
                 }
             }
@@ -119,8 +119,12 @@ mod tests {
         };
         check(1, Some(key(1)), Some(Reply::Answer(identity())));
         check(2, Some(key(1)), None);
-        check(1, Some(key(2)), Some(Reply::Stranger(KeyMismatch::Wrong)));
-        check(1, None, Some(Reply::Stranger(KeyMismatch::Wrong)));
+        check(
+            1,
+            Some(key(2)),
+            Some(Reply::KeyMismatch(KeyMismatch::Wrong)),
+        );
+        check(1, None, Some(Reply::KeyMismatch(KeyMismatch::Wrong)));
         check(2, None, None);
         assert_eq!(
             query.check(&Packet::Announcement(identity()).encode(Some(&ours))),
@@ -131,13 +135,13 @@ mod tests {
     #[test]
     fn says_how_the_keys_differ() {
         let check = |key: Option<Key>, keyed: bool, expected: Option<KeyMismatch>| {
-            let bytes = Packet::Stranger {
+            let bytes = Packet::KeyMismatch {
                 nonce: [1; 16],
                 keyed,
             }
             .encode(None);
             let reply = Query::new([1; 16], key.as_ref()).check(&bytes);
-            assert_eq!(reply, expected.map(Reply::Stranger));
+            assert_eq!(reply, expected.map(Reply::KeyMismatch));
             assert_eq!(
                 Query::new([2; 16], key.as_ref()).check(&bytes),
                 None,

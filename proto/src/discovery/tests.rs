@@ -371,12 +371,12 @@ fn circuits_with_different_keys_share_a_segment() {
             "others kept circuit {circuit} silent: it said {said}"
         );
         let query = Query::new([circuit as u8; 16], key.as_ref());
-        let (answers, strangers): (Vec<_>, Vec<_>) = world
+        let (answers, mismatches): (Vec<_>, Vec<_>) = world
             .ask(&query, 0)
             .into_iter()
             .partition(|reply| matches!(reply, Reply::Answer(_)));
         assert!((3..=4).contains(&answers.len()));
-        assert!((6..=8).contains(&strangers.len()));
+        assert!((6..=8).contains(&mismatches.len()));
     }
 }
 
@@ -553,9 +553,9 @@ fn answers_a_copy_once_and_a_repetition_again() {
 fn says_to_a_client_with_another_key_only_that() {
     let mut world = World::settled(1, Some(key(1)));
     let other = key(2);
-    let wrong = Reply::Stranger(crate::auth::KeyMismatch::Wrong);
+    let wrong = Reply::KeyMismatch(crate::auth::KeyMismatch::Wrong);
     assert_eq!(world.ask(&Query::new([1; 16], Some(&other)), 0), [wrong]);
-    let missing = Reply::Stranger(crate::auth::KeyMismatch::Missing);
+    let missing = Reply::KeyMismatch(crate::auth::KeyMismatch::Missing);
     assert_eq!(world.ask(&Query::new([2; 16], None), 0), [missing]);
     assert!(world.answers[0].1.len() < 48, "no URL is in it");
 }

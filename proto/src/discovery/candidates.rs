@@ -1,11 +1,13 @@
-//! Servers that were heard and are not in the circuit: when to tell of each.
+//! Candidates: servers that were heard and are not in the circuit, and the time at which this
+//! server proposes each of them for a join.
 //!
-//! All servers of a segment hear a newcomer, and a few should dial it. Each waits its turn, by
-//! its rank in the [roster](super::roster); if the newcomer is in the circuit by then, there is
-//! nothing left to do. A stranger that stays one (a firewall, a packet that somebody replays) is
-//! told of ever more rarely, and never forgotten while it is heard.
+//! All servers of a segment hear a newcomer, and a few should dial it. Each server waits its turn,
+//! by its rank in the [roster](super::roster); if the newcomer is in the circuit by then, the
+//! server does nothing. A candidate that does not get into the circuit (because of a firewall, or
+//! because somebody replays a packet) is proposed ever more rarely, and is not forgotten while it is
+//! heard.
 //!
-//! **Invariant:** at most [`STRANGERS_MAX`] are remembered.
+//! **Invariant:** at most [`CANDIDATES_MAX`] candidates are remembered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,23 +15,23 @@ use std::time::Duration;
 use crate::ServerId;
 use crate::handshake::Identity;
 
-/// How many strangers are remembered. Chosen: more at once are a flood, of which the remembering
-/// bounds nothing but memory.
-pub(super) const STRANGERS_MAX: usize = 256;
+/// How many candidates are remembered. Chosen, not measured: more at once are a flood, and the bound
+/// then only limits memory.
+pub(super) const CANDIDATES_MAX: usize = 256;
 
-/// The pause after the first time that a stranger is told of; each later one is twice as long.
-/// Chosen: dialling and merging take a fifth of it.
+/// The pause after a candidate is first proposed; each later pause is twice as long. Chosen, not
+/// measured: dialling and merging take a fifth of it.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause. Chosen: about the longest time between announcements.
+/// The longest pause. Chosen, not measured: about the longest time between announcements.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
-/// The strangers heard of late.
+/// The candidates heard of late.
 #[derive(Debug, Default)]
-pub(super) struct Strangers(BTreeMap<ServerId, Stranger>);
+pub(super) struct Candidates(BTreeMap<ServerId, Candidate>);
 
 #[derive(Debug)]
-struct Stranger {
+struct Candidate {
     identity: Identity,
     /// When it is our turn to tell of it; `None` once told.
     due: Option<Duration>,
@@ -39,8 +41,8 @@ struct Stranger {
     until: Duration,
 }
 
-impl Strangers {
-    /// A stranger was heard; it is our turn to tell of it after `delay`.
+impl Candidates {
+    /// A candidate was heard; it is our turn to tell of it after `delay`.
     ///
     /// Returns whether it is news: not when it was heard shortly before.
     pub(super) fn on_heard(
@@ -59,13 +61,13 @@ impl Strangers {
             }
             _ => FIRST_PAUSE,
         };
-        if self.0.len() >= STRANGERS_MAX && !self.0.contains_key(&id) {
+        if self.0.len() >= CANDIDATES_MAX && !self.0.contains_key(&id) {
             self.forget_one();
         }
         let due = now + delay;
         self.0.insert(
             id,
-            Stranger {
+            Candidate {
                 identity,
                 due: Some(due),
                 pause,
@@ -82,7 +84,7 @@ impl Strangers {
 
     /// When [`take_due`](Self::take_due) should be called next.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        self.0.values().filter_map(|stranger| stranger.due).min()
+        self.0.values().filter_map(|candidate| candidate.due).min()
     }
 
     /// Those whose turn has come.
@@ -90,10 +92,10 @@ impl Strangers {
         let due = self
             .0
             .iter_mut()
-            .filter(|(_, stranger)| stranger.due.is_some_and(|due| due <= now));
-        due.map(|(id, stranger)| {
-            stranger.due = None;
-            (*id, stranger.identity.clone())
+            .filter(|(_, candidate)| candidate.due.is_some_and(|due| due <= now));
+        due.map(|(id, candidate)| {
+            candidate.due = None;
+            (*id, candidate.identity.clone())
         })
         .collect()
     }
@@ -103,7 +105,7 @@ impl Strangers {
         let soonest = self
             .0
             .iter()
-            .min_by_key(|(_, stranger)| stranger.until)
+            .min_by_key(|(_, candidate)| candidate.until)
             .map(|(id, _)| *id);
         if let Some(id) = soonest {
             self.0.remove(&id);
@@ -126,71 +128,71 @@ mod tests {
         }
     }
 
-    fn heard(strangers: &mut Strangers, id: u64, delay: Duration, now: Duration) -> bool {
-        strangers.on_heard(ServerId(id), identity(id), delay, now)
+    fn heard(candidates: &mut Candidates, id: u64, delay: Duration, now: Duration) -> bool {
+        candidates.on_heard(ServerId(id), identity(id), delay, now)
     }
 
     #[test]
     fn tells_of_each_when_its_turn_comes_and_once() {
-        let strangers = &mut Strangers::default();
+        let candidates = &mut Candidates::default();
         let secs = Duration::from_secs;
-        assert!(heard(strangers, 1, secs(2), secs(0)));
-        assert!(heard(strangers, 2, secs(1), secs(0)));
-        assert!(!heard(strangers, 2, secs(0), secs(0)));
-        assert_eq!(strangers.timeout(), Some(secs(1)));
-        assert_eq!(strangers.take_due(secs(1)), [(ServerId(2), identity(2))]);
-        assert_eq!(strangers.take_due(secs(1)), []);
-        assert_eq!(strangers.timeout(), Some(secs(2)));
-        strangers.forget(ServerId(1));
-        assert_eq!(strangers.timeout(), None);
-        assert!(heard(strangers, 1, secs(0), secs(1)));
+        assert!(heard(candidates, 1, secs(2), secs(0)));
+        assert!(heard(candidates, 2, secs(1), secs(0)));
+        assert!(!heard(candidates, 2, secs(0), secs(0)));
+        assert_eq!(candidates.timeout(), Some(secs(1)));
+        assert_eq!(candidates.take_due(secs(1)), [(ServerId(2), identity(2))]);
+        assert_eq!(candidates.take_due(secs(1)), []);
+        assert_eq!(candidates.timeout(), Some(secs(2)));
+        candidates.forget(ServerId(1));
+        assert_eq!(candidates.timeout(), None);
+        assert!(heard(candidates, 1, secs(0), secs(1)));
     }
 
     #[test]
     fn tells_of_a_lasting_stranger_ever_more_rarely() {
-        let strangers = &mut Strangers::default();
+        let candidates = &mut Candidates::default();
         let told: Vec<u64> = (0..400)
             .filter(|at| {
                 let now = Duration::from_secs(*at);
-                heard(strangers, 1, Duration::ZERO, now);
-                !strangers.take_due(now).is_empty()
+                heard(candidates, 1, Duration::ZERO, now);
+                !candidates.take_due(now).is_empty()
             })
             .collect();
         assert_eq!(told, [0, 1, 3, 7, 15, 31, 63, 127, 191, 255, 319, 383]);
         let later = Duration::from_secs(383 + 128);
-        assert!(heard(strangers, 1, Duration::ZERO, later));
-        strangers.take_due(later);
+        assert!(heard(candidates, 1, Duration::ZERO, later));
+        candidates.take_due(later);
         assert!(
-            heard(strangers, 1, Duration::ZERO, later + FIRST_PAUSE),
+            heard(candidates, 1, Duration::ZERO, later + FIRST_PAUSE),
             "afresh after a long time"
         );
     }
 
     #[test]
     fn a_later_life_is_news_at_once() {
-        let strangers = &mut Strangers::default();
+        let candidates = &mut Candidates::default();
         let now = Duration::from_secs(1);
         let mut again = identity(1);
         again.count = 1;
-        assert!(heard(strangers, 1, Duration::ZERO, now));
-        assert_eq!(strangers.take_due(now).len(), 1);
-        assert!(!heard(strangers, 1, Duration::ZERO, now));
-        assert!(strangers.on_heard(ServerId(1), again.clone(), Duration::ZERO, now));
-        assert_eq!(strangers.take_due(now), [(ServerId(1), again)]);
-        assert!(!heard(strangers, 1, Duration::ZERO, now));
+        assert!(heard(candidates, 1, Duration::ZERO, now));
+        assert_eq!(candidates.take_due(now).len(), 1);
+        assert!(!heard(candidates, 1, Duration::ZERO, now));
+        assert!(candidates.on_heard(ServerId(1), again.clone(), Duration::ZERO, now));
+        assert_eq!(candidates.take_due(now), [(ServerId(1), again)]);
+        assert!(!heard(candidates, 1, Duration::ZERO, now));
     }
 
     #[test]
     fn is_bounded() {
-        let strangers = &mut Strangers::default();
+        let candidates = &mut Candidates::default();
         for id in 0..1000 {
             assert!(heard(
-                strangers,
+                candidates,
                 id,
                 Duration::ZERO,
                 Duration::from_millis(id)
             ));
         }
-        assert_eq!(strangers.0.len(), STRANGERS_MAX);
+        assert_eq!(candidates.0.len(), CANDIDATES_MAX);
     }
 }
