@@ -11,7 +11,7 @@
 //! **Cancellation:** a [`Sending`] or [`Receiving`] that is dropped says that its sender or receiver
 //! is gone. Dropping a future of theirs changes nothing.
 
-mod body;
+mod buffer;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod queue;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use circuit_proto::element::channel::Status;
 use tokio::sync::Notify;
 
-use super::body::Body;
+use super::buffer::MessageBuffer;
 
 /// The state of a message, as its sender sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,7 @@ struct Message {
     attended: bool,
     slot: bool,
     placed: bool,
-    body: Body,
+    buffer: MessageBuffer,
     /// Whether all of it has come.
     whole: bool,
     claim: Option<Arc<Claim>>,
@@ -154,7 +154,7 @@ impl Message {
     /// How many more bytes it takes now: none while its place is not decided.
     fn room(&self) -> usize {
         match self.placed {
-            true => self.body.room(self.claim.is_some()),
+            true => self.buffer.room(self.claim.is_some()),
             false => 0,
         }
     }
@@ -167,7 +167,7 @@ impl Message {
 
     /// Whether the receiver has all of it.
     fn is_received(&self) -> bool {
-        self.whole && self.body.is_handed()
+        self.whole && self.buffer.is_handed()
     }
 }
 
@@ -254,7 +254,7 @@ impl Queue {
             slot: false,
             placed: false,
             whole: whole.is_some(),
-            body: Body::new(whole.map_or(Vec::new(), |bytes| bytes.to_vec())),
+            buffer: MessageBuffer::new(whole.map_or(Vec::new(), |bytes| bytes.to_vec())),
             claim: None,
         };
         self.unmatched.insert(number, message);
@@ -273,9 +273,9 @@ impl Queue {
         if room == 0 || bytes.is_empty() {
             return true;
         }
-        let fitted = !message.body.has_outgrown();
-        message.body.add(bytes.split_to(bytes.len().min(room)));
-        let outgrew = fitted && message.body.has_outgrown();
+        let fitted = !message.buffer.has_outgrown();
+        message.buffer.add(bytes.split_to(bytes.len().min(room)));
+        let outgrew = fitted && message.buffer.has_outgrown();
         message.wake_receiver();
         if outgrew && self.closed {
             // A message that outgrew its slot does not come back: receivers that wait for that
@@ -291,7 +291,7 @@ impl Queue {
             return;
         };
         message.whole = true;
-        if message.slot && !message.body.has_outgrown() {
+        if message.slot && !message.buffer.has_outgrown() {
             message.ticket.becomes(Fate::Stored);
         }
         message.wake_receiver();
@@ -301,7 +301,7 @@ impl Queue {
     pub(super) fn unattend(&mut self, number: u64) {
         if let Some(message) = self.matched.get_mut(&number) {
             message.attended = false;
-            match (message.whole, message.body.is_begun()) {
+            match (message.whole, message.buffer.is_begun()) {
                 (true, _) => (),
                 (false, true) => message.wake_receiver(),
                 // The receiver has seen nothing of the message, and waits for another.
@@ -352,7 +352,7 @@ impl Queue {
     /// The next message, if it is there as a whole and no longer than `limit`; nobody waits.
     pub(super) fn receive_ready(&mut self, limit: usize) -> Option<Arc<Claim>> {
         let (&number, message) = self.unmatched.first_key_value()?;
-        if !message.whole || message.body.len() > limit {
+        if !message.whole || message.buffer.len() > limit {
             return None;
         }
         let claim = self.claim();
@@ -365,7 +365,7 @@ impl Queue {
         let Some(message) = self.matched.get_mut(&number) else {
             return Pulled::Aborted;
         };
-        let pieces = message.body.hand(most);
+        let pieces = message.buffer.hand(most);
         if !pieces.is_empty() {
             if !message.whole {
                 // There may be room for more.
@@ -411,14 +411,14 @@ impl Queue {
                     return;
                 };
                 let has_sender = message.attended || message.slot && message.whole;
-                if message.body.has_outgrown() || !has_sender {
+                if message.buffer.has_outgrown() || !has_sender {
                     // The message had its place, and so it counts, but no other receiver can have
                     // it.
                     self.slots -= u64::from(message.slot);
                     message.ticket.becomes(Fate::Lost);
                 } else {
                     message.claim = None;
-                    message.body.rewind();
+                    message.buffer.rewind();
                     if !message.slot {
                         self.waiting.insert(number);
                     }
@@ -500,7 +500,7 @@ impl Queue {
             self.slots += 1;
             self.num_send += u64::from(!message.placed);
             message.placed = true;
-            let fate = match message.whole && !message.body.has_outgrown() {
+            let fate = match message.whole && !message.buffer.has_outgrown() {
                 true => Fate::Stored,
                 false => Fate::Placed,
             };
@@ -517,7 +517,7 @@ impl Queue {
             && !self
                 .matched
                 .values()
-                .any(|message| !message.body.has_outgrown())
+                .any(|message| !message.buffer.has_outgrown())
         {
             for claim in std::mem::take(&mut self.receivers).into_values() {
                 claim.becomes(CLOSED);

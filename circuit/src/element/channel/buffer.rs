@@ -1,7 +1,7 @@
-//! The bytes of a message that the server holds: all of a message that fits a slot, as another
+//! The message buffer holds the bytes of one message: all of a message that fits a slot, as another
 //! receiver may get it; of a longer one, the bytes between its sender and its receiver.
 //!
-//! The queue says when bytes come and go. A body does not know who its sender and receiver are, nor
+//! The queue says when bytes come and go. A buffer does not know who its sender and receiver are, nor
 //! whether it is complete.
 //!
 //! **Invariants:** at most [`HELD`] bytes are kept for another receiver. The bytes that were handed
@@ -21,9 +21,9 @@ const WINDOW: usize = 256 << 10;
 /// packet.
 const SMALL: usize = 4 << 10;
 
-/// The bytes of a message.
+/// The bytes that the server holds of one message.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum MessageBuffer {
     /// All bytes so far, and how many of them the receiver has.
     Kept { bytes: Vec<u8>, handed: usize },
     /// The message outgrew a slot, and its beginning is gone: the pieces on their way to the
@@ -34,37 +34,37 @@ pub(super) enum Body {
     },
 }
 
-impl Body {
-    pub(super) fn new(bytes: Vec<u8>) -> Body {
-        Body::Kept { bytes, handed: 0 }
+impl MessageBuffer {
+    pub(super) fn new(bytes: Vec<u8>) -> MessageBuffer {
+        MessageBuffer::Kept { bytes, handed: 0 }
     }
 
     /// Whether it outgrew a slot, so that no other receiver can have it.
     pub(super) fn has_outgrown(&self) -> bool {
-        matches!(self, Body::Passing { .. })
+        matches!(self, MessageBuffer::Passing { .. })
     }
 
     /// Whether a receiver has seen any of it.
     pub(super) fn is_begun(&self) -> bool {
         match self {
-            Body::Kept { handed, .. } => *handed > 0,
-            Body::Passing { .. } => true,
+            MessageBuffer::Kept { handed, .. } => *handed > 0,
+            MessageBuffer::Passing { .. } => true,
         }
     }
 
     /// Whether nothing is left to hand on.
     pub(super) fn is_handed(&self) -> bool {
         match self {
-            Body::Kept { bytes, handed } => *handed == bytes.len(),
-            Body::Passing { pieces, .. } => pieces.is_empty(),
+            MessageBuffer::Kept { bytes, handed } => *handed == bytes.len(),
+            MessageBuffer::Passing { pieces, .. } => pieces.is_empty(),
         }
     }
 
     /// How many bytes are here.
     pub(super) fn len(&self) -> usize {
         match self {
-            Body::Kept { bytes, .. } => bytes.len(),
-            Body::Passing { length, .. } => *length,
+            MessageBuffer::Kept { bytes, .. } => bytes.len(),
+            MessageBuffer::Passing { length, .. } => *length,
         }
     }
 
@@ -72,11 +72,13 @@ impl Body {
     pub(super) fn room(&self, is_received: bool) -> usize {
         match self {
             // Once its receiver has all bytes so far, it may outgrow the slot.
-            Body::Kept { bytes, .. } if is_received && bytes.len() >= HELD && self.is_handed() => {
+            MessageBuffer::Kept { bytes, .. }
+                if is_received && bytes.len() >= HELD && self.is_handed() =>
+            {
                 WINDOW
             }
-            Body::Kept { bytes, .. } => HELD.saturating_sub(bytes.len()),
-            Body::Passing { length, .. } => WINDOW.saturating_sub(*length),
+            MessageBuffer::Kept { bytes, .. } => HELD.saturating_sub(bytes.len()),
+            MessageBuffer::Passing { length, .. } => WINDOW.saturating_sub(*length),
         }
     }
 
@@ -84,7 +86,7 @@ impl Body {
     /// whole packet in memory.
     pub(super) fn add(&mut self, piece: Bytes) {
         match self {
-            Body::Kept { bytes, .. } if bytes.len() + piece.len() <= HELD => {
+            MessageBuffer::Kept { bytes, .. } if bytes.len() + piece.len() <= HELD => {
                 let (length, capacity) = (bytes.len() + piece.len(), bytes.capacity());
                 if length > capacity {
                     let wanted = length.max(2 * capacity).min(HELD);
@@ -92,13 +94,13 @@ impl Body {
                 }
                 bytes.extend_from_slice(&piece);
             }
-            Body::Kept { .. } => {
-                *self = Body::Passing {
+            MessageBuffer::Kept { .. } => {
+                *self = MessageBuffer::Passing {
                     length: piece.len(),
                     pieces: VecDeque::from([compact(piece)]),
                 };
             }
-            Body::Passing { pieces, length } => {
+            MessageBuffer::Passing { pieces, length } => {
                 *length += piece.len();
                 match pieces.back_mut() {
                     Some(last) if last.len() + piece.len() <= SMALL => {
@@ -113,7 +115,7 @@ impl Body {
     /// Hands on the next bytes, at most `most` of them unless one piece is longer.
     pub(super) fn hand(&mut self, most: usize) -> Vec<Bytes> {
         match self {
-            Body::Kept { bytes, handed } => {
+            MessageBuffer::Kept { bytes, handed } => {
                 let from = *handed;
                 *handed = bytes.len().min(from.saturating_add(most));
                 match &bytes[from..*handed] {
@@ -121,7 +123,7 @@ impl Body {
                     bytes => vec![Bytes::copy_from_slice(bytes)],
                 }
             }
-            Body::Passing { pieces, length } => {
+            MessageBuffer::Passing { pieces, length } => {
                 let (mut taken, mut sum) = (Vec::new(), 0);
                 while let Some(piece) = pieces.front()
                     && (taken.is_empty() || sum + piece.len() <= most)
@@ -137,7 +139,7 @@ impl Body {
 
     /// Begins again for another receiver, if the message fits a slot.
     pub(super) fn rewind(&mut self) {
-        if let Body::Kept { handed, .. } = self {
+        if let MessageBuffer::Kept { handed, .. } = self {
             *handed = 0;
         }
     }
@@ -155,61 +157,61 @@ fn compact(piece: Bytes) -> Bytes {
 mod tests {
     use super::*;
 
-    fn handed(body: &mut Body, most: usize) -> Vec<u8> {
-        body.hand(most).concat()
+    fn handed(buffer: &mut MessageBuffer, most: usize) -> Vec<u8> {
+        buffer.hand(most).concat()
     }
 
     #[test]
     fn what_is_kept_begins_again() {
-        let mut body = Body::new(Vec::new());
-        assert_eq!(body.room(false), HELD);
-        body.add(Bytes::from_static(b"abc"));
-        assert_eq!(handed(&mut body, 2), b"ab");
-        assert!(body.is_begun() && !body.is_handed());
-        body.rewind();
-        body.add(Bytes::from_static(b"d"));
-        assert!(!body.is_begun());
-        assert_eq!(handed(&mut body, usize::MAX), b"abcd");
-        assert!(body.is_handed() && !body.has_outgrown());
+        let mut buffer = MessageBuffer::new(Vec::new());
+        assert_eq!(buffer.room(false), HELD);
+        buffer.add(Bytes::from_static(b"abc"));
+        assert_eq!(handed(&mut buffer, 2), b"ab");
+        assert!(buffer.is_begun() && !buffer.is_handed());
+        buffer.rewind();
+        buffer.add(Bytes::from_static(b"d"));
+        assert!(!buffer.is_begun());
+        assert_eq!(handed(&mut buffer, usize::MAX), b"abcd");
+        assert!(buffer.is_handed() && !buffer.has_outgrown());
     }
 
     #[test]
     fn it_outgrows_a_slot_once_its_receiver_has_all_there_is() {
-        let mut body = Body::new(vec![1; HELD]);
-        assert_eq!(body.room(true), 0);
-        assert_eq!(body.hand(usize::MAX).concat().len(), HELD);
-        assert_eq!(body.room(false), 0);
-        assert_eq!(body.room(true), WINDOW);
-        body.add(Bytes::from(vec![2; WINDOW]));
-        assert!(body.has_outgrown() && body.is_begun() && !body.is_handed());
-        assert_eq!((body.len(), body.room(true)), (WINDOW, 0));
-        assert_eq!(handed(&mut body, usize::MAX), vec![2; WINDOW]);
-        assert!(body.is_handed());
-        assert_eq!(body.room(true), WINDOW);
+        let mut buffer = MessageBuffer::new(vec![1; HELD]);
+        assert_eq!(buffer.room(true), 0);
+        assert_eq!(buffer.hand(usize::MAX).concat().len(), HELD);
+        assert_eq!(buffer.room(false), 0);
+        assert_eq!(buffer.room(true), WINDOW);
+        buffer.add(Bytes::from(vec![2; WINDOW]));
+        assert!(buffer.has_outgrown() && buffer.is_begun() && !buffer.is_handed());
+        assert_eq!((buffer.len(), buffer.room(true)), (WINDOW, 0));
+        assert_eq!(handed(&mut buffer, usize::MAX), vec![2; WINDOW]);
+        assert!(buffer.is_handed());
+        assert_eq!(buffer.room(true), WINDOW);
     }
 
     #[test]
     fn small_pieces_under_way_become_few() {
-        let mut body = Body::new(vec![0; HELD]);
+        let mut buffer = MessageBuffer::new(vec![0; HELD]);
         let mut sent = Vec::new();
         for i in 0..SMALL {
             sent.push(i as u8);
-            body.add(Bytes::from(vec![i as u8]));
+            buffer.add(Bytes::from(vec![i as u8]));
         }
-        body.add(Bytes::from(vec![7; SMALL + 1]));
-        assert_eq!(body.hand(1), [sent]);
-        assert_eq!(body.hand(1), [vec![7; SMALL + 1]]);
-        assert!(body.is_handed());
+        buffer.add(Bytes::from(vec![7; SMALL + 1]));
+        assert_eq!(buffer.hand(1), [sent]);
+        assert_eq!(buffer.hand(1), [vec![7; SMALL + 1]]);
+        assert!(buffer.is_handed());
     }
 
     #[test]
     fn pieces_are_handed_on_up_to_a_length() {
-        let mut body = Body::new(vec![0; HELD]);
+        let mut buffer = MessageBuffer::new(vec![0; HELD]);
         for _ in 0..3 {
-            body.add(Bytes::from(vec![3; SMALL]));
+            buffer.add(Bytes::from(vec![3; SMALL]));
         }
-        assert_eq!(body.hand(2 * SMALL + 1).len(), 2);
-        assert_eq!(body.len(), SMALL);
-        assert_eq!(body.hand(2 * SMALL + 1).len(), 1);
+        assert_eq!(buffer.hand(2 * SMALL + 1).len(), 2);
+        assert_eq!(buffer.len(), SMALL);
+        assert_eq!(buffer.hand(2 * SMALL + 1).len(), 1);
     }
 }
