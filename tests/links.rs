@@ -22,8 +22,8 @@ const DUELS: usize = 50;
 /// How often a link is cut and healed, for a short and for a longer while.
 const FLAPS: u32 = 6;
 
-/// By how many bytes a server may grow meanwhile. Chosen: what the allocator keeps of a few
-/// connections, many times; a connection that is not let go has some 100 kB.
+/// By how many bytes a server may grow meanwhile. Chosen, not measured: what the allocator keeps of
+/// a few connections, many times; a connection that is not let go has some 100 kB.
 const MORE_MEMORY: usize = 4 << 20;
 
 /// How much is carried at the same time to each of three servers, in bytes.

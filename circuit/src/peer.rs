@@ -40,12 +40,12 @@ use link::Link;
 use outbound::Outbound;
 use tether::{Subject, Tethers};
 
-/// How many events may wait for the driver; a task that brings more waits. Chosen: a few per
-/// connection.
+/// How many events may wait for the driver; a task that brings more waits. Chosen, not measured: a
+/// few per connection.
 const EVENTS: usize = 256;
 
-/// How long `join` may take until the other circuit is seen. Chosen: below the callers' own deadline
-/// of five seconds.
+/// How long `join` may take until the other circuit is seen. Chosen, not measured: below the
+/// callers' own deadline of five seconds.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The view of the circuit, and the way to change one's place in it.

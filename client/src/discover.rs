@@ -18,12 +18,12 @@ use tokio::time::{Instant, timeout_at};
 
 use self::group::{Interface, Sender};
 
-/// How long after the first answer others are still taken in. Chosen: all come within a
-/// millisecond, and a command should not wait for what it rarely needs.
+/// How long after the first answer others are still taken in. Chosen, not measured: all come within
+/// a millisecond, and a command should not wait for what it rarely needs.
 const GRACE: Duration = Duration::from_millis(2);
 
-/// How many servers that have not our key are counted. Chosen: a reader of the number needs no
-/// larger one.
+/// How many servers that have not our key are counted. Chosen, not measured: a reader of the number
+/// needs no larger one.
 const MISMATCHES_MAX: usize = 64;
 
 /// Why no server was found.

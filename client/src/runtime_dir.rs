@@ -49,7 +49,7 @@ pub enum RuntimeDirError {
     Key(#[from] KeyFileError),
 }
 
-/// How long a draft may take to become what it is to be. Chosen: it takes a moment.
+/// How long a draft may take to become what it is to be. Chosen, not measured: it takes a moment.
 const LONGEST_DRAFT: Duration = Duration::from_secs(60);
 
 /// A server of this user on this machine.

@@ -48,30 +48,31 @@ use self::trickle::Trickle;
 use crate::handshake::Identity;
 use crate::{Key, Life, ServerId, Url};
 
-/// How many servers answer a query, or dial a newcomer, at first. Chosen: one may just have died,
-/// and one's packet may be lost.
+/// How many servers answer a query, or dial a newcomer, at first. Chosen, not measured: one may
+/// just have died, and one's packet may be lost.
 pub const FEW: usize = 3;
 
-/// How long the next few wait before they dial a newcomer. Chosen: dialling takes some 10 ms and
-/// the news of the newcomer some 100 ms more.
+/// How long the next few wait before they dial a newcomer. Chosen, not measured: dialling takes
+/// some 10 ms and the news of the newcomer some 100 ms more.
 const TURN: Duration = Duration::from_millis(100);
 
 /// From this attempt on, everybody answers a query: by then the few did not.
 const EVERYBODY: u8 = 3;
 
 /// How many queries are remembered, so that one that arrives through two interfaces is answered
-/// once. Chosen: 17 bytes each, and copies arrive within milliseconds.
+/// once. Chosen, not measured: 17 bytes each, and copies arrive within milliseconds.
 const RECENT: usize = 256;
 
-/// Answers to clients: a burst, and the time in which one more is allowed. Chosen: many times
-/// the number that people and scripts ask, and 0.7 MB/s if somebody asks to do harm.
+/// Answers to clients: a burst, and the time in which one more is allowed. Chosen, not measured:
+/// many times the number that people and scripts ask, and 0.7 MB/s if somebody asks to do harm.
 const ANSWERS: (u32, Duration) = (1000, Duration::from_millis(1));
 
-/// Answers to clients with another key. Chosen: enough for people, who run a command again.
+/// Answers to clients with another key. Chosen, not measured: enough for people, who run a command
+/// again.
 const REFUSALS: (u32, Duration) = (10, Duration::from_millis(100));
 
-/// Newcomers told of. Chosen: a random graph where each of many servers that start at once dials
-/// eight is connected, and by the next second all are in the live view.
+/// Newcomers told of. Chosen, not measured: a random graph where each of many servers that start at
+/// once dials eight is connected, and by the next second all are in the live view.
 const NEWCOMERS: (u32, Duration) = (8, Duration::from_millis(100));
 
 /// A network segment, by whatever number the driver has for it: an interface's index.

@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets of this crate: bytes of a stranger, and all that must hold
+//! The bodies of the fuzz targets of this crate: bytes of an unauthenticated peer, and all that must hold
 //! whatever they are.
 //!
 //! `fuzz/` runs them under libFuzzer, with the feature `fuzzing`; the tests here replay its corpus

@@ -13,8 +13,8 @@ pub const MIN_KEY: usize = 16;
 /// hash that it keys (RFC 2104, section 3: longer keys add nothing).
 pub const NEW_KEY: usize = 32;
 
-/// The longest key that is read, in bytes. Chosen: nobody's key is longer, a file given by
-/// mistake may be.
+/// The longest key that is read, in bytes. Chosen, not measured: nobody's key is longer, a file
+/// given by mistake may be.
 pub const MAX_KEY: usize = 4096;
 
 /// A circuit's key. It never shows itself: neither `Debug` nor errors print it.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ServerId;
 
-/// The longest name of an anchor, in bytes. Chosen: that of a file name on Linux (`NAME_MAX`).
+/// The longest name of an anchor, in bytes. Chosen, not measured: that of a file name on Linux
+/// (`NAME_MAX`).
 pub const MAX_NAME: usize = 255;
 
 /// The deepest anchor, in names below the root. Chosen, not measured: bounds what a request costs.

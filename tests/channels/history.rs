@@ -146,8 +146,8 @@ pub(crate) struct History {
     pub(crate) cut: bool,
 }
 
-/// How long the channel may take to notice a client that let go of a stream or connection. Chosen:
-/// far longer than it takes.
+/// How long the channel may take to notice a client that let go of a stream or connection. Chosen,
+/// not measured: far longer than it takes.
 pub(crate) const LET_GO: u64 = 2_000_000_000;
 
 /// The same for one that fell silent: QUIC's idle time-out, once for each hop.

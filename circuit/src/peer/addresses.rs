@@ -23,22 +23,23 @@ use tracing::debug;
 use super::outbound::Outbound;
 
 /// After how long the resolver is asked again. Until it answers, and if it cannot, the old
-/// addresses are used. Chosen: as short as records live that are meant to change.
+/// addresses are used. Chosen, not measured: as short as records live that are meant to change.
 const FRESH: Duration = Duration::from_secs(30);
 
-/// After how long a host is looked up again of which no address was found. Chosen: a failure that
-/// passes costs less than a suspicion takes.
+/// After how long a host is looked up again of which no address was found. Chosen, not measured: a
+/// failure that passes costs less than a suspicion takes.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How many hosts are looked up at the same time. Chosen: the resolver's pool has a bound of its own,
-/// which dialling needs too.
+/// How many hosts are looked up at the same time. Chosen, not measured: the resolver's pool has a
+/// bound of its own, which dialling needs too.
 const LOOKUPS: usize = 32;
 
-/// How many hosts are remembered; beyond that the one goes that was looked up longest ago. Chosen:
-/// more than a circuit has been measured with.
+/// How many hosts are remembered; beyond that the one goes that was looked up longest ago. Chosen,
+/// not measured: more than a circuit has been measured with.
 const HOSTS: usize = 8192;
 
-/// How many addresses of a host are used. Chosen: those of a host, not those of a service.
+/// How many addresses of a host are used. Chosen, not measured: those of a host, not those of a
+/// service.
 const ADDRESSES: usize = 4;
 
 type Lookup = Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>>;

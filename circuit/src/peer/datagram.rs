@@ -46,15 +46,15 @@ const MAX_PACKET: usize = HEAD + MAX_DATAGRAM;
 /// The label of the signature, which no other signature has.
 const LABEL: &[u8] = b"circuit/1 datagram";
 
-/// How many packets may wait. Chosen: the machine says again what is lost.
+/// How many packets may wait. Chosen, not measured: the machine says again what is lost.
 const QUEUE: usize = 256;
 
 /// How many signatures are checked a second at most: at 60 µs each, 6 % of a core. Audits after a
 /// mass failure bring 20 a second and their replies.
 const CHECKS_PER_SECOND: u32 = 1000;
 
-/// How often one and the same packet is taken in a second. Chosen: above the three times that a ping
-/// is sent. One who repeats a recorded packet has little of the checks.
+/// How often one and the same packet is taken in a second. Chosen, not measured: above the three
+/// times that a ping is sent. One who repeats a recorded packet has little of the checks.
 const REPEATS_PER_SECOND: u8 = 6;
 
 /// The sending and receiving side of the packets.

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use super::multicast::{self, Multicast};
 use super::{Peer, random_seed, seek};
 
-/// How many servers that were heard of may wait to be dialled. Chosen: a server that is dropped
-/// is heard again.
+/// How many servers that were heard of may wait to be dialled. Chosen, not measured: a server that
+/// is dropped is heard again.
 const QUEUE: usize = 64;
 
 /// Announces this server on a group, and joins those that it hears there. Lasts as long as the

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::tether::Tether;
 
-/// How many messages may wait for a peer that is slow. Chosen: a sync of a large circuit is a few
-/// dozen; a peer that is behind by more does not read at all.
+/// How many messages may wait for a peer that is slow. Chosen, not measured: a sync of a large
+/// circuit is a few dozen; a peer that is behind by more does not read at all.
 const QUEUE: usize = 1024;
 
 /// A connection, as the driver holds it.
@@ -89,12 +89,12 @@ impl Link {
     }
 }
 
-/// How long the last message has to be delivered before its connection closes. Chosen: several
-/// round trips of a continent.
+/// How long the last message has to be delivered before its connection closes. Chosen, not
+/// measured: several round trips of a continent.
 const DRAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// How long a peer's close may take after the end of its messages. Chosen: as long as the peer drains
-/// its queue, and a slow round trip.
+/// How long a peer's close may take after the end of its messages. Chosen, not measured: as long as
+/// the peer drains its queue, and a slow round trip.
 const HANG_UP: std::time::Duration = std::time::Duration::from_millis(500);
 
 async fn send(connection: quinn::Connection, mut messages: mpsc::Receiver<Message>) {

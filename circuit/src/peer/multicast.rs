@@ -33,8 +33,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-/// How often the interfaces are looked at. Chosen: a look takes well under a millisecond, and
-/// somebody who plugs in a cable waits that long.
+/// How often the interfaces are looked at. Chosen, not measured: a look takes well under a
+/// millisecond, and somebody who plugs in a cable waits that long.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The interfaces that a server uses: those on which it can be reached.

@@ -6,7 +6,8 @@ use circuit_proto::Key;
 
 use super::*;
 
-/// How long anything here may take. Chosen: far longer than it does on a busy machine.
+/// How long anything here may take. Chosen, not measured: far longer than it does on a busy
+/// machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn started(join: Vec<Url>, discover: Vec<SocketAddr>) -> Running {

@@ -20,8 +20,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 
-/// How many interfaces are used. Chosen: a host of containers may have thousands, and each costs
-/// a server a socket.
+/// How many interfaces are used. Chosen, not measured: a host of containers may have thousands, and
+/// each costs a server a socket.
 const MAX_INTERFACES: usize = 64;
 
 /// A network interface that is up and has an address.

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use circuit_proto::codec::HEADER;
 
 /// The longest piece, in bytes, that is copied together with its neighbours, and how many of them in
-/// a row are. Chosen: bulk data comes in pieces of a packet, at least twice as long.
+/// a row are. Chosen, not measured: bulk data comes in pieces of a packet, at least twice as long.
 const CRUMB: usize = 512;
 const CRUMBS: usize = 16;
 

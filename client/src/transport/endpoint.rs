@@ -27,8 +27,8 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const MTU_BOUND: u16 = 6_500;
 
 /// The round trip that is assumed before one is measured: the first packets are repeated after
-/// three times this (RFC 9002, section 6.2.2, which has 333 ms). Chosen: a dial has three seconds,
-/// and on a network that loses packets wants more than two tries in them.
+/// three times this (RFC 9002, section 6.2.2, which has 333 ms). Chosen, not measured: a dial has
+/// three seconds, and on a network that loses packets wants more than two tries in them.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// How many bytes one stream may hold that its reader has not read: a tenth of a second at

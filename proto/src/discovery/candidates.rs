@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_of_a_lasting_stranger_ever_more_rarely() {
+    fn proposes_a_lasting_candidate_ever_more_rarely() {
         let candidates = &mut Candidates::default();
         let told: Vec<u64> = (0..400)
             .filter(|at| {

@@ -43,8 +43,8 @@ impl<'a> Query<'a> {
 
     /// How long after the first packet the one of this attempt (the first is 0) should be sent.
     ///
-    /// Chosen: 150 ms are beyond any delay on a segment, so a packet that has not come by then is lost,
-    /// and the pauses grow to a second, where they stay.
+    /// Chosen, not measured: 150 ms are beyond any delay on a segment, so a packet that has not
+    /// come by then is lost, and the pauses grow to a second, where they stay.
     pub fn at(attempt: u8) -> Duration {
         match attempt {
             0 => Duration::ZERO,

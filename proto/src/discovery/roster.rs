@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 use super::LifeOf;
 use crate::ServerId;
 
-/// How many ids a roster holds: 8 kB. Chosen: on a segment with four times as many servers, four
-/// times as many act, which is still few.
+/// How many ids a roster holds: 8 kB. Chosen, not measured: on a segment with four times as many
+/// servers, four times as many act, which is still few.
 pub(super) const ROSTER_MAX: usize = 1024;
 
 /// The ids of the servers whose announcements were heard on one segment, dead ones included.

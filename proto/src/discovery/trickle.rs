@@ -23,8 +23,8 @@ pub const SHORTEST: Duration = Duration::from_millis(100);
 /// stays under a minute, the time after which people doubt that anything happens.
 pub const DOUBLINGS: u32 = 9;
 
-/// How many others must have spoken in an interval for us to be silent (`k`). Chosen: RFC 7731,
-/// section 5.5, has 1; one more lets one announcement be lost.
+/// How many others must have spoken in an interval for us to be silent (`k`). Chosen, not measured:
+/// RFC 7731, section 5.5, has 1; one more lets one announcement be lost.
 pub const REDUNDANCY: usize = 2;
 
 /// A Trickle timer.

@@ -71,11 +71,11 @@ impl Machine {
         };
         // A dialler sends two: one with its handshake, and one once the connection is up.
         let first = !std::mem::replace(&mut connection.greeted, true);
-        let stranger = self.view.live_member(&from).is_none();
+        let unknown = self.view.live_member(&from).is_none();
         let mine = self.view.digest();
         let alone = self.view.live().len() <= 1;
         self.on_entry(entry, Some(from));
-        if stranger {
+        if unknown {
             let told: Vec<_> = self
                 .view
                 .tombstones()
@@ -90,11 +90,11 @@ impl Machine {
         } else if digest != mine && digest != self.view.digest() && self.me.fingerprint < from {
             self.start_sync(from);
         }
-        if stranger && live > 1 && !alone {
+        if unknown && live > 1 && !alone {
             self.timers.arm(Timer::Bridge(from), self.now + BRIDGE);
         }
         // A server that we knew may be about to ask for the link that is missing.
-        if stranger {
+        if unknown {
             self.timers.arm_by(Timer::Seek, self.now);
         }
     }

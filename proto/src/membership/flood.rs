@@ -168,7 +168,7 @@ impl Machine {
     pub(super) fn flush(&mut self, peer: Fingerprint) {
         for chunk in self.news.take(peer).chunks(MAX_ENTRIES) {
             let now = self.now;
-            // To the end of a link the servers are known; elsewhere they may be strangers.
+            // To the end of a link the servers are known; elsewhere they may be unknown.
             let whole = !self.links.contains(&peer);
             let entries: Vec<_> = chunk
                 .iter()

@@ -15,13 +15,15 @@ use super::{Gone, Input, MAX_DATAGRAM, Machine, Message, Notice, Output, Record,
 use crate::Fingerprint;
 use crate::url::{Host, Server, Url};
 
-/// How many machines there are. Chosen: two neighbours, a witness, a newcomer, and one to spare.
+/// How many machines there are. Chosen, not measured: two neighbours, a witness, a newcomer, and
+/// one to spare.
 const MACHINES: u8 = 5;
 
-/// How many messages are kept to be delivered. Chosen.
+/// How many messages are kept to be delivered. Chosen, not measured.
 const KEPT: usize = 256;
 
-/// How many timers may come due in one step. Chosen, far above what a step of a minute needs.
+/// How many timers may come due in one step. Chosen, not measured: far above what a step of a
+/// minute needs.
 const DUE: usize = 20_000;
 
 /// Runs the operations of an input.

@@ -25,8 +25,8 @@ pub(super) const HEARTBEAT: Duration = ms(1000);
 /// late is forgiven and one that is missing is not.
 pub(super) const SILENCE: Duration = ms(1500);
 
-/// The time between two pings of a probe. Chosen: three round trips of 50 ms, the slowest of the
-/// simulator's network.
+/// The time between two pings of a probe. Chosen, not measured: three round trips of 50 ms, the
+/// slowest of the simulator's network.
 pub(super) const PING_EVERY: Duration = ms(150);
 
 /// How many pings go unanswered before witnesses are asked. With 5 % loss each way, three are lost
@@ -74,7 +74,8 @@ pub(super) const CONDEMNED: Duration = ms(300);
 pub(super) const PING_SUSPECT: Duration = ms(500);
 
 /// By how much the first timer must be late for this process to have been stopped: what it has
-/// found out about others is then too old to judge by. Chosen: above a busy machine's delays.
+/// found out about others is then too old to judge by. Chosen, not measured: above a busy machine's
+/// delays.
 pub(super) const LATE: Duration = ms(500);
 
 /// For how long a server that has outbid another process with its own key lets that be.
@@ -83,8 +84,8 @@ pub(super) const OUTBID: Duration = ms(1000);
 /// How long before a suspicion's end its accuser tries again: pings and witnesses.
 pub(super) const SECOND_ROUND: Duration = ms(1150);
 
-/// How much later than its accuser the others act, should it have failed too. Chosen: the accuser
-/// and the flood first.
+/// How much later than its accuser the others act, should it have failed too. Chosen, not measured:
+/// the accuser and the flood first.
 pub(super) const BACKUP: Duration = ms(2000);
 
 /// The spread of that, per known member, so that of thousands a few act. Chosen, not measured.
@@ -102,8 +103,8 @@ pub(super) const HEARSAY_SUSPICION: Duration = ms(2000);
 /// The time in which the suspicion factor of a member halves. Chosen, not measured.
 pub(super) const SUSPICION_FACTOR_HALVES: Duration = ms(60_000);
 
-/// How long news is gathered before it is flooded. Chosen: far below a round trip, and long enough
-/// for the news that came in one packet to leave in one.
+/// How long news is gathered before it is flooded. Chosen, not measured: far below a round trip,
+/// and long enough for the news that came in one packet to leave in one.
 pub(super) const FLUSH: Duration = ms(2);
 
 /// After how long without use a connection that is no link is closed.
@@ -116,26 +117,28 @@ pub(super) const ASK_WAIT: Duration = ms(2000);
 pub(super) const CONNECT_WAIT: Duration = ms(1000);
 
 /// How many links to servers that are not suspected a server wants at once, where it has
-/// fewer: it must not be cut off until its suspicions expire. Chosen: one may fail as well.
+/// fewer: it must not be cut off until its suspicions expire. Chosen, not measured: one may fail as
+/// well.
 pub(super) const LIFELINES: usize = 2;
 
 /// How many links are sought at the same time.
 pub(super) const SEEKING: usize = 4;
 
 /// The same for a server whose neighbours are nearly all in doubt, and which asks each server that
-/// it hears: those that it asks already may have failed too. Chosen: with 8, a run of `restart` at 16 servers came out
-/// otherwise.
+/// it hears: those that it asks already may have failed too. Measured: with 8, a run of `restart`
+/// at 16 servers came out otherwise.
 pub(super) const CLINGING: usize = 16;
 
 /// How soon missing links are sought again, with as much again at random.
 pub(super) const SEEK_AGAIN: Duration = ms(200);
 
 /// How long a server whose link was given up in order waits for the one that is to link with it
-/// instead before it seeks another. Chosen: three messages of 50 ms and a handshake, twice.
+/// instead before it seeks another. Chosen, not measured: three messages of 50 ms and a handshake,
+/// twice.
 pub(super) const HANDOVER: Duration = ms(600);
 
-/// One in how many heartbeats passes a link on that is one too many. Chosen: its values were not
-/// compared.
+/// One in how many heartbeats passes a link on that is one too many. Chosen, not measured: its
+/// values were not compared.
 pub(super) const PASS_ON: usize = 6;
 
 /// For how long a server that refused a link, or did not answer, is not asked again.
@@ -156,8 +159,8 @@ pub(super) const REWIRE_MIXING: Duration = ms(3000);
 /// How long after a merge the two circuits are bridged by a link: their sync first.
 pub(super) const BRIDGE: Duration = ms(300);
 
-/// The interval of audits at rest. Chosen: every member is audited by somebody every 10 s, for a
-/// tenth of a packet a second.
+/// The interval of audits at rest. Chosen, not measured: every member is audited by somebody every
+/// 10 s, for a tenth of a packet a second.
 pub(super) const AUDIT: Duration = ms(10_000);
 
 /// The interval of audits after mass failures: 20 a second.
@@ -176,7 +179,8 @@ pub(super) const TOMBSTONE_PING: Duration = ms(5000);
 pub(super) const TOMBSTONE_PING_ISOLATED: Duration = ms(1000);
 
 /// A tombstone is pinged so seldom that, with all members together, it sees this many pings per
-/// [`TOMBSTONE_PING`]: a dead address is not stormed by thousands. Chosen: 1.6 a second.
+/// [`TOMBSTONE_PING`]: a dead address is not stormed by thousands. Chosen, not measured: 1.6 a
+/// second.
 pub(super) const TOMBSTONE_PINGS: usize = 8;
 
 /// How many connections are opened at the same time to servers that were thought dead, or that
@@ -189,19 +193,21 @@ pub(super) const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
 /// How often it is seen whether some have expired.
 pub(super) const EXPIRE: Duration = Duration::from_secs(60);
 
-/// The most tombstones. Chosen: 1 MB.
+/// The most tombstones. Chosen, not measured: 1 MB.
 pub(super) const MAX_TOMBSTONES: usize = 4096;
 
-/// The most servers of which only their end is remembered, after their tombstones. Chosen: 1 MB.
+/// The most servers of which only their end is remembered, after their tombstones. Chosen, not
+/// measured: 1 MB.
 pub(super) const MAX_FORGOTTEN: usize = 16_384;
 
-/// The most members, tombstones included. Chosen: above it full views are no longer the design.
+/// The most members, tombstones included. Chosen, not measured: above it full views are no longer
+/// the design.
 pub(super) const MAX_MEMBERS: usize = 100_000;
 
 /// How many changes are remembered for connections that are about to become links.
 pub(super) const MAX_CHANGES: usize = 4096;
 
-/// For how many outputs memory is kept. Chosen: more than come at rest.
+/// For how many outputs memory is kept. Chosen, not measured: more than come at rest.
 pub(super) const OUTPUTS_KEPT: usize = 64;
 
 /// The most probes, and the most indirect probes for others, at the same time. Chosen, not
@@ -220,8 +226,8 @@ pub(super) const MAX_INCARNATION: u64 = 1 << 48;
 /// How many heartbeats in a row must differ in their digest, on a quiet link, for a sync.
 pub(super) const MISMATCHES: u8 = 3;
 
-/// The same where the view does not come to rest. Chosen: changes are everywhere before
-/// the next heartbeat, so that ten in a row that differ are no accident.
+/// The same where the view does not come to rest. Chosen, not measured: changes are everywhere
+/// before the next heartbeat, so that ten in a row that differ are no accident.
 pub(super) const MISMATCHES_BUSY: u8 = 10;
 
 /// How long a link must have been quiet for its digests to mean something.

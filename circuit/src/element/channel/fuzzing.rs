@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::queue::{Claim, Fate, Match, Pulled, Queue, Ticket};
 
-/// How many senders or receivers there may be at a time. Chosen.
+/// How many senders or receivers there may be at a time. Chosen, not measured.
 const MOST: usize = 64;
 
 /// A message, as its sender knows it.

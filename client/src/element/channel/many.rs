@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 
-/// How much is gathered before it is sent. Chosen: half a chunk.
+/// How much is gathered before it is sent. Chosen, not measured: half a chunk.
 const GATHERED: usize = MAX_CHUNK / 2;
 
 /// The longest piece of a message in a record.

@@ -102,7 +102,8 @@ pub(super) struct Queue {
     pushed: u64,
 }
 
-/// How long a slot is, in nanoseconds. Chosen: a few thousand events when thousands of servers talk.
+/// How long a slot is, in nanoseconds. Chosen, not measured: a few thousand events when thousands
+/// of servers talk.
 const SLOT: u128 = 250_000;
 
 #[derive(Debug, Clone)]
