@@ -25,9 +25,9 @@ pub struct Anchor {
 pub struct Entry {
     /// Where it is.
     pub anchor: Anchor,
-    /// What it holds, if anything.
+    /// The element that it holds, if any.
     pub kind: Option<ElementKind>,
-    /// What is known of a server, at a child of the root.
+    /// The state of the server, at a child of the root.
     pub server: Option<ServerEntry>,
 }
 
@@ -92,7 +92,7 @@ impl Anchor {
         self.entries(true).await
     }
 
-    /// What the anchor holds; `None` if it is empty.
+    /// The element that the anchor holds; `None` if it is empty.
     ///
     /// ```no_run
     /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {

@@ -1,7 +1,7 @@
-//! Finding a server by asking a multicast group.
+//! Finds servers by asking a multicast group.
 //!
-//! [`Client::discover`](crate::Client::discover) and the command line call [`discover`]; what the
-//! packets say is in [`circuit_proto::discovery`]. Nothing here dials.
+//! [`Client::discover`](crate::Client::discover) and the command line call [`discover`]. The format
+//! of the packets is in [`circuit_proto::discovery`]. This module does not dial.
 
 pub mod group;
 
@@ -42,7 +42,7 @@ pub enum DiscoverError {
         group: SocketAddr,
         /// How many answered so, by their addresses.
         count: usize,
-        /// What is wrong with our key, as most of them have it.
+        /// How our key differs from the key of most of them.
         reason: KeyMismatch,
     },
     /// The group could not be asked.

@@ -19,7 +19,7 @@ pub enum Error {
     Refused {
         /// The anchor.
         path: Path,
-        /// What the server said.
+        /// The server's error.
         error: circuit_proto::Error,
     },
     /// The server that hosts the anchor is gone: not in the circuit, or not answering.
@@ -27,18 +27,18 @@ pub enum Error {
     ServerGone {
         /// The anchor.
         path: Path,
-        /// What the server that forwards for us said.
+        /// The error of the server that forwards for us.
         error: circuit_proto::Error,
     },
     /// The server through which we reach the circuit is gone, and with it our connection.
-    /// Whatever was under way may or may not have happened.
+    /// The operations under way may or may not have happened.
     #[error("{path}: {reason}")]
     CircuitGone {
         /// The anchor.
         path: Path,
         /// The server that was dialled.
         url: Url,
-        /// What became of the connection, with the server's name and address.
+        /// How the connection ended, with the server's name and address.
         reason: String,
     },
     /// No answer in time. The operation may or may not have happened.
@@ -55,7 +55,7 @@ pub enum Error {
     Unknown {
         /// The anchor.
         path: Path,
-        /// What became of the other side.
+        /// How the other side ended.
         reason: String,
     },
     /// The text is not a path.

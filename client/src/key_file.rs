@@ -1,4 +1,4 @@
-//! Files that hold a circuit's key.
+//! Reads and writes the files that hold a circuit's key.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ pub enum KeyFileError {
     Read {
         /// The file in question.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -25,7 +25,7 @@ pub enum KeyFileError {
     Write {
         /// The file in question.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -34,7 +34,7 @@ pub enum KeyFileError {
     Key {
         /// The file in question.
         path: PathBuf,
-        /// What is wrong with its text.
+        /// The fault of its text.
         source: KeyError,
     },
     /// No randomness for a new key.

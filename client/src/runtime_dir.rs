@@ -1,4 +1,4 @@
-//! The user's own directory on this machine: which servers of the user run here, and the local key
+//! The user's own directory on this machine lists the servers of the user, and holds the local key
 //! that keeps other users out of them.
 //!
 //! `$XDG_RUNTIME_DIR/circuit`, or `circuit-UID` under the temporary directory. It is used only if
@@ -34,7 +34,7 @@ pub enum RuntimeDirError {
     Io {
         /// The directory or file in question.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },

@@ -1,4 +1,4 @@
-//! The data of an element as `AsyncRead` and `AsyncWrite`.
+//! Gives callers the data of an element as `AsyncRead` and `AsyncWrite`.
 
 use std::io;
 use std::pin::Pin;

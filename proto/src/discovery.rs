@@ -88,7 +88,7 @@ pub enum Input<'a> {
     Packet {
         /// Where it arrived.
         segment: Segment,
-        /// Who sent it, as the network says.
+        /// The sender's address, as the network says.
         from: SocketAddr,
         /// Its contents, hostile until proven otherwise.
         bytes: &'a [u8],

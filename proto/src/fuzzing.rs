@@ -119,7 +119,7 @@ pub fn handshake(data: &[u8]) {
     }
 }
 
-/// What servers say about membership, on connections and outside of them.
+/// The messages of servers about membership, on connections and outside of them.
 pub fn membership_message(data: &[u8]) {
     if let Ok(Some(message)) = Message::decode(data) {
         let bytes = message.encode().expect("what was read is written");

@@ -111,7 +111,7 @@ pub enum Answer {
 pub struct Welcome {
     /// The version that both will speak.
     pub version: u16,
-    /// Who the acceptor is.
+    /// The acceptor's identity.
     pub identity: Identity,
     /// That the acceptor holds the circuit's key; `None` if it has none.
     pub proof: Option<Proof>,

@@ -1,4 +1,5 @@
-//! Who is in the circuit, and to whom each server keeps links: one pure state machine.
+//! Membership: decides which servers are in the circuit and between which of them there are links.
+//! It is one pure state machine.
 //!
 //! A server's driver feeds the [`Machine`] with [`Input`]s and carries out its [`Output`]s; the
 //! simulator does the same for thousands of machines. The machine knows no sockets and no clock:
@@ -113,7 +114,7 @@ pub struct Machine {
     outbid: Option<Duration>,
 }
 
-/// What is added to the driver's time, so that what happened before it began can be dated.
+/// The offset that is added to the driver's time, so that what happened before it began can be dated.
 const BEFORE: Duration = TOMBSTONE;
 
 impl Machine {
@@ -307,7 +308,7 @@ impl Machine {
         self.timers.clear();
     }
 
-    /// What is said first on a connection. A driver may send it ahead with its handshake, and feed
+    /// The first message on a connection. A driver may send it ahead with its handshake, and feed
     /// what it so receives right after [`Input::Connected`]: a newcomer is then known earlier.
     pub fn hello(&self) -> Message {
         let record = Some(Arc::clone(&self.me));

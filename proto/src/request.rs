@@ -5,7 +5,7 @@
 //! [`MAX_CHUNK`](crate::codec::MAX_CHUNK), then that many bytes; a chunk of length 0 and a framed
 //! [`End`] end a direction. A direction that finishes without its `End` was cut.
 //!
-//! What each operation sends besides:
+//! The data that each operation sends besides:
 //!
 //! | operation | caller | server |
 //! | --- | --- | --- |
@@ -25,7 +25,7 @@ use crate::codec::{self, CodecError};
 use crate::element::{self, anchor, streams};
 use crate::{Error, Path};
 
-/// What a caller asks of an anchor.
+/// A caller's request to an anchor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The anchor. Its first name says which server executes the operation.
@@ -33,7 +33,7 @@ pub struct Request {
     /// The encoded [`Op`], opaque to a server that only forwards it.
     #[serde(with = "codec::bytes")]
     pub op: Vec<u8>,
-    /// Who asks, for the log: set by the forwarding server, empty from a client.
+    /// The caller, for the log: set by the forwarding server, empty from a client.
     pub origin: String,
     /// Whether a server forwards it: it is never forwarded again.
     pub forwarded: bool,

@@ -59,7 +59,7 @@ pub enum UrlError {
     /// The port is missing, 0 or not a number.
     #[error("no valid port in the URL: {0}")]
     Port(String),
-    /// What follows the port is not `/PID/Qid`.
+    /// The part after the port is not `/PID/Qid`.
     #[error("the URL must end in /PID/Q and 16 hexadecimal digits, or in the port: {0}")]
     Server(String),
 }

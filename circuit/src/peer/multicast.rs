@@ -75,7 +75,7 @@ impl Scope {
 pub struct Received {
     /// Where it arrived.
     pub segment: Segment,
-    /// Who sent it.
+    /// The sender's address.
     pub from: SocketAddr,
     /// Its contents.
     pub bytes: Vec<u8>,

@@ -57,7 +57,7 @@ impl Outbound {
         })
     }
 
-    /// Who this server says that it is.
+    /// The identity that this server states.
     pub fn identity(&self) -> Identity {
         Identity {
             count: self.life.load(Ordering::Relaxed),

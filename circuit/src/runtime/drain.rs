@@ -62,7 +62,7 @@ struct Sources {
     open: BTreeMap<u64, Source>,
 }
 
-/// What one round of the thread did.
+/// The result of one round of the thread.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Round {
     reads: usize,

@@ -38,7 +38,7 @@ pub enum PoolError {
     Busy {
         /// The number of threads.
         threads: usize,
-        /// What they are busy with.
+        /// The work that the threads are busy with.
         busy_with: &'static str,
     },
     /// The call panicked, or the server ends.

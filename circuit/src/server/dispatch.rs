@@ -17,7 +17,7 @@ use super::call::{Call, Gone};
 use super::requests::{self, Place};
 use super::{Server, forward, ops};
 
-/// Who sends requests over a connection.
+/// The peer that sends requests over a connection.
 #[derive(Debug, Clone)]
 pub(super) enum Caller {
     /// A client.
@@ -204,7 +204,7 @@ impl Caller {
 /// interface (RFC 4007), are shorter. The operation log and the table of operations hold it.
 const LONGEST_ORIGIN: usize = 128;
 
-/// What another server says of a caller, cut to what is kept of it.
+/// Another server's description of a caller, cut to the length that is kept.
 fn shortened_origin(origin: &str) -> &str {
     let fits = |end: &usize| origin.is_char_boundary(*end);
     let end = (0..=LONGEST_ORIGIN.min(origin.len())).rev().find(fits);

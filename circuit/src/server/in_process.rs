@@ -74,7 +74,7 @@ async fn client(of: &Running) -> Client {
 /// A peer that does what a test has it do.
 struct Peer {
     accepted: Accepted,
-    /// Who it says that it is.
+    /// The identity that it states.
     identity: Identity,
     fingerprint: Fingerprint,
     _endpoint: quinn::Endpoint,

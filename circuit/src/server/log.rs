@@ -65,7 +65,7 @@ struct Queue {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<Line>,
-    /// What the lines take that wait or are being written.
+    /// The memory of the lines that wait or are being written.
     bytes: usize,
     /// Lines that found the queue full since the last time this was said.
     dropped: u64,

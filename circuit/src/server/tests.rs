@@ -1,4 +1,4 @@
-//! What becomes of a server of which a part fails.
+//! A server of which a part fails: the tests of how it ends.
 
 use std::time::Duration;
 

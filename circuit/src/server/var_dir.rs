@@ -31,7 +31,7 @@ const COUNTER: &str = "incarnation";
 /// The private key and the certificate.
 const IDENTITY: &str = "identity.pem";
 
-/// What a server keeps from one life to the next.
+/// The state that a server keeps from one life to the next.
 #[derive(Debug)]
 pub struct Kept {
     /// Its key pair, and so its id.
@@ -60,7 +60,7 @@ pub enum VarDirError {
     Io {
         /// The directory or file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -69,7 +69,7 @@ pub enum VarDirError {
     InUse {
         /// The directory.
         dir: PathBuf,
-        /// Who holds the lock, what it is doing, and the remedy.
+        /// The holder of the lock, its phase, and the remedy.
         holder: String,
     },
     /// The kept identity is damaged.
@@ -77,7 +77,7 @@ pub enum VarDirError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         #[source]
         source: CertificateReadError,
     },

@@ -1,8 +1,8 @@
 //! A multicast group on this host: the interfaces through which it is reached, and the sockets
 //! that send to it.
 //!
-//! Clients ask with it, servers announce with it; who receives what is sent to the group is in
-//! the server, `circuit/src/peer/multicast.rs`. Nothing here knows what is in the packets.
+//! Clients ask with it, servers announce with it. The receivers of the group's packets are in
+//! the server, `circuit/src/peer/multicast.rs`. This file does not read the packets.
 //!
 //! **Invariant:** packets do not leave the segment: their time to live is 1. An announcement says
 //! where a server listens, which is no business of other networks, and the circuit's users share

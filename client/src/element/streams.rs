@@ -1,4 +1,4 @@
-//! What handles to processes and to containers share: their streams, their end, and signals.
+//! The common part of the handles to processes and to containers: their streams, their end, and signals.
 
 use circuit_proto::Code;
 use circuit_proto::element::streams::{Ended, Op};

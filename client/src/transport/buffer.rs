@@ -1,4 +1,4 @@
-//! The bytes of a stream that have arrived and were not taken yet.
+//! Buffers the bytes of a stream that have arrived and that the reader has not taken yet.
 //!
 //! **Invariant:** the memory in use is a small multiple of the bytes that are here, however they
 //! came.

@@ -1,4 +1,4 @@
-//! Congestion control: Cubic, but the close of a connection does not wait for it.
+//! Congestion control is Cubic's, but the close of a connection does not wait for it.
 //!
 //! quinn-proto makes no packet of a close while the window is full of what is not acknowledged, and
 //! takes no acknowledgement after it, so that the peer would learn of the close from its idle

@@ -1,4 +1,4 @@
-//! Dialling a server: the QUIC handshake, then ours. Only a `Welcome` means accepted.
+//! Dials a server: makes the QUIC handshake, then ours. Only a `Welcome` means that it accepted.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -31,7 +31,7 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// The longest `Hello` or its answer, in bytes: the window of a peer before its `Welcome`.
 const MAX_HANDSHAKE: usize = 16 << 10;
 
-/// What a dialler brings along.
+/// The means of a dialler.
 #[derive(Debug, Clone, Copy)]
 pub struct Dialler<'a> {
     /// The endpoint to dial from.
@@ -49,7 +49,7 @@ pub struct Dialler<'a> {
 pub struct Accepted {
     /// The connection.
     pub connection: quinn::Connection,
-    /// Who the other side has proved to be.
+    /// The fingerprint that the other side has proved.
     pub fingerprint: Fingerprint,
     /// Where and under which name it says that it is.
     pub identity: Identity,
@@ -63,7 +63,7 @@ pub enum DialError {
     Resolve {
         /// The host in question.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
@@ -72,7 +72,7 @@ pub enum DialError {
     Socket {
         /// The address in question.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -89,7 +89,7 @@ pub enum DialError {
     NoRoute {
         /// The address in question.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The operating system's error.
         reason: io::ErrorKind,
     },
     /// Another server is there.
@@ -99,7 +99,7 @@ pub enum DialError {
         address: SocketAddr,
         /// The id that was expected, as in a URL.
         expected: String,
-        /// Who is there.
+        /// The fingerprint of the server that is there.
         found: Fingerprint,
     },
     /// The server did not accept us.
@@ -107,7 +107,7 @@ pub enum DialError {
     Refused {
         /// The address in question.
         address: SocketAddr,
-        /// What it said.
+        /// The server's reason.
         reason: Refused,
     },
     /// The server could not prove that it holds our key.
@@ -115,7 +115,7 @@ pub enum DialError {
     Unproven {
         /// The address in question.
         address: SocketAddr,
-        /// What was wrong with its proof.
+        /// The fault of its proof.
         reason: KeyMismatch,
     },
     /// Something else is there, or the connection was lost while it was being made.
@@ -123,7 +123,7 @@ pub enum DialError {
     Broken {
         /// The address in question.
         address: SocketAddr,
-        /// What happened.
+        /// The cause.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The UDP socket and the QUIC endpoint on it, for clients and servers alike.
+//! Makes the UDP socket and the QUIC endpoint on it, for clients and servers alike.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};

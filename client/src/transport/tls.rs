@@ -117,18 +117,18 @@ pub struct Signed {
     pub signature: [u8; 64],
 }
 
-/// What stands before an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
+/// The bytes before an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
 impl Signed {
-    /// Who says that they signed: proven only by [`signer`](Self::signer).
+    /// The public key that claims to have signed: proven only by [`signer`](Self::signer).
     pub fn claimed(&self) -> Fingerprint {
         claimed(&self.public)
     }
 
-    /// Who signed the message; `None` if the signature is another message's.
+    /// The signer of the message; `None` if the signature is another message's.
     pub fn signer(&self, message: &[u8]) -> Option<Fingerprint> {
         let key = UnparsedPublicKey::new(&ED25519, &self.public);
         key.verify(message, &self.signature).ok()?;
@@ -215,7 +215,7 @@ pub fn peer_fingerprint(connection: &quinn::Connection) -> Option<Fingerprint> {
 /// Whom a dialler expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
-    /// Whoever answers.
+    /// Any server that answers.
     Anybody,
     /// The server with this id, as a URL says.
     Id(ServerId),

@@ -74,7 +74,7 @@ pub enum Packet {
     },
 }
 
-/// Who wrote a packet, as far as its code tells.
+/// The author of a packet, as far as its code tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seal {
     /// Somebody with our key, or both have none.

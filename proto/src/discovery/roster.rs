@@ -1,4 +1,4 @@
-//! Who else of our circuit was heard on a segment, and whose turn it is to act.
+//! The servers of our circuit that were heard on a segment, ranked by whose turn it is to act.
 //!
 //! Where all servers of a segment hear the same packet and a few of them should act on it, each
 //! ranks itself and all others that it knows there by a hash of the subject and the id, and acts

@@ -36,7 +36,7 @@ pub struct Trickle {
     end: Duration,
     /// When to speak in this interval (`t`); `None` after that moment.
     speak: Option<Duration>,
-    /// Who was heard in this interval; their number is Trickle's `c`. A packet may arrive twice,
+    /// The servers that were heard in this interval; their number is Trickle's `c`. A packet may arrive twice,
     /// through two interfaces, so they are counted by id. At most [`REDUNDANCY`].
     heard: BTreeSet<ServerId>,
 }

@@ -75,7 +75,7 @@ impl Op {
     }
 }
 
-/// What `peek` tells of a channel.
+/// The status of a channel, as `peek` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Status {
@@ -97,7 +97,7 @@ pub struct Status {
     pub receivers: u64,
 }
 
-/// What the receiver of many messages asks for, a chunk each.
+/// A request of the receiver of many messages, a chunk each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Demand {
     /// One message as soon as there is one, and with it up to so many in all that are there. One
@@ -107,7 +107,7 @@ pub enum Demand {
     Ack,
 }
 
-/// What answers a [`Demand`]: the first byte of each chunk.
+/// The answer to a [`Demand`]: the first byte of each chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Delivery {
@@ -115,7 +115,7 @@ pub enum Delivery {
     Part = 0,
     /// Records follow: the last of what was wanted.
     Last = 1,
-    /// What was acknowledged is committed.
+    /// The acknowledged messages are committed.
     Done = 2,
 }
 

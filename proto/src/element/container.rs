@@ -125,18 +125,18 @@ pub enum Pull {
     Always,
 }
 
-/// What `wait` tells of a container. `Exit`, `Phase`, `Code` and `Signal` are in a process's words.
+/// The end of a container, as `wait` prints it. `Exit`, `Phase`, `Code` and `Signal` are in a process's words.
 ///
 /// An Engine reports 128 + n both for signal n and for such an exit status: it is taken for the
 /// signal, and `code` keeps the number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Status {
-    /// What is executed.
+    /// The command that is executed.
     pub run: Run,
     /// `None` while it runs and after success, else `exit status 1`, `signal: terminated`.
     pub exit: Option<String>,
-    /// What it is doing.
+    /// The phase of its run.
     pub phase: Phase,
     /// The exit status as the Engine reports it.
     pub code: Option<i32>,
@@ -162,11 +162,11 @@ pub struct Status {
     pub stderr: Output,
 }
 
-/// What `peek` tells of a container.
+/// The status of a container, as `peek` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspected {
     /// Its status.
     pub status: Status,
-    /// What the Engine tells of it, as JSON: what `docker inspect` prints of one container.
+    /// The Engine's description of it as JSON, as `docker inspect` prints it.
     pub inspect: String,
 }

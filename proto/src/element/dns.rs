@@ -48,7 +48,7 @@ impl Op {
     }
 }
 
-/// What `peek` tells of a DNS server.
+/// The status of a DNS server, as `peek` prints it.
 ///
 /// ```
 /// use circuit_proto::element::dns::Status;
@@ -64,7 +64,7 @@ impl Op {
 pub struct Status {
     /// Where it answers, over UDP and TCP.
     pub address: String,
-    /// What was set, by name: canonical text, tab-separated, in the order of setting.
+    /// The records that were set, by name: canonical text, tab-separated, in the order of setting.
     pub records: BTreeMap<String, Vec<String>>,
     /// The zone in which it serves the live servers of the circuit.
     pub zone: Option<String>,

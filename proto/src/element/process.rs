@@ -135,15 +135,15 @@ pub struct TerminalSize {
     pub columns: u16,
 }
 
-/// What `peek` and `wait` tell of a process.
+/// The status of a process, as `peek` and `wait` print it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Status {
-    /// What is executed.
+    /// The command that is executed.
     pub cmd: Cmd,
     /// `None` while it runs and after success, else `exit status 1`, `signal: terminated`.
     pub exit: Option<String>,
-    /// What it is doing.
+    /// The phase of its run.
     pub phase: Phase,
     /// The exit status, once it has exited by itself.
     pub code: Option<i32>,
@@ -167,7 +167,7 @@ pub struct Status {
     pub stderr: Output,
 }
 
-/// What a process is doing, in the reference's words.
+/// The phase of a process, in the reference's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {

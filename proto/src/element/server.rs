@@ -42,7 +42,7 @@ impl Op {
     }
 }
 
-/// What `peek` tells of a server.
+/// The status of a server, as `peek` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Status {
@@ -74,7 +74,7 @@ pub struct Status {
     pub clients: u64,
     /// How many of its anchors hold an element.
     pub elements: u64,
-    /// What it has counted.
+    /// The server's counters.
     pub counters: Counters,
 }
 

@@ -51,7 +51,7 @@ impl Source {
     }
 }
 
-/// What `peek` tells of a subscription.
+/// The status of a subscription, as `peek` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Status {

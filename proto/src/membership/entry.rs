@@ -66,7 +66,7 @@ struct Place {
     name: String,
 }
 
-/// What one server tells of another.
+/// One server's statement about another.
 ///
 /// On the wire the record is its URL and name alone: the entry has the rest already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

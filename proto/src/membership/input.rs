@@ -69,7 +69,7 @@ pub enum Gone {
     Reset,
 }
 
-/// What a tether, the silent TCP connection beside a link, tells of the process at its other end.
+/// The evidence of a tether, the silent TCP connection beside a link, about the process at its other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TetherState {
     /// There is none, or its host does not answer either: no evidence.

@@ -1,4 +1,4 @@
-//! The constants of the machine, each with where its value comes from.
+//! The constants of the machine. Each says where its value comes from.
 //!
 //! "Measured" means in the simulator (`scripts/sim`), on the network that it prints.
 

@@ -88,7 +88,7 @@ pub enum EngineError {
     Silent {
         /// Where it should be.
         address: String,
-        /// What came instead.
+        /// The answer that came instead.
         reason: String,
     },
     /// No Engine was found.
@@ -307,7 +307,7 @@ impl Engine {
         removed.map_err(|error| self.failed(error))
     }
 
-    /// What `docker inspect` prints of a container, as the Engine wrote it.
+    /// The description of a container that `docker inspect` prints, as the Engine wrote it.
     pub(super) async fn inspect(&self, id: &str) -> Result<String, EngineError> {
         let answer = async {
             match &self.address {

@@ -1,4 +1,4 @@
-//! Moves packets: one thread, one socket for UDP, one for TCP.
+//! Moves the packets of one DNS server: one thread reads a socket for UDP and one for TCP.
 //!
 //! The thread remembers answers over UDP until a record changes. **Cancellation:** [`Serving::run`] ends
 //! when it is told to; connections are cut.

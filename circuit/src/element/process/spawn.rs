@@ -1,4 +1,4 @@
-//! From a command to a running child with its pipes.
+//! Starts a command as a child with its pipes.
 //!
 //! Children are spawned without a hook between fork and exec, so that the standard library can use
 //! `posix_spawn`, which costs half as much; the process group is set by it. Only a child with a

@@ -63,7 +63,7 @@ impl Input {
         })
     }
 
-    /// What `peek` tells.
+    /// The state, as `peek` prints it.
     pub fn status(&self) -> InputStatus {
         let state = self.lock();
         InputStatus {

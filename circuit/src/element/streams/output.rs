@@ -35,7 +35,7 @@ const PIPE_BUF: u64 = 4096;
 /// measured: a millisecond's worth of copying and encrypting.
 const TURN: usize = 256 << 10;
 
-/// What a read costs at least, in bytes that could be read as well: one of a few bytes is a wake-up
+/// The least cost of a read, in bytes that could be read as well: one of a few bytes is a wake-up
 /// and three system calls too.
 const LEAST_WORK: usize = 4096;
 
@@ -93,7 +93,7 @@ impl Output {
         })
     }
 
-    /// What `peek` tells.
+    /// The state, as `peek` prints it.
     pub fn status(&self) -> OutputStatus {
         let state = self.lock();
         OutputStatus {

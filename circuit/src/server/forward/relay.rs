@@ -17,7 +17,7 @@ use circuit_proto::codec::{MAX_CHUNK, MAX_FRAME};
 use circuit_proto::request::{End, Reply};
 use circuit_proto::{Code, Error};
 
-/// What comes next in a direction.
+/// The next step of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The reply, with which an answer begins.

@@ -34,7 +34,7 @@ pub enum Receiving {
     Memory(memory::Receiver),
 }
 
-/// What became of a sending half in the end.
+/// How a sending half ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// The other side has received all of it.

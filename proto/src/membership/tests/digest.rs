@@ -1,4 +1,4 @@
-//! What digests that differ lead to.
+//! Tests of digests that differ.
 
 use super::machine::{entry, say, sent};
 use super::peers::{NOW, linked, ms, tell};

@@ -1,4 +1,4 @@
-//! What must hold at every moment, one test for each invariant that the others do not cover.
+//! The invariants that hold at every moment, one test for each invariant that the others do not cover.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
