@@ -173,7 +173,7 @@ fn texts_that_are_no_paths_are_wrong_usage() {
             ))
             .run();
     };
-    check("ls", "[PATTERN]", "one", "a path begins with /: \"one\"");
+    check("ls", "[PATTERN]", "", "a path begins with /: \"\"");
     check(
         "ls",
         "[PATTERN]",

@@ -34,6 +34,7 @@ mod reference;
 mod run;
 mod seeds;
 mod servers;
+mod shell;
 mod start;
 mod strangers;
 mod streams;

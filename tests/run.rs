@@ -56,7 +56,7 @@ fn it_runs_where_it_is_told() {
     }
     one.make("/one/taken", r#"{"Path": "cat"}"#);
     one.circuit("run one/taken -- true")
-        .status(1)
+        .status(255)
         .stderr(
             "circuit: run /one/taken: occupied by a proc\n\
              hint: `circuit peek` shows what is there, `circuit scrub` removes it\n",
@@ -66,9 +66,12 @@ fn it_runs_where_it_is_told() {
         .status(2)
         .stderr("circuit: run: the root holds no process: name a server, as in /X…/name\n")
         .run();
-    one.circuit("run two -- true").status(1).any_stderr().run();
+    one.circuit("run two -- true")
+        .status(255)
+        .any_stderr()
+        .run();
     one.circuit("run one/a -- /no/such")
-        .status(1)
+        .status(127)
         .stderr(format!(
             "circuit: run /one/a: no such file or directory: /no/such (exec on {})\n",
             one.address()
@@ -88,14 +91,14 @@ fn arguments_behind_two_dashes_are_the_commands() {
         .status(2)
         .stderr(
             "circuit: the following required arguments were not provided: <COMMAND>...\n\
-             hint: circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
+             hint: circuit run [-i | -n] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
         )
         .run();
     one.circuit("run one ls")
         .status(2)
         .stderr(
             "circuit: unexpected argument 'ls' found\n\
-             hint: circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
+             hint: circuit run [-i | -n] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
         )
         .run();
 }

@@ -381,19 +381,19 @@ fn flags_that_cannot_be_are_refused() {
     check(
         "-j 10.0.0.1:11022",
         2,
-        "invalid value '10.0.0.1:11022' for '--join <URL>': not a circuit URL \
+        "invalid value '10.0.0.1:11022' for '-j <URL>': not a circuit URL \
          (circuit://HOST:PORT/PID/Qid): 10.0.0.1:11022",
     );
     check(
         "-discover 10.0.0.1:7711",
         2,
-        "invalid value '10.0.0.1:7711' for '--discover <GROUP:PORT>': not a multicast address: \
+        "invalid value '10.0.0.1:7711' for '-discover <GROUP:PORT>': not a multicast address: \
          those are 224.0.0.0 to 239.255.255.255, and ff00::/8",
     );
     check(
         "-log xml",
         2,
-        "invalid value 'xml' for '--log <FORM>' [possible values: text, json]",
+        "invalid value 'xml' for '-log <FORM>' [possible values: text, json]",
     );
     check(
         "-hmac /no/key",

@@ -121,13 +121,13 @@ fn wrong_usage_is_one_line_and_a_hint() {
     );
     check(
         "ls -frob",
-        "unexpected argument '--frob' found",
+        "unexpected argument '-frob' found",
         "circuit ls [OPTIONS] [PATTERN]",
     );
     check(
         "ls -discoverr 239.1.1.1:1",
-        "unexpected argument '--discoverr' found",
-        "a similar argument exists: '--discover'",
+        "unexpected argument '-discoverr' found",
+        "a similar argument exists: '-discover'",
     );
     let error = |line: &str, error: &str| {
         home.circuit(line)
@@ -137,45 +137,45 @@ fn wrong_usage_is_one_line_and_a_hint() {
     };
     error(
         "ls -timeout 0 /",
-        "invalid value '0' for '--timeout <SECONDS>': not a number of seconds above 0, and at most \
+        "invalid value '0' for '-timeout <SECONDS>': not a number of seconds above 0, and at most \
          1000000000",
     );
     error(
         "ls -timeout soon /",
-        "invalid value 'soon' for '--timeout <SECONDS>': not a number of seconds above 0, and at most \
+        "invalid value 'soon' for '-timeout <SECONDS>': not a number of seconds above 0, and at most \
          1000000000",
     );
     error(
         "ls -timeout 1e300 /",
-        "invalid value '1e300' for '--timeout <SECONDS>': not a number of seconds above 0, and at \
+        "invalid value '1e300' for '-timeout <SECONDS>': not a number of seconds above 0, and at \
          most 1000000000",
     );
     error(
         "recv -count 99999999999999999999 /one/c",
-        "invalid value '99999999999999999999' for '--count <N>': not a number of messages from 0 \
+        "invalid value '99999999999999999999' for '-count <N>': not a number of messages from 0 \
          to 18446744073709551615",
     );
     error(
         "ls -discover 239.1.1.1 /",
-        "invalid value '239.1.1.1' for '--discover <GROUP:PORT>': not GROUP:PORT, as in \
+        "invalid value '239.1.1.1' for '-discover <GROUP:PORT>': not GROUP:PORT, as in \
          228.8.8.8:7711",
     );
     error(
         "ls -discover 239.1.1.1:0 /",
-        "invalid value '239.1.1.1:0' for '--discover <GROUP:PORT>': the port cannot be 0",
+        "invalid value '239.1.1.1:0' for '-discover <GROUP:PORT>': the port cannot be 0",
     );
     error(
         "ls -d",
-        "a value is required for '--dial <URL>' but none was supplied",
+        "a value is required for '-d <URL>' but none was supplied",
     );
     error(
         "ls -d circuit://127.0.0.1:9/1/Q1 /",
-        "invalid value 'circuit://127.0.0.1:9/1/Q1' for '--dial <URL>': the URL must end in /PID/Q \
+        "invalid value 'circuit://127.0.0.1:9/1/Q1' for '-d <URL>': the URL must end in /PID/Q \
          and 16 hexadecimal digits, or in the port: circuit://127.0.0.1:9/1/Q1",
     );
     error(
         "ls -d circuit://127.0.0.1 /",
-        "invalid value 'circuit://127.0.0.1' for '--dial <URL>': no valid port in the URL: \
+        "invalid value 'circuit://127.0.0.1' for '-d <URL>': no valid port in the URL: \
          circuit://127.0.0.1",
     );
     home.circuit("ls /")

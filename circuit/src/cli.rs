@@ -12,6 +12,7 @@ mod channel;
 mod command;
 mod container;
 mod definition;
+mod descriptor;
 mod dial;
 mod dns;
 mod error;

@@ -53,7 +53,8 @@ impl Key {
         let config = GeneralPurposeConfig::new()
             .with_decode_padding_mode(DecodePaddingMode::Indifferent)
             .with_decode_allow_trailing_bits(true);
-        let text = text.trim();
+        // A byte order mark is what some editors write before a text.
+        let text = text.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
             return Err(KeyError::NotBase64);
         }

@@ -134,7 +134,8 @@ impl FromStr for Url {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Url, UrlError> {
-        let text = text.trim();
+        // A byte order mark is what some editors write before a text.
+        let text = text.trim_start_matches('\u{feff}').trim();
         let whole = || printable(text);
         let rest = text
             .strip_prefix("circuit://")

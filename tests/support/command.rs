@@ -181,6 +181,24 @@ impl Circuit {
         }
     }
 
+    /// Starts it with these as its stdin, stdout and stderr.
+    pub(crate) fn spawn_with(
+        mut self,
+        stdin: impl Into<Stdio>,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Running {
+        self.command.stdin(stdin).stdout(stdout).stderr(stderr);
+        Running {
+            stdout: Capture::of(std::io::empty()),
+            stderr: Capture::of(std::io::empty()),
+            line: self.line,
+            expected: self.status,
+            child: self.command.spawn().unwrap(),
+            stdin: None,
+        }
+    }
+
     /// Starts it as a server, and waits for its URL.
     pub(crate) fn serve(self) -> Server {
         let base = again(&self.base);

@@ -1,13 +1,16 @@
 //! `ls`, `peek` and `scrub`: what any anchor can be asked.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use circuit_client::{Client, ElementKind, Entry, Path, Pattern, ServerEntry, ServerState};
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::arguments::{path, pattern};
 use super::command::print_status;
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
@@ -21,7 +24,11 @@ pub(super) enum Command {
     Ls(Ls),
     /// Print the status of an element as JSON; null if there is none
     Peek {
+        /// Exit with status 1 if there is none
+        #[arg(short = 'e', long)]
+        exists: bool,
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -31,6 +38,7 @@ pub(super) enum Command {
     /// A container that has ended is removed from its Engine too.
     Scrub {
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -42,11 +50,17 @@ pub(super) struct Ls {
     /// Show what each anchor holds, and of servers the name and address
     #[arg(short = 'l', long)]
     long: bool,
+    /// Print servers by name instead of by id, those whose names are unique
+    #[arg(long)]
+    names: bool,
+    /// Print a JSON array of objects, with Path and Kind, and of servers Name, Url and State
+    #[arg(long, conflicts_with = "long")]
+    json: bool,
     /// Print what is below an anchor before the anchor
     #[arg(long)]
     depth: bool,
     /// An anchor, whose children are listed, or PATH/... for all that is below it
-    #[arg(default_value = "/")]
+    #[arg(default_value = "/", value_parser = pattern)]
     pattern: Pattern,
     #[command(flatten)]
     dial: Dial,
@@ -56,7 +70,7 @@ impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
             Command::Ls(options) => interruptible(ls(options)),
-            Command::Peek { path, dial } => interruptible(peek(path, dial)),
+            Command::Peek { exists, path, dial } => interruptible(peek(path, exists, dial)),
             Command::Scrub { path, dial } => interruptible(scrub(path, dial)),
         }
     }
@@ -70,13 +84,21 @@ async fn ls(options: Ls) -> Result<u8, Failure> {
         true => entries.sort_by(|a, b| leaves_first(a.anchor.path(), b.anchor.path())),
         false => entries.sort_by(|a, b| a.anchor.path().cmp(b.anchor.path())),
     }
-    print(&match options.long {
-        true => long_lines(&entries),
-        false => entries
-            .iter()
-            .map(|entry| format!("{}\n", entry.anchor.path()))
-            .collect(),
-    })?;
+    let names = match options.names {
+        true => names(&client).await?,
+        false => HashMap::new(),
+    };
+    let paths: Vec<String> = entries.iter().map(|entry| shown(entry, &names)).collect();
+    match (options.json, options.long) {
+        (true, _) => print_json(&json(&entries, &paths))?,
+        (false, true) => print(&long_lines(&entries, &paths))?,
+        (false, false) => print(
+            &paths
+                .iter()
+                .map(|path| format!("{path}\n"))
+                .collect::<String>(),
+        )?,
+    }
     for (server, failure) in &silent {
         let reason = reason(failure, server);
         let state = word(server.state).map_or(String::new(), |word| format!(" ({word})"));
@@ -93,6 +115,61 @@ async fn ls(options: Ls) -> Result<u8, Failure> {
         ));
     }
     Ok(u8::from(!silent.is_empty()))
+}
+
+/// The names of the servers, by id, that no other server has.
+async fn names(client: &Client) -> Result<HashMap<String, String>, Failure> {
+    let servers = client.servers().await?;
+    let is_unique = |name: &str| servers.iter().filter(|server| server.name == name).count() == 1;
+    let unique = servers.iter().filter(|server| is_unique(&server.name));
+    let named = unique.map(|server| (server.id.to_string(), server.name.clone()));
+    Ok(named.collect())
+}
+
+/// The path of an entry, with its server's name if that is known.
+fn shown(entry: &Entry, names: &HashMap<String, String>) -> String {
+    let path = entry.anchor.path();
+    let name = path.names().first().and_then(|id| names.get(id));
+    match name {
+        Some(name) => {
+            let below = path.below_server().iter().map(String::as_str);
+            let all: Vec<&str> = std::iter::once(name.as_str()).chain(below).collect();
+            format!("/{}", all.join("/"))
+        }
+        None => path.to_string(),
+    }
+}
+
+/// An object of `ls -json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed<'a> {
+    path: &'a str,
+    kind: Option<String>,
+    #[serde(flatten)]
+    server: Option<ListedServer<'a>>,
+}
+
+/// What an object of `ls -json` has of a server besides.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedServer<'a> {
+    name: &'a str,
+    url: String,
+    state: &'static str,
+}
+
+fn json<'a>(entries: &'a [Entry], paths: &'a [String]) -> Vec<Listed<'a>> {
+    let listed = entries.iter().zip(paths).map(|(entry, path)| Listed {
+        path,
+        kind: entry.kind.map(|kind| kind.to_string()),
+        server: entry.server.as_ref().map(|server| ListedServer {
+            name: &server.name,
+            url: server.url.to_string(),
+            state: word(server.state).unwrap_or("alive"),
+        }),
+    });
+    listed.collect()
 }
 
 /// What is said of a server that is not as it should be.
@@ -155,12 +232,16 @@ fn leaves_first(a: &Path, b: &Path) -> Ordering {
     a.cmp(b)
 }
 
-fn long_lines(entries: &[Entry]) -> String {
+fn long_lines(entries: &[Entry], paths: &[String]) -> String {
     let width = |length: fn(&Entry) -> usize| entries.iter().map(length).max().unwrap_or(0);
-    let path_width = width(|entry| match entry.server {
-        Some(_) => entry.anchor.path().to_string().len(),
-        None => 0,
-    });
+    let of_servers = entries
+        .iter()
+        .zip(paths)
+        .filter(|(entry, _)| entry.server.is_some());
+    let path_width = of_servers
+        .map(|(_, path)| path.chars().count())
+        .max()
+        .unwrap_or(0);
     let name_width = width(|entry| {
         entry
             .server
@@ -169,11 +250,11 @@ fn long_lines(entries: &[Entry]) -> String {
     });
     entries
         .iter()
-        .map(|entry| {
+        .zip(paths)
+        .map(|(entry, path)| {
             let kind = entry
                 .kind
                 .map_or("·".to_owned(), |kind: ElementKind| kind.to_string());
-            let path = entry.anchor.path().to_string();
             match &entry.server {
                 Some(server) => {
                     let state =
@@ -190,11 +271,14 @@ fn long_lines(entries: &[Entry]) -> String {
 }
 
 /// Prints the status of an element; `null` where there is none.
-async fn peek(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn peek(path: Path, exists: bool, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     match client.anchor(path).peek().await? {
         Some(status) => print_status(&status)?,
-        None => print_json(&())?,
+        None => {
+            print_json(&())?;
+            return Ok(u8::from(exists));
+        }
     }
     Ok(0)
 }

@@ -4,6 +4,8 @@
 
 use std::ffi::OsString;
 
+use circuit_client::{Path, PathError, Pattern};
+
 /// The arguments with every long flag in its two-dash form.
 pub(super) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
@@ -80,6 +82,23 @@ fn takes_value(command: &clap::Command, text: &str) -> bool {
                 .is_some_and(|short| name.chars().eq([short]));
         named && flag.get_action().takes_values()
     })
+}
+
+/// The path that an argument gives. The slash before a server's name or id may be left out.
+pub(super) fn path(text: &str) -> Result<Path, PathError> {
+    rooted(text).parse()
+}
+
+/// The pattern that an argument gives, read as [`path`] reads it.
+pub(super) fn pattern(text: &str) -> Result<Pattern, PathError> {
+    rooted(text).parse()
+}
+
+fn rooted(text: &str) -> String {
+    match text.is_empty() || text.starts_with('/') {
+        true => text.to_owned(),
+        false => format!("/{text}"),
+    }
 }
 
 /// Whether the text is a whole number without a sign.

@@ -6,6 +6,8 @@ use circuit_proto::element::channel::MAX_CAPACITY;
 use clap::{Args, Subcommand};
 use tokio::io::AsyncReadExt;
 
+use super::arguments::path;
+use super::descriptor;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interrupt::{Asked, Interrupts};
@@ -22,6 +24,7 @@ pub(super) enum Command {
     /// receiver.
     Mkchan {
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         /// How many messages it holds: at most 16777216
         #[arg(allow_negative_numbers = true, value_parser = capacity)]
@@ -38,6 +41,7 @@ pub(super) enum Command {
         #[arg(long)]
         lines: bool,
         /// The channel
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -50,6 +54,7 @@ pub(super) enum Command {
     /// Close a channel: what it holds is received still, and it takes no more
     Close {
         /// The channel
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -69,6 +74,7 @@ pub(super) struct Recv {
     #[arg(long)]
     follow: bool,
     /// The channel or subscription
+    #[arg(value_parser = path)]
     path: Path,
     #[command(flatten)]
     dial: Dial,
@@ -132,7 +138,7 @@ const READ: usize = 64 << 10;
 
 /// Waits for a place first: stdin is not read before, and then as it comes.
 async fn send_one(chan: &Chan) -> Result<(), Failure> {
-    let mut stdin = tokio::io::stdin();
+    let mut stdin = descriptor::stdin();
     let mut message = chan.send().await?;
     let mut buffer = BytesMut::new();
     loop {
@@ -180,7 +186,7 @@ impl From<Error> for Fed {
 }
 
 async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
-    let mut stdin = tokio::io::stdin();
+    let mut stdin = descriptor::stdin();
     let mut buffer = BytesMut::new();
     // How much of the buffer is known to hold no line end.
     let mut searched = 0;
@@ -213,7 +219,7 @@ async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
     Ok(())
 }
 
-async fn read(stdin: &mut tokio::io::Stdin, buffer: &mut BytesMut) -> Result<usize, Failure> {
+async fn read(stdin: &mut descriptor::Stdin, buffer: &mut BytesMut) -> Result<usize, Failure> {
     buffer.reserve(READ);
     stdin
         .read_buf(buffer)

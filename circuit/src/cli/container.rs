@@ -4,6 +4,7 @@ use circuit_client::container::Inspected;
 use circuit_client::{Path, Run};
 use clap::Subcommand;
 
+use super::arguments::path;
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interruptible;
@@ -32,6 +33,7 @@ pub(super) enum Command {
         #[arg(long)]
         scrub: bool,
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,

@@ -63,6 +63,10 @@ static DIALLED: OnceLock<Client> = OnceLock::new();
 /// Dials the circuit that the flags, the environment or this machine name, the first match.
 pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     let key = key(dial.hmac.as_deref())?;
+    let from_file = match (&dial.url, dial.discover) {
+        (None, None) => variable("CIRCUIT").map(home),
+        _ => None,
+    };
     let choice = choose(dial)?;
     let tried = match &choice {
         Choice::Url(url) => format!("no answer from {}", url.authority()),
@@ -84,6 +88,13 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
         .unwrap_or_else(|_| {
             let seconds = dial.timeout.as_secs_f32();
             Err(Failure::no_circuit(format!("{tried} within {seconds} s")))
+        })
+        .map_err(|failure| match &from_file {
+            Some(file) => {
+                let place = format!("the file {} that CIRCUIT names", file.display());
+                failure.of_address_from(&place)
+            }
+            None => failure,
         })?;
     let client = client.with_timeout(dial.timeout);
     DIALLED.get_or_init(|| client.clone());
@@ -190,8 +201,12 @@ fn url_in(path: &Path) -> Result<Url, Failure> {
     };
     let text = read().map_err(|error: std::io::Error| {
         let what = format!("cannot read the file {shown} that CIRCUIT names");
-        Failure::no_circuit(format!("{what}: {}", super::error::chain(&error)))
-            .with_hint("write a server's URL into it, or use -d URL")
+        Failure::no_circuit(format!("{what}: {}", super::error::chain(&error))).with_hint(
+            match path.to_str().filter(|text| text.contains("://")) {
+                Some(url) => format!("CIRCUIT names a file that holds a URL; use -d {url}"),
+                None => "write a server's URL into it, or use -d URL".to_owned(),
+            },
+        )
     })?;
     text.parse().map_err(|error| {
         Failure::no_circuit(format!(

@@ -3,6 +3,7 @@
 use circuit_client::Path;
 use clap::Subcommand;
 
+use super::arguments::path;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interruptible;
@@ -19,6 +20,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "ZONE")]
         zone: Option<String>,
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         /// Where it answers; a missing port is any free one [default: the server's own address]
         #[arg(value_name = "HOST[:PORT]")]
@@ -35,6 +37,7 @@ pub(super) enum Command {
     )]
     Set {
         /// The DNS server
+        #[arg(value_parser = path)]
         path: Path,
         /// The record, as in a zone file
         record: String,
@@ -47,6 +50,7 @@ pub(super) enum Command {
     /// Remove the records of a name from a DNS server
     Unset {
         /// The DNS server
+        #[arg(value_parser = path)]
         path: Path,
         /// The name
         name: String,

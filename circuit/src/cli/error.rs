@@ -10,6 +10,7 @@ use circuit_client::{Code, DialError, DiscoverDialError, Error, Path};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
+use super::descriptor::Descriptor;
 use super::output;
 use crate::text::{cut, one_line};
 
@@ -29,6 +30,8 @@ pub(super) struct Failure {
     command: Option<String>,
     text: String,
     hint: Option<String>,
+    /// The status of a shell that cannot execute the program, if that is what failed.
+    exec: Option<u8>,
     /// The text begins with an anchor's path.
     of_anchor: bool,
     /// The anchor whose server did not answer.
@@ -44,6 +47,7 @@ impl Failure {
             command: None,
             text: text.into(),
             hint: None,
+            exec: None,
             of_anchor: false,
             silent: None,
             pipe_closed: false,
@@ -78,6 +82,18 @@ impl Failure {
         }
     }
 
+    /// Where the address came from that did not answer.
+    pub(super) fn of_address_from(mut self, place: &str) -> Failure {
+        if self.status == NO_CIRCUIT {
+            let from = format!("the address is from {place}");
+            self.hint = Some(match self.hint {
+                Some(hint) => format!("{hint}; {from}"),
+                None => from,
+            });
+        }
+        self
+    }
+
     pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
@@ -92,6 +108,25 @@ impl Failure {
     /// The same in a command that an interrupt was ending anyway, with this exit status.
     pub(super) fn of_interrupted(self, status: u8) -> Failure {
         Failure { status, ..self }
+    }
+
+    /// The same in a command that otherwise exits as a process did: 127 if there is no such program,
+    /// 126 if it cannot be executed, 255 for any other failure.
+    pub(super) fn beside_statuses(self) -> Failure {
+        let status = match (self.status, self.exec) {
+            (FAILED, Some(status)) => status,
+            (FAILED, None) => NO_CIRCUIT,
+            (status, _) => status,
+        };
+        Failure { status, ..self }
+    }
+
+    /// [`beside_statuses`](Failure::beside_statuses), if the command was told to exit as a process did.
+    pub(super) fn beside(self, statuses: bool) -> Failure {
+        match statuses {
+            true => self.beside_statuses(),
+            false => self,
+        }
     }
 
     /// The anchor whose server did not answer, if that is what happened.
@@ -114,6 +149,15 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         let mut failure = Failure::new(FAILED, chain(&error));
         failure.of_anchor = failure.text.starts_with('/');
+        failure.exec = match &error {
+            Error::Refused { error, .. } if error.code == Code::Exec => {
+                match error.message.starts_with("no such ") {
+                    true => Some(127),
+                    false => Some(126),
+                }
+            }
+            _ => None,
+        };
         failure.silent = match &error {
             Error::TimedOut { path, .. } => Some(path.clone()),
             Error::ServerGone { path, error } if error.code == Code::Unreachable => {
@@ -243,7 +287,7 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
         return exit(&output::help(wrong).map(|()| 0));
     }
     if wrong.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = wrong.print();
+        let _ = Descriptor::stderr().write_all(wrong.render().to_string().as_bytes());
         return ExitCode::from(USAGE);
     }
     say(&format!("circuit: {}", usage_text(wrong)));
@@ -255,14 +299,86 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
     };
     // The parser's other tip is how to pass what looks like a flag as a value: hardly ever meant.
     let tip = after("tip: ").filter(|tip| !tip.starts_with("to pass"));
+    if let Some(hint) = hint_of_usage(wrong, tip.is_some()) {
+        say(&format!("hint: {hint}"));
+        return ExitCode::from(USAGE);
+    }
     let usage = match wrong.kind() {
         clap::error::ErrorKind::InvalidSubcommand => Some("`circuit help` lists them"),
         _ => after("Usage: "),
     };
     if let Some(hint) = tip.or(usage) {
-        say(&format!("hint: {hint}"));
+        say(&format!("hint: {}", as_documented(hint)));
     }
     ExitCode::from(USAGE)
+}
+
+/// What to do instead of what other tools have, and of mistakes that the parser cannot know.
+fn hint_of_usage(wrong: &clap::Error, has_tip: bool) -> Option<String> {
+    use clap::error::{ContextKind, ErrorKind};
+    let of = |kind| wrong.get(kind).map(ToString::to_string);
+    let value = of(ContextKind::InvalidValue).unwrap_or_default();
+    let argument = of(ContextKind::InvalidArg).unwrap_or_default();
+    match wrong.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let hint = match of(ContextKind::InvalidSubcommand)?.as_str() {
+                "exec" | "ssh" => "`circuit run SERVER -- COMMAND` executes a command",
+                "ps" | "top" => "`circuit ls -l /...` lists all processes",
+                "kill" => "`circuit signal TERM PATH` sends a signal",
+                "stop" => {
+                    "`circuit signal TERM PATH` ends a process, `circuit suicide SERVER` a server"
+                }
+                "rm" => "`circuit scrub PATH` removes an element",
+                "logs" => "`circuit stdout PATH` prints a process's output",
+                "cp" => "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",
+                "info" => "`circuit peek SERVER` prints the status of a server",
+                _ => return None,
+            };
+            Some(hint.to_owned())
+        }
+        ErrorKind::UnknownArgument if !has_tip => {
+            let letters = argument.strip_prefix("--")?;
+            let is_several = letters.len() == 2 && letters.bytes().all(|b| b.is_ascii_lowercase());
+            is_several.then(|| "flags of one letter are written one by one".to_owned())
+        }
+        ErrorKind::ValueValidation if argument == "<SIGNAL>" && value.contains('/') => {
+            Some("the signal comes first: circuit signal SIGNAL PATH".to_owned())
+        }
+        ErrorKind::ValueValidation if argument.ends_with("<URL>") => {
+            let url = format!("circuit://{value}");
+            let is_url = url.parse::<circuit_client::Url>().is_ok();
+            is_url.then(|| format!("write it as {url}"))
+        }
+        _ => None,
+    }
+}
+
+/// The parser's text with flags as the documents have them: with one dash, and in short where there
+/// is a short form.
+fn as_documented(text: &str) -> String {
+    const SHORT: [(&str, &str); 6] = [
+        ("--dial", "-d"),
+        ("--long", "-l"),
+        ("--interactive", "-i"),
+        ("--no-stdin", "-n"),
+        ("--exists", "-e"),
+        ("--join", "-j"),
+    ];
+    let mut text = text.to_owned();
+    for (long, short) in SHORT {
+        for behind in [" ", "'", "]"] {
+            text = text.replace(&format!("{long}{behind}"), &format!("{short}{behind}"));
+        }
+    }
+    for before in ["'", "[", " "] {
+        for letter in 'a'..='z' {
+            text = text.replace(
+                &format!("{before}--{letter}"),
+                &format!("{before}-{letter}"),
+            );
+        }
+    }
+    text
 }
 
 /// The parser's error in one line.
@@ -277,6 +393,9 @@ fn usage_text(wrong: &clap::Error) -> String {
         )
     {
         let value = cut(&value, LONGEST_VALUE);
+        // A space ends the name of a flag that has no value.
+        let argument = as_documented(&format!(" {argument} "));
+        let argument = argument.trim();
         let text = format!("invalid value '{value}' for '{argument}': {why}");
         return one_line(&text);
     }
@@ -299,11 +418,11 @@ fn usage_text(wrong: &clap::Error) -> String {
             !line.starts_with("Usage") && !line.starts_with("tip:") && !line.starts_with("For more")
         })
         .collect();
-    match (first.strip_suffix(':'), rest.as_slice()) {
+    as_documented(&match (first.strip_suffix(':'), rest.as_slice()) {
         (Some(first), [_, ..]) => format!("{first}: {}", rest.join(", ")),
         (None, [choice, ..]) if choice.starts_with('[') => format!("{first} {choice}"),
         _ => first.to_owned(),
-    }
+    })
 }
 
 /// How much of a message is shown, in bytes. Chosen: a URL or two, a path of a few long names.
@@ -315,7 +434,8 @@ const LONGEST_VALUE: usize = 300;
 
 /// Says a line on stderr. A stderr that is closed hears nothing.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", one_line(&cut(line, LONGEST)));
+    let line = format!("{}\n", one_line(&cut(line, LONGEST)));
+    let _ = Descriptor::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the exit status that they give, and a moment to end in order.
+//! SIGINT, SIGTERM and SIGHUP: the exit status that they give, and a moment to end in order.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use super::error::Failure;
 pub(super) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
+    /// `None` under nohup(1), which has it ignored.
+    hangup: Option<Signal>,
 }
 
 /// Resolves when a command is to end in order.
@@ -23,15 +25,26 @@ impl Interrupts {
         Ok(Interrupts {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
+            hangup: match is_hangup_ignored() {
+                true => None,
+                false => Some(listen(SignalKind::hangup())?),
+            },
         })
     }
 
     /// Resolves at the next, with the exit status that shells give to a process which such a signal
     /// ended.
     pub(super) async fn next(&mut self) -> u8 {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => 128 + 2,
             _ = self.terminate.recv() => 128 + 15,
+            _ = hangup => 128 + 1,
         }
     }
 
@@ -70,4 +83,12 @@ impl Interrupts {
             Err(status) => Ok(status),
         }
     }
+}
+
+/// Whether this process was started with SIGHUP ignored, as proc(5) tells.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 != 0)
 }

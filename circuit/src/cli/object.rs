@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt;
 
+use super::descriptor;
 use super::error::Failure;
 use crate::text::one_line;
 
@@ -39,7 +40,7 @@ impl Form {
         let failed = |error| {
             Failure::operation(&format!("cannot read the {} from stdin", self.what), &error)
         };
-        let mut stdin = tokio::io::stdin().take(LONGEST + 1);
+        let mut stdin = descriptor::stdin().take(LONGEST + 1);
         stdin.read_to_string(&mut text).await.map_err(failed)?;
         Ok(text)
     }

@@ -1,11 +1,12 @@
 //! The one place that writes to stdout. A reader who has gone is no error.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
+use super::descriptor::Descriptor;
 use super::error::Failure;
 
 /// How many pieces may wait for a slow reader of stdout. Chosen: half a megabyte at most.
@@ -13,10 +14,8 @@ const QUEUE: usize = 8;
 
 /// Prints text as it is.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| failed(&error))
+    let written = Descriptor::stdout().write_all(text.as_bytes());
+    written.map_err(|error| failed(&error))
 }
 
 /// Prints a value as JSON, indented by tabs, with a line end.
@@ -29,6 +28,13 @@ pub(super) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
         .map_err(|error| Failure::operation("cannot print", &error))?;
     text.push(b'\n');
     print(&String::from_utf8_lossy(&text))
+}
+
+/// A value as JSON on a line of its own.
+pub(super) fn json_line<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_json::to_string(value);
+    let text = text.map_err(|error| Failure::operation("cannot print", &error))?;
+    Ok(text + "\n")
 }
 
 /// Prints a JSON text that somebody else wrote, changed in nothing but its spaces: indented by tabs.
@@ -108,10 +114,11 @@ impl Pipe {
         let (pieces, queue) = mpsc::channel(QUEUE);
         let (done, result) = oneshot::channel();
         std::thread::spawn(move || {
-            let written = match target {
-                Target::Stdout => write_all(queue, &mut io::stdout().lock()),
-                Target::Stderr => write_all(queue, &mut io::stderr().lock()),
+            let out = match target {
+                Target::Stdout => Descriptor::stdout(),
+                Target::Stderr => Descriptor::stderr(),
             };
+            let written = write_all(queue, &mut io::BufWriter::new(out));
             // Whoever waited may have been cancelled.
             let _ = done.send(written);
         });
@@ -177,10 +184,17 @@ fn write_all(mut queue: mpsc::Receiver<Piece>, out: &mut impl Write) -> io::Resu
 
 /// Prints the help or version that was asked for.
 pub(super) fn help(asked: &clap::Error) -> Result<(), Failure> {
-    asked
-        .print()
-        .and_then(|()| io::stdout().flush())
-        .map_err(|error| failed(&error))
+    let text = asked.render();
+    match io::stdout().is_terminal() && is_styled() {
+        true => print(&text.ansi().to_string()),
+        false => print(&text.to_string()),
+    }
+}
+
+/// Whether the terminal may be sent styles.
+fn is_styled() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use circuit_client::{Cmd, Path};
 use clap::Subcommand;
 
+use super::arguments::path;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interruptible;
@@ -26,6 +27,7 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         #[arg(long)]
         scrub: bool,
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,

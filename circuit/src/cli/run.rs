@@ -8,7 +8,9 @@ use clap::{Args, Subcommand};
 use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::arguments::path;
 use super::block_on;
+use super::descriptor;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::output::{Pipe, Target};
@@ -21,7 +23,7 @@ pub(super) enum Command {
     /// Makes a process, attaches stdin, stdout and stderr, passes signals on, exits as the process
     /// did (128 + the signal's number if one ended it), and scrubs it. Killed, it leaves
     /// nothing behind: the process is hung up, as by a terminal that closes.
-    #[command(override_usage = "circuit run [-i] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...")]
+    #[command(override_usage = "circuit run [-i | -n] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...")]
     Run(Run),
 }
 
@@ -30,6 +32,9 @@ pub(super) struct Run {
     /// Run it on a terminal, which is this one
     #[arg(short = 'i', long)]
     interactive: bool,
+    /// Give the command an empty stdin, and leave this one's to others
+    #[arg(short = 'n', long, conflicts_with = "interactive")]
+    no_stdin: bool,
     /// Where to make the process: an anchor, or a server's path, id or name for a new anchor there
     #[arg(value_name = "PATH|SERVER")]
     place: String,
@@ -44,7 +49,7 @@ impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
             // It passes signals on, and ends as the process does.
-            Command::Run(options) => block_on(run(options)),
+            Command::Run(options) => block_on(run(options)).map_err(Failure::beside_statuses),
         }
     }
 }
@@ -65,7 +70,10 @@ const PASSED_ON: [Named; 6] = [
 
 /// Runs a command on a server, attached, and exits as it did.
 async fn run(options: Run) -> Result<u8, Failure> {
-    let mut cmd = command(&options.command)?;
+    let mut cmd = match options.interactive {
+        true => command(&[environment(), options.command].concat())?,
+        false => command(&options.command)?,
+    };
     let place = place(&options.place)?;
     let terminal = match options.interactive {
         true => Some(Terminal::find()?),
@@ -81,7 +89,7 @@ async fn run(options: Run) -> Result<u8, Failure> {
         status = signals.ends() => return Ok(status),
     };
     let process = client.anchor(place).make_proc(cmd).await?;
-    let attached = attached(&process, terminal, &mut signals).await;
+    let attached = attached(&process, terminal, options.no_stdin, &mut signals).await;
     let scrubbed = match &attached {
         Ok(_) => process.scrub().await,
         // It hangs up.
@@ -93,7 +101,7 @@ async fn run(options: Run) -> Result<u8, Failure> {
         Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => (),
         other => other?,
     }
-    Ok(exit_status(&status))
+    Ok(exit_status(status.code, status.signal_number))
 }
 
 fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {
@@ -116,13 +124,28 @@ fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {
     }
 }
 
+/// The words that give a command this terminal's name and this user's language: env(1) adds them to
+/// the environment of the server.
+fn environment() -> Vec<std::ffi::OsString> {
+    let mut words = vec!["env".into()];
+    for (name, value) in std::env::vars_os() {
+        let is_passed = name.to_str().is_some_and(|name| {
+            matches!(name, "TERM" | "COLORTERM" | "LANG") || name.starts_with("LC_")
+        });
+        if is_passed && value.to_str().is_some() {
+            let mut word = name;
+            word.push("=");
+            word.push(value);
+            words.push(word);
+        }
+    }
+    words
+}
+
 /// The anchor; below a server's own a new one, named at random.
 fn place(text: &str) -> Result<Path, Failure> {
     let wrong = |error: circuit_client::PathError| Failure::usage(error.to_string());
-    let path: Path = match text.starts_with('/') {
-        true => text.parse().map_err(wrong)?,
-        false => format!("/{text}").parse().map_err(wrong)?,
-    };
+    let path = path(text).map_err(wrong)?;
     match path.names() {
         [] => Err(Failure::usage(
             "the root holds no process: name a server, as in /X…/name",
@@ -142,6 +165,7 @@ fn place(text: &str) -> Result<Path, Failure> {
 async fn attached(
     process: &Proc,
     mut terminal: Option<Terminal>,
+    no_stdin: bool,
     signals: &mut Signals,
 ) -> Result<process::Status, Failure> {
     // First of all, and until the end: while it waits the process knows that somebody is there.
@@ -154,9 +178,15 @@ async fn attached(
     let mut stdin = process.stdin().await?;
     if let Some(terminal) = &mut terminal {
         terminal.make_raw()?;
+        // The terminal may have been resized before the signal was listened for.
+        let _ = process.resize(terminal.size()).await;
     }
     let feed = async {
-        match copy(tokio::io::stdin(), &mut stdin).await {
+        let copied = match no_stdin {
+            true => Ok(()),
+            false => copy(descriptor::stdin(), &mut stdin).await,
+        };
+        match copied {
             // A process that reads no more is no failure of its own.
             Ok(()) => drop(stdin.finish().await),
             Err(Copied::NotRead(failure)) => return failure,
@@ -228,10 +258,11 @@ async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), 
     }
 }
 
-fn exit_status(status: &process::Status) -> u8 {
-    low_byte(match (status.code, status.signal_number) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
+/// The exit status that a shell gives to a process which ended so.
+pub(super) fn exit_status(code: Option<i32>, signal: Option<i32>) -> u8 {
+    low_byte(match (code, signal) {
+        (_, Some(signal)) => 128 + signal,
+        (Some(code), None) => code,
         (None, None) => 1,
     })
 }

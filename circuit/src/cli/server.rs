@@ -5,6 +5,7 @@ use std::time::Duration;
 use circuit_client::{Client, Error, Path, ServerEntry, ServerId, Url};
 use clap::Subcommand;
 
+use super::arguments::path;
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interruptible;
@@ -17,6 +18,7 @@ pub(super) enum Command {
     /// Merge the circuit of a server with another circuit
     Join {
         /// The server
+        #[arg(value_parser = path)]
         path: Path,
         /// A server of the other circuit
         url: Url,
@@ -26,6 +28,7 @@ pub(super) enum Command {
     /// Make a server leave the circuit and exit
     Suicide {
         /// The server
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -33,6 +36,7 @@ pub(super) enum Command {
     /// Print what a server's threads and operations are doing
     Stk {
         /// The server
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,

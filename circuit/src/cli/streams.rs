@@ -5,15 +5,18 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use circuit_client::{Ended, Path, Proc, Writer};
 use clap::Subcommand;
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::arguments::is_number;
+use super::arguments::{is_number, path};
+use super::descriptor;
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interrupt::{Asked, Interrupts};
-use super::output::{Pipe, Target, print_json};
+use super::output::{Pipe, Target, json_line, print_json};
+use super::run::exit_status;
 use super::{block_on, interruptible};
 use crate::element::signals;
 
@@ -22,6 +25,7 @@ pub(super) enum Command {
     /// Write stdin to a process's or container's stdin, and close it
     Stdin {
         /// The process or container
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -29,6 +33,7 @@ pub(super) enum Command {
     /// Print a process's or container's stdout, live
     Stdout {
         /// The process or container
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -36,13 +41,18 @@ pub(super) enum Command {
     /// Print a process's or container's stderr, live, on stdout
     Stderr {
         /// The process or container
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
     },
     /// Wait for a process or container to exit, and print its status as JSON
     Wait {
+        /// Exit as the process did
+        #[arg(long)]
+        status: bool,
         /// The process or container
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -52,6 +62,12 @@ pub(super) enum Command {
     /// Prints a line for each as it exits: its path, a tab, and `ok`, `exit status N` or
     /// `signal: NAME`.
     Waitall {
+        /// Exit as the first process that failed did
+        #[arg(long)]
+        status: bool,
+        /// Print a JSON object for each instead, with Path, Exit and Status
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         dial: Dial,
     },
@@ -64,6 +80,7 @@ pub(super) enum Command {
         #[arg(allow_negative_numbers = true, value_parser = signal_name)]
         signal: String,
         /// The process or container
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -77,8 +94,14 @@ impl Command {
             // Interrupted, they print the bytes that had come.
             Command::Stdout { path, dial } => block_on(output(path, Which::Stdout, dial)),
             Command::Stderr { path, dial } => block_on(output(path, Which::Stderr, dial)),
-            Command::Wait { path, dial } => interruptible(wait(path, dial)),
-            Command::Waitall { dial } => interruptible(waitall(dial)),
+            Command::Wait { status, path, dial } => {
+                let waited = interruptible(wait(path, status, dial));
+                waited.map_err(|failure| failure.beside(status))
+            }
+            Command::Waitall { status, json, dial } => {
+                let waited = interruptible(waitall(status, json, dial));
+                waited.map_err(|failure| failure.beside(status))
+            }
             Command::Signal {
                 group,
                 signal: name,
@@ -93,7 +116,7 @@ impl Command {
 async fn stdin(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     let mut writer = client.anchor(path).proc().stdin().await?;
-    copy(tokio::io::stdin(), &mut writer).await?;
+    copy(descriptor::stdin(), &mut writer).await?;
     writer.finish().await?;
     Ok(0)
 }
@@ -180,23 +203,41 @@ async fn print_output(process: Proc, which: Which, mut asked: Asked) -> Result<(
 }
 
 /// Waits for a process, and prints its status.
-async fn wait(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn wait(path: Path, as_it: bool, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
-    match client.anchor(path).wait().await? {
-        Ended::Process(status) => print_json(&status)?,
-        Ended::Container(status) => print_json(&status)?,
+    let ended = client.anchor(path).wait().await?;
+    match &ended {
+        Ended::Process(status) => print_json(status)?,
+        Ended::Container(status) => print_json(status)?,
     }
-    Ok(0)
+    Ok(if as_it { status_of(&ended) } else { 0 })
+}
+
+/// The exit status that a shell gives to a process which ended so.
+fn status_of(ended: &Ended) -> u8 {
+    match ended {
+        Ended::Process(status) => exit_status(status.code, status.signal_number),
+        Ended::Container(status) => exit_status(status.code, status.signal_number),
+    }
+}
+
+/// A line of `waitall -json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Waited<'a> {
+    path: &'a Path,
+    exit: Option<&'a str>,
+    status: u8,
 }
 
 /// How many requests are under way at once; a connection takes 1,024.
 pub(super) const AT_ONCE: usize = 1000;
 
 /// Waits for the processes whose paths are on stdin.
-async fn waitall(options: Dial) -> Result<u8, Failure> {
+async fn waitall(as_they: bool, json: bool, options: Dial) -> Result<u8, Failure> {
     // All paths are read and understood before anything is waited for.
     let mut paths: Vec<Path> = Vec::new();
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = BufReader::new(descriptor::stdin()).lines();
     let failed = |error| Failure::operation("cannot read stdin", &error);
     let mut number = 0;
     while let Some(line) = lines.next_line().await.map_err(failed)? {
@@ -205,7 +246,7 @@ async fn waitall(options: Dial) -> Result<u8, Failure> {
             let wrong = |error: circuit_client::PathError| {
                 Failure::failed(format!("line {number} of stdin: {error}"))
             };
-            paths.push(line.trim().parse().map_err(wrong)?);
+            paths.push(path(line.trim()).map_err(wrong)?);
         }
     }
     let client = dial(&options).await?;
@@ -226,7 +267,14 @@ async fn waitall(options: Dial) -> Result<u8, Failure> {
     while let Some(done) = waiting.join_next().await {
         match done {
             Ok((path, Ok(ended))) => {
-                let line = format!("{path}\t{}\n", ended.exit().unwrap_or("ok"));
+                let (path, exit, status) = (&path, ended.exit(), status_of(&ended));
+                if as_they && result == 0 {
+                    result = status;
+                }
+                let line = match json {
+                    true => json_line(&Waited { path, exit, status })?,
+                    false => format!("{path}\t{}\n", exit.unwrap_or("ok")),
+                };
                 out.write(line.into()).await?;
             }
             Ok((_, Err(error))) => {
@@ -237,7 +285,9 @@ async fn waitall(options: Dial) -> Result<u8, Failure> {
                     ":"
                 };
                 say(&format!("circuit: waitall{colon} {}", failure.text()));
-                result = 1;
+                if result == 0 {
+                    result = if as_they { 255 } else { 1 };
+                }
             }
             Err(error) => return Err(Failure::operation("waitall", &error)),
         }

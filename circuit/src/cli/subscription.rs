@@ -3,6 +3,7 @@
 use circuit_client::Path;
 use clap::Subcommand;
 
+use super::arguments::path;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interruptible;
@@ -17,6 +18,7 @@ pub(super) enum Command {
     #[command(name = "mk@join")]
     MkOnJoin {
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,
@@ -27,6 +29,7 @@ pub(super) enum Command {
     #[command(name = "mk@leave")]
     MkOnLeave {
         /// The anchor
+        #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
         dial: Dial,

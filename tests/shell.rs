@@ -1,0 +1,477 @@
+//! The command line as a shell's user and scripts meet it: descriptors, exit statuses, names, hints.
+
+use std::fs;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::process::Stdio;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::Signal;
+
+use crate::support::{Home, Terminal, sh};
+
+/// Sets the flag that another program left behind.
+fn make_non_blocking(descriptor: impl AsFd) {
+    let flags = fcntl_getfl(&descriptor).unwrap();
+    fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK).unwrap();
+}
+
+fn is_non_blocking(descriptor: impl AsFd) -> bool {
+    fcntl_getfl(&descriptor).unwrap().contains(OFlags::NONBLOCK)
+}
+
+/// A pipe whose writer's end does not block. Its reader does not read before the pipe is full.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    make_non_blocking(&writer);
+    (reader, writer)
+}
+
+/// Waits until no byte fits the pipe, which its writer shares with the test.
+fn until_full(writer: &PipeWriter) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let full = || {
+        let mut polled = [PollFd::new(writer, PollFlags::OUT)];
+        poll(&mut polled, Some(&rustix::time::Timespec::default())).unwrap();
+        (!polled[0].revents().contains(PollFlags::OUT)).then_some(())
+    };
+    crate::support::eventually("a full pipe", full);
+}
+
+#[test]
+fn a_stdout_that_does_not_block_is_waited_for() {
+    let home = Home::new();
+    let one = home.start("one");
+    let numbers: String = (1..=200_000).map(|number| format!("{number}\n")).collect();
+    one.circuit("mkchan /one/c 1").run();
+    for line in ["run one -- seq 200000", "stdout /one/p", "recv /one/c"] {
+        if line == "stdout /one/p" {
+            one.make("/one/p", sh("seq 200000"));
+        }
+        let send = (line == "recv /one/c")
+            .then(|| one.circuit("send /one/c").stdin(numbers.clone()).spawn());
+        let (mut reader, writer) = full_pipe();
+        let running = one.circuit(line).spawn_into(writer.try_clone().unwrap());
+        until_full(&writer);
+        assert!(is_non_blocking(&writer), "the flag is others' too");
+        drop(writer);
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        let end = running.finish();
+        assert_eq!((end.status.code(), end.stderr()), (Some(0), ""), "{line}");
+        assert!(read == numbers, "{line}: {} bytes", read.len());
+        if let Some(send) = send {
+            assert_eq!(send.finish().status.code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_listing_into_a_pipe_that_is_full_and_does_not_block_is_waited_for() {
+    let home = Home::new();
+    let one = home.start("one");
+    for line in ["ls /", "peek /one", "help", "completions bash", "stk /one"] {
+        let (mut reader, mut writer) = full_pipe();
+        let filled = [b'x'; 4096];
+        let mut before = 0;
+        while let Ok(count) = writer.write(&filled) {
+            before += count;
+        }
+        let command = match line {
+            "help" | "completions bash" => home.circuit(line),
+            _ => one.circuit(line),
+        };
+        let mut running = command.spawn_into(writer);
+        // The command that does not wait has ended by then; the one that waits passes at any time.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(running.is_running(), "{line}: did not wait");
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        let end = running.finish();
+        assert_eq!((end.status.code(), end.stderr()), (Some(0), ""), "{line}");
+        assert!(read.len() > before, "{line}");
+    }
+}
+
+#[test]
+fn a_stderr_that_does_not_block_is_waited_for() {
+    let home = Home::new();
+    let one = home.start("one");
+    let (mut reader, writer) = full_pipe();
+    let run = one
+        .circuit("run one -- sh -c")
+        .arg("seq 200000 >&2")
+        .spawn_with(Stdio::null(), Stdio::null(), writer.try_clone().unwrap());
+    until_full(&writer);
+    drop(writer);
+    let mut read = String::new();
+    reader.read_to_string(&mut read).unwrap();
+    assert_eq!(run.finish().status.code(), Some(0));
+    assert!(read.ends_with("\n199999\n200000\n"));
+}
+
+#[test]
+fn a_stdin_that_does_not_block_is_waited_for() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("mkchan /one/c 1").run();
+    one.circuit("mkchan /one/d 1").run();
+    one.make("/one/cat", r#"{"Path": "cat"}"#);
+    one.make("/one/done", r#"{"Path": "true"}"#);
+    for (line, text) in [
+        ("run one -- cat", "hello\n"),
+        ("stdin /one/cat", "hello\n"),
+        ("send /one/c", "hello\n"),
+        ("send -lines /one/d", "hello\n"),
+        ("waitall", "/one/done\n"),
+        ("mkproc /one/p", r#"{"Path": "true"}"#),
+    ] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        make_non_blocking(&reader);
+        let mut running =
+            one.circuit(line)
+                .spawn_with(reader.try_clone().unwrap(), Stdio::null(), Stdio::null());
+        // The command that does not wait has ended by then; the one that waits passes at any time.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(running.is_running(), "{line}: did not wait");
+        assert!(is_non_blocking(&reader), "the flag is others' too");
+        writer.write_all(text.as_bytes()).unwrap();
+        drop((reader, writer));
+        assert_eq!(running.finish().status.code(), Some(0), "{line}");
+    }
+    one.circuit("recv /one/c").stdout("hello\n").run();
+    one.circuit("recv -lines /one/d").stdout("hello\n").run();
+    one.circuit("stdout /one/cat").stdout("hello\n").run();
+}
+
+#[test]
+fn run_exits_as_a_shell_does_if_there_is_no_such_program() {
+    let home = Home::new();
+    let one = home.start("one");
+    home.write("text", "not a program\n");
+    let text = home.file("text").display().to_string();
+    let check = |line: &str, status: i32| {
+        one.circuit(line).status(status).any_stderr().run();
+    };
+    check("run one -- /no/such", 127);
+    check("run one -- no-such-program", 127);
+    check(&format!("run one -- {text}"), 126);
+    check("run one -- /tmp", 126);
+    check("run two -- true", 255);
+    one.make("/one/taken", r#"{"Path": "cat"}"#);
+    check("run one/taken -- true", 255);
+    let mut lost = home.start("lost");
+    let run = lost
+        .circuit("run lost -- sh -c")
+        .arg("echo ready; exec cat")
+        .stdin_open()
+        .spawn();
+    run.prints("ready\n");
+    lost.kill();
+    assert_eq!(run.finish().status.code(), Some(255));
+}
+
+#[test]
+fn wait_and_waitall_exit_as_the_processes_did_if_asked_to() {
+    let home = Home::new();
+    let one = home.start("one");
+    for (name, script) in [
+        ("ok", "exit 0"),
+        ("bad", "exit 3"),
+        ("killed", "kill -TERM $$"),
+    ] {
+        one.make(&format!("/one/{name}"), sh(script));
+    }
+    let check = |line: &str, stdin: &str, status: i32| {
+        one.circuit(line)
+            .stdin(stdin)
+            .status(status)
+            .any_stdout()
+            .run();
+    };
+    check("wait /one/bad", "", 0);
+    check("wait -status /one/ok", "", 0);
+    check("wait -status /one/bad", "", 3);
+    check("wait -status /one/killed", "", 128 + 15);
+    check("waitall", "/one/ok\n/one/bad\n", 0);
+    check("waitall -status", "/one/ok\n", 0);
+    check("waitall -status", "/one/ok\n/one/bad\n/one/ok\n", 3);
+    check("waitall -status", "/one/killed\n", 128 + 15);
+    // The first that failed, whatever its place in the list.
+    one.make("/one/late", sh("read line; exit 4"));
+    let both = one
+        .circuit("waitall -status")
+        .stdin("/one/late\n/one/bad\n")
+        .spawn();
+    both.shows("/one/bad\texit status 3\n");
+    one.circuit("stdin /one/late").stdin("\n").run();
+    assert_eq!(both.finish().status.code(), Some(3));
+}
+
+#[test]
+fn a_servers_name_needs_no_slash() {
+    let home = Home::new();
+    let mut one = home.start("one");
+    let id = one.id();
+    one.make("one/a", sh("cat; exit 3"));
+    for line in ["ls one", "ls one/", "ls one/..."] {
+        one.circuit(line).stdout("/one/a\n").run();
+    }
+    one.circuit(format!("ls {id}"))
+        .stdout(format!("/{id}/a\n"))
+        .run();
+    one.circuit("ls ...")
+        .stdout(format!("/{id}\n/{id}/a\n"))
+        .run();
+    one.circuit("peek one/nothing").stdout("null\n").run();
+    one.circuit("stdin one/a").stdin("x\n").run();
+    one.circuit("stdout one/a").stdout("x\n").run();
+    one.circuit("waitall")
+        .stdin("one/a\n")
+        .stdout("/one/a\texit status 3\n")
+        .run();
+    one.circuit("scrub one/a").run();
+    one.circuit("mkchan one/c 0").run();
+    one.circuit("close one/c").run();
+    one.circuit("mk@join one/j").run();
+    one.circuit("recv one/j").stdout(format!("/{id}")).run();
+    one.circuit("stk one").any_stdout().run();
+    one.circuit("peek one").any_stdout().run();
+    one.circuit("suicide one").run();
+    assert_eq!(one.exit_status().code(), Some(0));
+}
+
+#[test]
+fn an_interactive_run_brings_the_terminals_name_the_language_and_the_size() {
+    let home = Home::new();
+    let one = home.start("one");
+    let terminal = Terminal::new(33, 77);
+    let script = "echo [$TERM,$COLORTERM,$LANG,$LC_TIME,$SECRET,${HOME:+home}]; stty size";
+    let run = one
+        .circuit("run -i one -- sh -c")
+        .arg(script)
+        .env("TERM", "vt52")
+        .env("COLORTERM", "truecolor")
+        .env("LANG", "de_DE.UTF-8")
+        .env("LC_TIME", "C")
+        .env("SECRET", "kept")
+        .spawn_on(&terminal);
+    run.shows("[vt52,truecolor,de_DE.UTF-8,C,,home]\r\n33 77\r\n");
+    assert_eq!(run.finish().status.code(), Some(0));
+    // Without a terminal the environment is the server's.
+    one.circuit("run one -- sh -c")
+        .arg("echo [$COLORTERM]")
+        .env("COLORTERM", "truecolor")
+        .stdout("[]\n")
+        .run();
+}
+
+#[test]
+fn run_reads_nothing_with_n() {
+    let home = Home::new();
+    let one = home.start("one");
+    let mut run = one.circuit("run -n one -- cat").stdin_open().spawn();
+    assert_eq!(run.exit_status().code(), Some(0));
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"kept\n").unwrap();
+    drop(writer);
+    let null = Stdio::null;
+    let run =
+        one.circuit("run -n one -- cat")
+            .spawn_with(reader.try_clone().unwrap(), null(), null());
+    assert_eq!(run.finish().status.code(), Some(0));
+    let mut left = String::new();
+    reader.read_to_string(&mut left).unwrap();
+    assert_eq!(left, "kept\n", "it is the next command's");
+    one.circuit("run -n -i one -- true")
+        .status(2)
+        .any_stderr()
+        .run();
+}
+
+#[test]
+fn listings_for_programs_are_json() {
+    let home = Home::new();
+    let one = home.start("one");
+    let id = one.id();
+    one.make("/one/a/b", sh("exit 3"));
+    let servers = one.circuit("ls -json").any_stdout().run().json();
+    assert_eq!(
+        servers,
+        serde_json::json!([{
+            "Path": format!("/{id}"), "Kind": "server", "Name": "one",
+            "Url": one.url().to_string(), "State": "alive",
+        }])
+    );
+    let below = one.circuit("ls -json one/...").any_stdout().run().json();
+    assert_eq!(
+        below,
+        serde_json::json!([{"Path": "/one/a", "Kind": null}, {"Path": "/one/a/b", "Kind": "proc"}])
+    );
+    let nothing = one
+        .circuit("ls -json one/nothing")
+        .any_stdout()
+        .run()
+        .json();
+    assert_eq!(nothing, serde_json::json!([]));
+    // A value a line, as each exits.
+    let waited = one
+        .circuit("waitall -json")
+        .stdin("/one/a/b\n")
+        .any_stdout()
+        .run();
+    assert_eq!(waited.stdout().lines().count(), 1);
+    assert_eq!(
+        waited.json(),
+        serde_json::json!({"Path": "/one/a/b", "Exit": "exit status 3", "Status": 3})
+    );
+}
+
+#[test]
+fn ls_can_show_servers_by_name() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/a", sh("exit 0"));
+    one.circuit("ls -names").stdout("/one\n").run();
+    one.circuit("ls -names /...").stdout("/one\n/one/a\n").run();
+    one.circuit(format!("ls -names /{}", one.id()))
+        .stdout("/one/a\n")
+        .run();
+}
+
+#[test]
+fn peek_tells_scripts_that_there_is_nothing() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.circuit("peek /one/a").stdout("null\n").run();
+    one.circuit("peek -e /one/a")
+        .stdout("null\n")
+        .status(1)
+        .run();
+    one.circuit("peek -e /one").any_stdout().run();
+}
+
+#[test]
+fn what_people_try_has_a_hint() {
+    let home = Home::new();
+    let check = |line: &str, hint: &str| {
+        let output = home.circuit(line).status(2).any_stderr().run();
+        let said = output.stderr();
+        assert!(
+            said.contains(&format!("\nhint: {hint}\n")),
+            "{line}: {said}"
+        );
+        assert_eq!(said.lines().count(), 2, "{line}: {said}");
+    };
+    check(
+        "exec one ls",
+        "`circuit run SERVER -- COMMAND` executes a command",
+    );
+    check("ps", "`circuit ls -l /...` lists all processes");
+    check("top", "`circuit ls -l /...` lists all processes");
+    check("kill /one/a", "`circuit signal TERM PATH` sends a signal");
+    check(
+        "stop /one/a",
+        "`circuit signal TERM PATH` ends a process, `circuit suicide SERVER` a server",
+    );
+    check("rm /one/a", "`circuit scrub PATH` removes an element");
+    check(
+        "logs /one/a",
+        "`circuit stdout PATH` prints a process's output",
+    );
+    check(
+        "cp a b",
+        "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",
+    );
+    check(
+        "info",
+        "`circuit peek SERVER` prints the status of a server",
+    );
+    check("ls -lh", "flags of one letter are written one by one");
+    check(
+        "ls -d 127.0.0.1:7777",
+        "write it as circuit://127.0.0.1:7777",
+    );
+    check(
+        "signal /one/a TERM",
+        "the signal comes first: circuit signal SIGNAL PATH",
+    );
+    check("ls -discoverr x", "a similar argument exists: '-discover'");
+    let output = home.circuit("ls -d").status(2).any_stderr().run();
+    assert_eq!(
+        output.stderr(),
+        "circuit: a value is required for '-d <URL>' but none was supplied\n"
+    );
+}
+
+#[test]
+fn the_address_in_the_environment_is_named() {
+    let home = Home::new();
+    home.circuit("ls")
+        .env("CIRCUIT", "circuit://127.0.0.1:7777")
+        .status(255)
+        .stderr(
+            "circuit: ls: cannot read the file circuit://127.0.0.1:7777 that CIRCUIT names: no such \
+             file or directory\n\
+             hint: CIRCUIT names a file that holds a URL; use -d circuit://127.0.0.1:7777\n",
+        )
+        .run();
+    let mut gone = home.start("gone");
+    let url = gone.url().to_string();
+    gone.stop();
+    let file = home.write("stale", &url);
+    let output = home
+        .circuit("ls")
+        .env("CIRCUIT", &file)
+        .status(255)
+        .any_stderr()
+        .run();
+    let from = format!(
+        "hint: the address is from the file {} that CIRCUIT names\n",
+        file.display()
+    );
+    assert!(output.stderr().ends_with(&from), "{}", output.stderr());
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_url_or_key() {
+    let home = Home::new();
+    let one = home.start("one");
+    let url = home.write("url", &format!("\u{feff}{}\r\n", one.url()));
+    home.circuit("ls")
+        .env("CIRCUIT", url)
+        .stdout(format!("/{}\n", one.id()))
+        .run();
+    home.circuit("keygen plain").run();
+    let key = fs::read_to_string(home.file("plain")).unwrap();
+    let marked = home.write("marked", &format!("\u{feff}{key}"));
+    rustix::fs::chmod(&marked, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    let plain = home.file("plain").display().to_string();
+    let closed = home
+        .circuit(format!("start -a 127.0.0.1:0 -name closed -hmac {plain}"))
+        .serve();
+    home.circuit(format!("ls -d {} -hmac {}", closed.url(), marked.display()))
+        .stdout(format!("/{}\n", closed.id()))
+        .run();
+}
+
+#[test]
+fn a_hangup_ends_a_reader_in_order() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make(
+        "/one/p",
+        sh("echo first; read line; echo second; read line"),
+    );
+    let reader = one.circuit("stdout /one/p").spawn();
+    reader.shows("first\n");
+    reader.signal(Signal::HUP);
+    assert_eq!(reader.finish().status.code(), Some(128 + 1));
+    one.circuit("stdin /one/p").stdin("\n").run();
+    one.circuit("stdout /one/p").stdout("second\n").run();
+    one.circuit("mkchan /one/c 0").run();
+    let recv = one.circuit("recv /one/c").spawn();
+    one.is_executing(&["recv"]);
+    recv.signal(Signal::HUP);
+    assert_eq!(recv.finish().status.code(), Some(128 + 1));
+}
