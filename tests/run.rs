@@ -249,7 +249,7 @@ fn an_element_that_somebody_scrubs_is_an_error() {
     let end = run.finish();
     assert_eq!(
         (end.status.code(), end.stderr()),
-        (Some(1), "circuit: run /one/p: the element was scrubbed\n")
+        (Some(255), "circuit: run /one/p: the element was scrubbed\n")
     );
 }
 
@@ -268,7 +268,7 @@ fn a_server_that_leaves_is_an_error() {
     assert_eq!(
         (end.status.code(), end.stderr()),
         (
-            Some(1),
+            Some(255),
             &*format!(
                 "circuit: run /one/p: the server that was dialled, one at {}, left the circuit\n",
                 one.address()
@@ -357,7 +357,7 @@ fn interactive_restores_the_terminal_when_the_server_dies() {
     one.kill();
     let idle = std::time::Duration::from_secs(13);
     eventually_within(idle, "it notices", || (!run.is_running()).then_some(()));
-    assert_eq!(run.exit_status().code(), Some(1));
+    assert_eq!(run.exit_status().code(), Some(255));
     assert!(!terminal.is_raw());
     run.shows("it no longer answers");
 }
@@ -374,7 +374,7 @@ fn failures_to_read_or_write_here_are_said() {
         .circuit("run /one/p -- echo hi")
         .spawn_into(full)
         .finish();
-    assert_eq!(end.status.code(), Some(1));
+    assert_eq!(end.status.code(), Some(255));
     assert_eq!(
         end.stderr(),
         "circuit: run: cannot write to stdout: no space left on device\n"
@@ -458,7 +458,7 @@ fn output_that_cannot_be_written_here_ends_the_process_there() {
         .circuit("run /one/p -- seq 1000000")
         .spawn_into(full.unwrap())
         .finish();
-    assert_eq!(end.status.code(), Some(1));
+    assert_eq!(end.status.code(), Some(255));
     eventually("nothing is left", || {
         one.ls("/one").is_empty().then_some(())
     });
