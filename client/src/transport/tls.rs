@@ -123,7 +123,7 @@ const SPKI_PREFIX: [u8; 12] = [
 ];
 
 impl Signed {
-    /// The public key that claims to have signed: proven only by [`signer`](Self::signer).
+    /// The fingerprint of the claimed signer: proven only by [`signer`](Self::signer).
     pub fn claimed(&self) -> Fingerprint {
         claimed(&self.public)
     }
