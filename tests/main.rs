@@ -19,6 +19,7 @@ mod dialing;
 mod dns;
 mod documents;
 mod forwarding;
+mod hangups;
 mod hosts;
 mod interrupted;
 mod keys;

@@ -72,10 +72,7 @@ fn a_second_reader_is_refused() {
     one.make("/one/p", r#"{"Path": "cat"}"#);
     let first = one.circuit("stdout /one/p").spawn();
     has_reader(&one, "/one/p");
-    one.circuit("stdout /one/p")
-        .status(1)
-        .stderr("circuit: stdout /one/p: somebody else is reading it\n")
-        .run();
+    one.circuit("stdout /one/p").status(1).any_stderr().run();
     one.circuit("stdin /one/p").stdin("still\n").run();
     assert_eq!(first.finish().stdout(), "still\n");
 }

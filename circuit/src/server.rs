@@ -18,6 +18,7 @@ mod in_process;
 mod listen;
 pub mod log;
 mod members;
+pub mod name;
 pub mod operations;
 mod ops;
 mod requests;
@@ -42,6 +43,7 @@ use tracing::{error, info, warn};
 
 use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
+use crate::element::process::orphans;
 use crate::element::{self, Element, Kind};
 use crate::peer::alone::{self, Ways};
 use crate::peer::multicast::Scope;
@@ -273,6 +275,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     }
     tasks.lasting("driver", driver.run());
     tasks.lasting("acceptor", accept::accept(server.clone()));
+    if orphans::are_given_to_us() {
+        tasks.ending("reaper of orphans", orphans::reap());
+    }
     if let Some(log) = options.log {
         tasks.lasting("log", async move { log.ended().await });
     }

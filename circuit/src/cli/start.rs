@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use circuit_client::{Url, key_file};
-use circuit_proto::path::check_name;
 use circuit_proto::url::Host;
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +14,7 @@ use super::error::{Failure, chain, say};
 use super::output::print;
 use crate::runtime::BLOCKING_THREADS;
 use crate::server::address::{self, AddressError};
-use crate::server::{self, Listen, Options, log};
+use crate::server::{self, Listen, Options, log, name};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -214,34 +213,41 @@ fn advertised(text: &str) -> Result<(Host, u16), Failure> {
     }
 }
 
+/// Fails unless it is a name that a server can have.
 fn checked_name(name: String) -> Result<String, Failure> {
-    let wrong = |why: String| Err(Failure::usage(format!("-name {name:?}: {why}")));
-    if name.is_empty() || name.contains('/') {
-        return wrong("a name is not empty and holds no slash".to_owned());
-    }
-    if name.parse::<circuit_client::ServerId>().is_ok() {
-        return wrong("a name must not look like an id".to_owned());
-    }
-    match check_name(&name, &name) {
+    match name::check(&name) {
         Ok(()) => Ok(name),
-        Err(error) => wrong(error.to_string()),
+        Err(why) => Err(Failure::usage(format!("-name {name:?}: {why}"))),
     }
 }
 
+/// The host's name, or a name that is made from it, with a warning, if it is none that a server can have.
 fn host_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy().into_owned();
+    let name = name::from_host(&host);
+    if name != host {
+        say(&format!(
+            "circuit: WARNING: the host's name {host:?} cannot be a server's name: this server is named \
+             {name} (-name NAME gives another)"
+        ));
+    }
+    name
 }
 
-/// Resolves at SIGINT or SIGTERM. From then on a second signal ends the process at once.
+/// Resolves at SIGINT, SIGTERM, or the end of the terminal that the server was started on. From then on
+/// a second signal ends the process at once. A hang-up is ignored without a terminal, and under `nohup`.
 fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let heeds = heeds_hangups();
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => (),
             _ = terminate.recv() => (),
+            _ = hangup.recv(), if heeds => (),
         }
         tokio::spawn(async move {
             tokio::select! {
@@ -251,6 +257,19 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
             std::process::exit(1);
         });
     })
+}
+
+/// Whether a hang-up is to end this process: it has a controlling terminal, and whoever started it has
+/// not had hang-ups ignored.
+fn heeds_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The first bit stands for the first signal, SIGHUP.
+    let ignores = ignored.is_some_and(|mask| mask & 1 != 0);
+    !ignores && std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Prints a new key, or writes it to a new file.

@@ -9,6 +9,7 @@
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
 mod inherited;
+pub mod orphans;
 mod spawn;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
 use circuit_proto::{Code, ElementKind, Error};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::sync::Notify;
 
@@ -53,12 +55,20 @@ struct Life {
     ended: Option<SystemTime>,
     /// Whether the process was reaped, so that another may have its number.
     reaped: bool,
+    /// Whether members of its group were left when the process was reaped, and ever since: the system
+    /// gives the number of a group to nobody while the group has members.
+    group_left: bool,
 }
 
 /// How often the server checks whether anybody is attached to a process that is to hang up: its maker
 /// may have gone before attaching, or between the streams' ends and the scrub. Chosen, not measured: a
 /// client that was killed holds its place for as long.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// How often the server checks whether anybody is left of the group of a process that has exited. Chosen,
+/// not measured: the system gives numbers out in turn, so that another group has this number in so short a
+/// time only if a hundred thousand processes start a second.
+const GROUP_LOOK: Duration = Duration::from_millis(250);
 
 /// The pauses after a process's exit before the server checks again whether its outputs have come to
 /// their ends. Chosen, not measured: the start of another process takes a millisecond, and a process
@@ -94,6 +104,7 @@ impl Process {
                 signal: None,
                 ended: None,
                 reaped: false,
+                group_left: false,
             }),
             streams: Streams::new(
                 Input::new(spawned.stdin),
@@ -123,6 +134,11 @@ impl Process {
             Ok((cmd, spawned))
         });
         spawned.await.map_err(|error| system(&error))?
+    }
+
+    /// The command that it was made of.
+    pub fn cmd(&self) -> &Cmd {
+        &self.cmd
     }
 
     /// Its status now.
@@ -170,16 +186,19 @@ impl Process {
     pub fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
         let signal = signals::parse(signal).ok_or_else(|| signals::unknown(signal))?;
         let life = self.life();
-        if life.phase.is_final() {
-            return Err(Error::new(Code::Closed, "the process has exited"));
+        let exited = || Error::new(Code::Closed, "the process has exited");
+        if life.phase.is_final() && !(group && life.has_group()) {
+            return Err(exited());
         }
-        // The lock is held: the child is not reaped meanwhile, so its number is still its own.
+        // The lock is held: the child is not reaped meanwhile, so its number is still its own, or its
+        // group's.
         let sent = match group {
             true => rustix::process::kill_process_group(self.pid, signal),
             false => rustix::process::kill_process(self.pid, signal),
         };
-        sent.map_err(|errno| {
-            Error::new(Code::Refused, format!("cannot signal the process: {errno}"))
+        sent.map_err(|errno| match errno {
+            Errno::SRCH => exited(),
+            errno => Error::new(Code::Refused, format!("cannot signal the process: {errno}")),
         })
     }
 
@@ -251,7 +270,7 @@ impl Process {
         self.hung_up.notify_one();
         self.streams.close_unattached();
         let life = self.life();
-        if !life.reaped {
+        if life.has_group() {
             for signal in [Signal::HUP, Signal::CONT] {
                 // A group of which nobody is left hears nothing.
                 let _ = rustix::process::kill_process_group(self.pid, signal);
@@ -282,12 +301,17 @@ impl Process {
             };
             let wait = WaitId::PidFd(pidfd.as_fd());
             let mut life = self.life();
-            match rustix::process::waitid(wait, options) {
+            let waited = match keeps {
+                true => rustix::process::waitid(wait, options),
+                false => orphans::reap_own(self.pid, || rustix::process::waitid(wait, options)),
+            };
+            match waited {
                 Ok(Some(status)) => {
                     *life = Life::ended(&status, !keeps);
+                    life.group_left = !keeps && group_has_members(self.pid);
                     break;
                 }
-                Ok(None) | Err(rustix::io::Errno::INTR) => ready.clear_ready(),
+                Ok(None) | Err(Errno::INTR) => ready.clear_ready(),
                 // Somebody else reaped it, which nobody here does.
                 Err(_) => {
                     life.phase = Phase::Unknown;
@@ -302,6 +326,9 @@ impl Process {
         runtime.counters.ended.one();
         drop(runtime);
         *self.terminal() = None;
+        if self.life().group_left {
+            tokio::spawn(self.clone().watch_group());
+        }
         let settled = self.streams.settle();
         self.streams.end();
         if self.streams.is_scrubbed() {
@@ -316,13 +343,26 @@ impl Process {
         }
     }
 
+    /// Lasts until nobody of the group is left: from then on its number may be somebody else's.
+    async fn watch_group(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(GROUP_LOOK).await;
+            let mut life = self.life();
+            life.group_left = group_has_members(self.pid);
+            if !life.group_left || self.streams.is_scrubbed() {
+                return;
+            }
+        }
+    }
+
     /// Reaps a child that has exited and was kept.
     fn let_go(&self) {
         let mut life = self.life();
         if life.phase.is_final() && !std::mem::replace(&mut life.reaped, true) {
             // What it says is known.
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            let _ = rustix::process::waitid(WaitId::Pid(self.pid), options);
+            let reap = || rustix::process::waitid(WaitId::Pid(self.pid), options);
+            let _ = orphans::reap_own(self.pid, reap);
         }
     }
 
@@ -376,6 +416,11 @@ impl Attachable for Process {
 }
 
 impl Life {
+    /// Whether the process's number is still that of its group, and of no other.
+    fn has_group(&self) -> bool {
+        !self.reaped || self.group_left
+    }
+
     fn ended(status: &WaitIdStatus, reaped: bool) -> Life {
         let ended = Some(SystemTime::now());
         match (status.exit_status(), status.terminating_signal()) {
@@ -385,6 +430,7 @@ impl Life {
                 signal: None,
                 ended,
                 reaped,
+                group_left: false,
             },
             (None, Some(signal)) => Life {
                 phase: Phase::Signaled,
@@ -392,6 +438,7 @@ impl Life {
                 signal: Some(signal),
                 ended,
                 reaped,
+                group_left: false,
             },
             (None, None) => Life {
                 phase: Phase::Unknown,
@@ -399,9 +446,15 @@ impl Life {
                 signal: None,
                 ended,
                 reaped,
+                group_left: false,
             },
         }
     }
+}
+
+/// Whether there is anybody in a group, though it may be somebody whom this server must not signal.
+fn group_has_members(group: Pid) -> bool {
+    rustix::process::test_kill_process_group(group) != Err(Errno::SRCH)
 }
 
 /// A time as people and programs read it: RFC 3339, UTC, milliseconds.

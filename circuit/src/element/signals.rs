@@ -42,10 +42,14 @@ const SIGNALS: &[(&str, Signal, &str)] = &[
 /// The signal of this name (with or without `SIG`, any case) or number.
 pub fn parse(text: &str) -> Option<Signal> {
     if let Ok(number) = text.parse::<i32>() {
-        return Signal::from_named_raw(number).or_else(|| real_time(number));
+        return of_number(number);
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
+    // The form in which a signal without a name is printed.
+    if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
+        return of_number(name.parse().ok()?);
+    }
     let name = match name {
         "POLL" => "IO",
         "IOT" => "ABRT",
@@ -58,14 +62,20 @@ pub fn parse(text: &str) -> Option<Signal> {
         .map(|(_, signal, _)| *signal)
 }
 
-/// A real-time signal, which has no name: signal(7). The C library keeps 32 and 33 for itself.
+/// The signal of this number, if the system has one.
+fn of_number(number: i32) -> Option<Signal> {
+    Signal::from_named_raw(number).or_else(|| real_time(number))
+}
+
+/// A real-time signal, which has no name: signal(7). The C library uses 32 and 33 within a process, and
+/// another process can be ended by them as by any other signal.
 #[allow(unsafe_code)]
 fn real_time(number: i32) -> Option<Signal> {
-    if !(34..=64).contains(&number) {
+    if !(32..=64).contains(&number) {
         return None;
     }
-    // SAFETY: the number is that of a signal, and none of those that the C library reserves; it is
-    // sent to other processes only, no handler of ours is installed for it.
+    // SAFETY: the number is that of a signal; the signal is sent to other processes only, and no handler
+    // of this process is installed for it.
     Some(unsafe { Signal::from_raw_unchecked(number) })
 }
 
@@ -128,9 +138,10 @@ mod tests {
             "FOO",
             "0",
             "-9",
-            "32",
-            "33",
             "65",
+            "SIG0",
+            "SIG-9",
+            "SIG65",
             "99999",
             "SIGSIGTERM",
         ] {
@@ -139,5 +150,9 @@ mod tests {
         assert_eq!(name(9), "SIGKILL");
         assert_eq!(description(15), "terminated");
         assert_eq!(name(42), "SIG42");
+        for number in 1..=64 {
+            let printed = parse(&name(number)).map(Signal::as_raw);
+            assert_eq!(printed, Some(number), "{}", name(number));
+        }
     }
 }

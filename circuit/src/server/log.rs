@@ -211,11 +211,16 @@ impl Queue {
 
     /// Writes what is queued until the end.
     fn write_to(&self, out: &mut impl Write, format: Format) {
+        let mut out = Taker::new(out);
         loop {
             let (lines, dropped, ended) = self.next();
             let mut text = Vec::new();
-            let mut held = 0;
-            self.written.add(lines.len() as u64);
+            let (mut held, mut lost) = (0, 0);
+            let count = lines.len() as u64;
+            // Before the lines, as soon as stderr takes lines again.
+            if let Some(why) = &out.refused {
+                out.write_if_taken(&lost_lines(out.lost, why, format));
+            }
             for line in lines {
                 held += line.held();
                 match line {
@@ -227,15 +232,16 @@ impl Queue {
                     Line::Operation(done) => text.extend_from_slice(done.line(format).as_bytes()),
                 }
                 if text.len() >= WRITE {
-                    let _ = out.write_all(&text);
+                    lost += out.write(&text);
                     text.clear();
                 }
             }
-            // A stderr that is closed is no reason to stop serving.
-            let _ = out.write_all(&text);
+            lost += out.write(&text);
+            self.written.add(count - lost);
+            self.dropped.add(lost);
             self.lock().bytes -= held;
             if dropped > 0 {
-                let _ = out.write_all(missing(dropped, format).as_bytes());
+                out.write(missing(dropped, format).as_bytes());
             }
             if ended {
                 return;
@@ -265,6 +271,89 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+}
+
+/// The stderr that takes lines, or refuses them: a file that has become too long, a full disk, a pipe that
+/// is closed. None of these is a reason to stop serving.
+struct Taker<'a, W> {
+    out: &'a mut W,
+    /// The last line was taken only in part.
+    torn: bool,
+    /// How many lines were not taken since the last time this was said.
+    lost: u64,
+    /// Why, in the operating system's words.
+    refused: Option<String>,
+}
+
+impl<W: Write> Taker<'_, W> {
+    fn new(out: &mut W) -> Taker<'_, W> {
+        Taker {
+            out,
+            torn: false,
+            lost: 0,
+            refused: None,
+        }
+    }
+
+    /// Writes whole lines. How many of them were not taken.
+    fn write(&mut self, lines: &[u8]) -> u64 {
+        let written = self.attempt(lines);
+        let left = &lines[written..];
+        let lost = left.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.lost += lost;
+        lost
+    }
+
+    /// Writes a line that says what was lost before it. If that is taken, nothing is lost any more.
+    fn write_if_taken(&mut self, line: &str) {
+        let written = self.attempt(line.as_bytes());
+        if written == line.len() {
+            (self.lost, self.refused) = (0, None);
+        }
+    }
+
+    /// Writes as much as is taken, behind the end of a line that was torn. How many bytes those are.
+    fn attempt(&mut self, lines: &[u8]) -> usize {
+        if self.torn {
+            match self.out.write(b"\n") {
+                Ok(1) => self.torn = false,
+                _ => return 0,
+            }
+        }
+        let mut written = 0;
+        while written < lines.len() {
+            match self.out.write(&lines[written..]) {
+                Ok(count) if count > 0 => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Ok(_) => {
+                    self.refused = Some("nothing is taken".to_owned());
+                    break;
+                }
+                Err(error) => {
+                    self.refused = Some(words(&error));
+                    break;
+                }
+            }
+        }
+        self.torn = written > 0 && lines[written - 1] != b'\n';
+        written
+    }
+}
+
+/// The operating system's words, in lower case and without the number.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}
+
+fn lost_lines(count: u64, why: &str, format: Format) -> String {
+    match format {
+        Format::Text => format!("{count} log lines were dropped: stderr: {why}\n"),
+        Format::Json => {
+            format!("{{\"level\":\"WARN\",\"dropped\":{count},\"reason\":{why:?}}}\n")
+        }
     }
 }
 

@@ -106,6 +106,11 @@ impl Operation {
         self.in_flight.what
     }
 
+    /// The caller.
+    pub fn who(&self) -> &Arc<str> {
+        &self.in_flight.who
+    }
+
     /// Makes a change to the tree, and logs its outcome before any other change is made: so the log
     /// has the order in which changes took effect.
     pub fn in_order<T>(

@@ -22,6 +22,9 @@ pub fn keep_from_children() {
     // Where /proc is missing, children inherit as they always would.
     let _ = close_descriptors_at_exec();
     let _ = catch_ignored_signals();
+    // A log that has become longer than the limit of files allows must not end the server: its writes
+    // fail instead.
+    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
 }
 
 /// Has the command begin with the limit of open files that the server was started with.

@@ -22,7 +22,7 @@ use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::inherited;
+use super::{inherited, orphans};
 use crate::element::streams::{self, Descriptor, held_pipe};
 use crate::runtime::descriptors::Taken;
 
@@ -32,6 +32,9 @@ const LONGEST_COMMAND: usize = 512 << 10;
 /// How many descriptors a start takes: both ends of three pipes, the child's pidfd, and those that the
 /// standard library opens for a moment. A child that runs keeps four of them.
 pub(super) const DESCRIPTORS: u64 = 10;
+
+/// Takes what is discarded.
+const NULL_DEVICE: &str = "/dev/null";
 
 /// A child that runs.
 #[derive(Debug)]
@@ -105,9 +108,7 @@ fn spawn_on_pipes(
     command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
     command.process_group(0);
     inherited::keep_limit(&mut command);
-    let mut child = command
-        .spawn()
-        .map_err(|error| explain(cmd, program, &error))?;
+    let mut child = start(&mut command).map_err(|error| explain(cmd, program, &error))?;
     // It holds the pipes' writing ends, which only the child is to hold.
     drop(command);
     let pid = pid_of(&child)?;
@@ -146,9 +147,7 @@ fn spawn_on_terminal(
     command.stdin(end()?).stdout(end()?).stderr(end()?);
     inherited::keep_limit(&mut command);
     own_terminal(&mut command);
-    let mut child = command
-        .spawn()
-        .map_err(|error| explain(cmd, program, &error))?;
+    let mut child = start(&mut command).map_err(|error| explain(cmd, program, &error))?;
     drop((command, slave));
     let pid = pid_of(&child)?;
     let master = Arc::new(master);
@@ -171,6 +170,11 @@ fn spawn_on_terminal(
     or_killed(child, wired())
 }
 
+/// Starts a child, which is this server's own from then on.
+fn start(command: &mut Command) -> io::Result<std::process::Child> {
+    orphans::starting(|| command.spawn(), |child| pid_of(child).ok())
+}
+
 /// Ends the child if its pipes could not be set up.
 fn or_killed(
     mut child: std::process::Child,
@@ -178,7 +182,11 @@ fn or_killed(
 ) -> Result<Spawned, SpawnError> {
     wired.map_err(|error| {
         let _ = child.kill();
+        let pid = pid_of(&child);
         let _ = child.wait();
+        if let Ok(pid) = pid {
+            orphans::forget(pid);
+        }
         SpawnError::System(words(&error))
     })
 }
@@ -258,14 +266,24 @@ fn find_program(cmd: &Cmd) -> Result<PathBuf, SpawnError> {
         None => std::env::var_os("PATH"),
     };
     let search = search.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    std::env::split_paths(&search)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(&cmd.path))
-        .find(|file| is_executable(file))
-        .ok_or_else(|| SpawnError::Exec {
+    let files = || {
+        std::env::split_paths(&search)
+            .filter(|dir| dir.is_absolute())
+            .map(|dir| dir.join(&cmd.path))
+    };
+    if let Some(program) = files().find(|file| is_executable(file)) {
+        return Ok(program);
+    }
+    Err(match files().find(|file| file.is_file()) {
+        Some(file) => SpawnError::Exec {
+            reason: "not executable".to_owned(),
+            path: file.display().to_string(),
+        },
+        None => SpawnError::Exec {
             reason: "no such program in PATH".to_owned(),
             path: cmd.path.clone(),
-        })
+        },
+    })
 }
 
 fn is_executable(file: &Path) -> bool {
@@ -283,7 +301,15 @@ fn output(
             let (read, write) = held_pipe().map_err(|e| SpawnError::System(words(&e)))?;
             return Ok((write.into(), Some(read)));
         }
-        Sink::Discard => return Ok((Stdio::null(), None)),
+        Sink::Discard => {
+            let null = OpenOptions::new().write(true).open(NULL_DEVICE);
+            let null = null.map_err(|error| SpawnError::File {
+                reason: words(&error),
+                path: NULL_DEVICE.to_owned(),
+                field,
+            })?;
+            return Ok((null.into(), None));
+        }
         Sink::File(path) => path,
     };
     let place = Path::new(directory(cmd).unwrap_or(".")).join(path);

@@ -11,6 +11,7 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 
 use super::HELD;
 use super::descriptor::Descriptor;
+use crate::element::process::rfc3339;
 use crate::runtime::budget::Budget;
 use crate::runtime::drain::Drains;
 
@@ -56,6 +58,8 @@ struct State {
     /// A chunk that was read and not yet handed on.
     pending: Bytes,
     attached: bool,
+    /// The reader that is attached, and the time since when it is, or the one before it.
+    reader: Option<(Arc<str>, SystemTime)>,
     /// The process has exited: when nobody reads, what is left is taken over.
     settles: bool,
     /// Nobody will read any more.
@@ -81,6 +85,7 @@ impl Output {
             source,
             pending: Bytes::new(),
             attached: false,
+            reader: None,
             settles: false,
             discarded: false,
             failure: None,
@@ -109,13 +114,19 @@ impl Output {
         !state.discarded && state.is_full()
     }
 
-    /// Becomes the reader. Fails with `Busy` while there is another.
-    pub fn attach(self: &Arc<Self>) -> Result<Reading, Error> {
+    /// Becomes the reader, under this name. Fails with `Busy` while there is another.
+    pub fn attach(self: &Arc<Self>, who: &Arc<str>) -> Result<Reading, Error> {
         let mut state = self.lock();
         if state.attached {
-            return Err(Error::new(Code::Busy, "somebody else is reading it"));
+            let reader = match &state.reader {
+                Some((who, since)) => format!(": {who}, since {}", rfc3339(*since)),
+                None => String::new(),
+            };
+            let message = format!("somebody else is reading it{reader}");
+            return Err(Error::new(Code::Busy, message));
         }
         state.attached = true;
+        state.reader = Some((who.clone(), SystemTime::now()));
         self.attached.send_replace(true);
         Ok(Reading {
             output: self.clone(),
@@ -388,7 +399,7 @@ mod tests {
     #[test]
     fn a_reader_that_is_always_ready_leaves_the_thread_to_others() {
         let read = |output: Arc<Output>| async move {
-            let mut reading = output.attach().unwrap();
+            let mut reading = output.attach(&"a test".into()).unwrap();
             while let Ok(Some(_)) = reading.next().await {
                 reading.handed();
             }
@@ -419,14 +430,14 @@ mod tests {
         let (read, write) = held_pipe().unwrap();
         let runtime = Runtime::alone();
         let output = output(&runtime, read);
-        let reading = output.attach().unwrap();
+        let reading = output.attach(&"a test".into()).unwrap();
         rustix::io::write(&write, b"the rest").unwrap();
         drop(write);
         assert!(output.settle());
         assert!(output.lock().source.is_some());
         drop(reading);
         assert!(output.lock().source.is_none());
-        let mut next = output.attach().unwrap();
+        let mut next = output.attach(&"a test".into()).unwrap();
         assert_eq!(next.next().await.unwrap().unwrap(), "the rest");
         next.handed();
         assert_eq!(next.next().await.unwrap(), None);

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use circuit_client::transport::stream::{RecvHalf, StreamError};
+use circuit_proto::element::process::Sink;
 use circuit_proto::element::streams::{Ended, Op};
 use circuit_proto::request::End;
 use circuit_proto::{Code, Error};
@@ -26,11 +27,11 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             Ok(writing) => write(call, writing, program.attachable()).await,
             Err(error) => call.refuse(error).await,
         },
-        Op::Stdout => match streams.stdout.attach() {
+        Op::Stdout => match program.stdout(call.operation.who()) {
             Ok(reading) => read(call, reading, program.attachable()).await,
             Err(error) => call.refuse(error).await,
         },
-        Op::Stderr => match streams.stderr.attach() {
+        Op::Stderr => match program.stderr(call.operation.who()) {
             Ok(reading) => read(call, reading, program.attachable()).await,
             Err(error) => call.refuse(error).await,
         },
@@ -45,6 +46,17 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let sent = program.signal(&signal, group).await;
             call.answer(sent).await
         }
+    }
+}
+
+/// Fails for an output of a process that goes to a file, and says to which: there is nothing to read here.
+fn elsewhere(sink: &Sink) -> Result<(), Error> {
+    match sink {
+        Sink::File(path) => {
+            let message = format!("it goes to the file {path}");
+            Err(Error::new(Code::Closed, message))
+        }
+        Sink::Pipe | Sink::Discard => Ok(()),
     }
 }
 
@@ -71,6 +83,22 @@ impl Program {
             Program::Process(process) => &**process,
             Program::Container(container) => &**container,
         }
+    }
+
+    /// Attaches a reader to its stdout.
+    fn stdout(&self, who: &Arc<str>) -> Result<Reading, Error> {
+        if let Program::Process(process) = self {
+            elsewhere(&process.cmd().stdout)?;
+        }
+        self.streams().stdout.attach(who)
+    }
+
+    /// Attaches a reader to its stderr.
+    fn stderr(&self, who: &Arc<str>) -> Result<Reading, Error> {
+        if let Program::Process(process) = self {
+            elsewhere(&process.cmd().stderr)?;
+        }
+        self.streams().stderr.attach(who)
     }
 
     fn streams(&self) -> &Streams {
