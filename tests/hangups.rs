@@ -13,7 +13,7 @@ use crate::support::{Home, Terminal, eventually, lives, sh, skipped};
 const CONTAINED: &str = r#"
     [ "$(id -u)" = 0 ] || set -- --user --map-root-user -- "$0" "$@"
     [ "$1" = --user ] || set -- -- "$0" "$@"
-    exec unshare --pid --fork --kill-child "$@"
+    exec unshare --pid --fork --kill-child --mount-proc "$@"
 "#;
 
 /// Runs the binary where `/dev` is empty.
@@ -181,7 +181,7 @@ fn names_of_servers_are_short_and_plain() {
     for name in [".", "-a", "_a", "a b", "ä", "all", "", "a/b", long.as_str()] {
         let said = home.circuit("start -var v").arg(format!("-name={name}"));
         let said = said.status(2).any_stderr().run();
-        let begins = format!("circuit: -name {name:?}: ");
+        let begins = format!("circuit: start: -name {name:?}: ");
         assert!(said.stderr().starts_with(&begins), "{said}");
     }
     let longest = format!("9{}", "._-aB".repeat(12));

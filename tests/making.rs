@@ -92,7 +92,11 @@ fn outputs_go_where_they_are_sent() {
     one.make("/one/a", command(file.to_str().unwrap(), "discard"));
     one.circuit("wait /one/a").any_stdout().run();
     assert_eq!(fs::read_to_string(&file).unwrap(), "before\nout\n");
-    one.circuit("stdout /one/a").run();
+    let said = format!(
+        "circuit: stdout /one/a: it goes to the file {}\n",
+        file.display()
+    );
+    one.circuit("stdout /one/a").status(1).stderr(said).run();
     one.circuit("stderr /one/a").run();
     assert_eq!(one.peek("/one/a")["Stdout"]["Ended"], true);
     one.make("/one/b", command("pipe", "relative"));
