@@ -1,7 +1,7 @@
 //! A server: one endpoint, one tree of anchors, one place in the circuit.
 //!
 //! [`start`] binds and begins; [`Running::finished`] lasts until the server has left. The parts:
-//! [`listen`] opens the sockets, [`accept`] lets peers in, [`dispatch`] routes their requests,
+//! [`listen`](mod@listen) opens the sockets, [`accept`] lets peers in, [`dispatch`] routes their requests,
 //! [`ops`] executes them, [`call`] answers them, [`forward`] passes on those for other servers,
 //! [`operations`] keeps the table of operations and the operation log.
 //!
