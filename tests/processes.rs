@@ -195,7 +195,8 @@ fn waitall_tells_of_each_as_it_exits() {
     one.circuit("waitall")
         .stdin("/one/ok\nok\n")
         .status(1)
-        .stderr("circuit: waitall: line 2 of stdin: a path begins with /: \"ok\"\n")
+        .stdout("/one/ok\tok\n")
+        .stderr("circuit: waitall /ok: no server is named ok\n")
         .run();
 }
 

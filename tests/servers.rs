@@ -174,7 +174,8 @@ fn a_join_that_fails_says_why() {
         .status(2)
         .stderr(
             "circuit: invalid value '10.0.0.1:7000' for '<URL>': not a circuit URL \
-             (circuit://HOST:PORT/PID/Qid): 10.0.0.1:7000\n",
+             (circuit://HOST:PORT/PID/Qid): 10.0.0.1:7000\n\
+             hint: write it as circuit://10.0.0.1:7000\n",
         )
         .run();
     one.make("/one/p", r#"{"Path": "cat"}"#);

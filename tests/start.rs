@@ -382,7 +382,8 @@ fn flags_that_cannot_be_are_refused() {
         "-j 10.0.0.1:11022",
         2,
         "invalid value '10.0.0.1:11022' for '-j <URL>': not a circuit URL \
-         (circuit://HOST:PORT/PID/Qid): 10.0.0.1:11022",
+         (circuit://HOST:PORT/PID/Qid): 10.0.0.1:11022\n\
+         hint: write it as circuit://10.0.0.1:11022",
     );
     check(
         "-discover 10.0.0.1:7711",

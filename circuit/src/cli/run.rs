@@ -204,15 +204,19 @@ async fn attached(
     let pass_on = async {
         loop {
             match signals.next(terminal.is_some()).await {
-                Passed::Signal(name, _) => match pass(process, name).await {
-                    // It has exited. What is waited for is the output of a child of it, and the
-                    // signal is for this command.
-                    Err(Error::Refused { error, .. }) if error.code == Code::Closed => {
+                Passed::Signal(name, _) => {
+                    let before = process.peek().await;
+                    let passed = pass(process, name).await;
+                    let had_exited = match passed {
+                        Err(Error::Refused { error, .. }) => error.code == Code::Closed,
+                        _ => before.is_ok_and(|status| status.phase.is_final()),
+                    };
+                    // Then only the output of a child of the process is waited for, and the signal
+                    // is for this command, too. A circuit that failed is told by the streams.
+                    if had_exited {
                         return Ok(process.wait().await?);
                     }
-                    // What is wrong with the circuit is told by the streams.
-                    _ => (),
-                },
+                }
                 Passed::Resize => {
                     if let Some(size) = terminal.as_ref().map(Terminal::size) {
                         let _ = process.resize(size).await;
