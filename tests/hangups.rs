@@ -64,7 +64,8 @@ fn a_server_with_a_terminal_leaves_in_order_when_that_hangs_up() {
     let one = home.start("one");
     let line = format!("start -name two -j {}", one.url());
     let terminal = Terminal::new(24, 80);
-    let script = r#"exec setsid --ctty "$0" "$@" 2>two.log"#;
+    // The tests themselves may run below nohup(1).
+    let script = r#"exec env --default-signal=HUP setsid --ctty "$0" "$@" 2>two.log"#;
     let mut two = home.circuit_under(script, &line).spawn_on(&terminal);
     one.logs("linked");
     eventually("it is in the circuit", || {

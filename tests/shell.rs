@@ -463,14 +463,17 @@ fn a_hangup_ends_a_reader_in_order() {
         "/one/p",
         sh("echo first; read line; echo second; read line"),
     );
-    let reader = one.circuit("stdout /one/p").spawn();
+    // The tests themselves may run below nohup(1).
+    let heard = r#"exec env --default-signal=HUP "$0" "$@""#;
+    let command = |line: &str| home.circuit_under(heard, &format!("{line} -d {}", one.url()));
+    let reader = command("stdout /one/p").spawn();
     reader.shows("first\n");
     reader.signal(Signal::HUP);
     assert_eq!(reader.finish().status.code(), Some(128 + 1));
     one.circuit("stdin /one/p").stdin("\n").run();
     one.circuit("stdout /one/p").stdout("second\n").run();
     one.circuit("mkchan /one/c 0").run();
-    let recv = one.circuit("recv /one/c").spawn();
+    let recv = command("recv /one/c").spawn();
     one.is_executing(&["recv"]);
     recv.signal(Signal::HUP);
     assert_eq!(recv.finish().status.code(), Some(128 + 1));
