@@ -4,7 +4,7 @@
 //! are parsed and validated first; then a circuit is dialled; then the command runs. The exit
 //! status is decided in [`error`] only, and stdout is written in [`output`] only.
 //!
-//! What a command asks of a circuit, it asks through the client crate.
+//! A command asks a circuit only through the client crate.
 
 mod anchor;
 mod arguments;
@@ -92,7 +92,7 @@ fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Fa
     result
 }
 
-/// What the circuit knows of a server that did not answer.
+/// The circuit's word on a server that did not answer.
 async fn explained(failure: Failure) -> Failure {
     let suspicion = match failure.silent() {
         Some(path) => dial::suspicion(path).await,

@@ -150,7 +150,7 @@ struct Listed<'a> {
     server: Option<ListedServer<'a>>,
 }
 
-/// What an object of `ls -json` has of a server besides.
+/// The fields that an object of `ls -json` has only for a server.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ListedServer<'a> {
@@ -172,7 +172,7 @@ fn json<'a>(entries: &'a [Entry], paths: &'a [String]) -> Vec<Listed<'a>> {
     listed.collect()
 }
 
-/// What is said of a server that is not as it should be.
+/// The remark about a server that is suspected or isolated.
 fn word(state: ServerState) -> Option<&'static str> {
     match state {
         ServerState::Alive => None,
@@ -223,7 +223,7 @@ async fn entries(
     Ok((all, silent))
 }
 
-/// What is below an anchor before the anchor, otherwise by name.
+/// Orders by name, but puts the anchors below an anchor before it.
 fn leaves_first(a: &Path, b: &Path) -> Ordering {
     let (a, b) = (a.names(), b.names());
     if a.starts_with(b) || b.starts_with(a) {

@@ -156,7 +156,7 @@ mod tests {
             r#"{"Image": "a", "Pull": "often"}"#,
             "the field Pull is wrong: unknown variant `often`",
         );
-        // What is pasted does nothing to a terminal.
+        // Pasted text does nothing to a terminal.
         check(
             r#"{"Image": "a", "Pull": "nev\u001b[2J"}"#,
             r"unknown variant `nev\u{1b}[2J`",

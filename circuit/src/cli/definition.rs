@@ -1,4 +1,4 @@
-//! What the definition of the command line gives besides: `completions`, `man`.
+//! The commands that print the definition of the command line in other forms: `completions`, `man`.
 
 use std::path::{Path, PathBuf};
 

@@ -57,7 +57,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What the process's one command has dialled: some end without having closed it.
+/// The client of the process's one command: some commands end without closing it.
 static DIALLED: OnceLock<Client> = OnceLock::new();
 
 /// Dials the circuit that the flags, the environment or this machine name, the first match.

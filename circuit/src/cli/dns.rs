@@ -41,7 +41,7 @@ pub(super) enum Command {
         path: Path,
         /// The record, as in a zone file
         record: String,
-        /// What follows where the record is not quoted: refused in better words than clap's.
+        /// Takes the words behind a record that is not quoted, so that the error is better than clap's.
         #[arg(hide = true)]
         rest: Vec<String>,
         #[command(flatten)]

@@ -220,7 +220,7 @@ impl From<DiscoverDialError> for Failure {
     }
 }
 
-/// What to do about keys that do not match, from the view of the one who dialled.
+/// The remedy for keys that do not match, from the view of the dialler.
 fn key_hint(mismatch: KeyMismatch) -> &'static str {
     match mismatch {
         KeyMismatch::Missing => "name its key with -hmac FILE, or in CIRCUIT_HMAC",
@@ -313,7 +313,7 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// What to do instead of what other tools have, and of mistakes that the parser cannot know.
+/// The hint for commands that other tools have, and for mistakes that the parser cannot know.
 fn hint_of_usage(wrong: &clap::Error, has_tip: bool) -> Option<String> {
     use clap::error::{ContextKind, ErrorKind};
     let of = |kind| wrong.get(kind).map(ToString::to_string);

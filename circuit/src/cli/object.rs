@@ -19,7 +19,7 @@ const LONGEST: u64 = 1 << 20;
 /// some.
 const DEEPEST: usize = 1000;
 
-/// What is described, in words, and how.
+/// The name of the described thing, and how it is described.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Form {
     /// `command`, `container`.

@@ -124,7 +124,7 @@ mod tests {
             r#"{"Path": "a", "Terminal": {"Rows": 1, "Rows": 2, "Columns": 3}}"#,
             "the field Rows is given twice",
         );
-        // What is pasted does nothing to a terminal.
+        // Pasted text does nothing to a terminal.
         let cleared = "\u{1b}[2J";
         let field = format!(r#"{{"{cleared}": 1}}"#);
         check(&field, r#"unknown field "\u{1b}[2J""#);

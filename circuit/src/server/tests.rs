@@ -23,8 +23,11 @@ async fn started(join: Vec<Url>, discover: Vec<SocketAddr>) -> Running {
 
 /// Resolves when there are so many servers in the view.
 async fn knows(running: &Running, servers: usize) {
-    while running.server().peer.view().servers != servers {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let peer = &running.server().peer;
+    // Subscribed before the view is looked at, so that no change is missed.
+    let mut changes = peer.changes();
+    while peer.view().servers != servers {
+        changes.changed().await.unwrap();
     }
 }
 

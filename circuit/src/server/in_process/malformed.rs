@@ -1,4 +1,4 @@
-//! What a request leads to that is none.
+//! Malformed requests: the answer to each, and whom it harms.
 
 use circuit_proto::Code;
 use circuit_proto::codec::MAX_FRAME;

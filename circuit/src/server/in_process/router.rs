@@ -6,7 +6,7 @@ use circuit_proto::request::Value;
 
 use super::*;
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, PartialEq)]
 enum Routed {
     /// The server of this name executed it.
