@@ -153,7 +153,7 @@ fn input_that_is_no_command_is_refused_and_makes_nothing() {
     );
     with_example(
         r#"{"Path": "ls", "Pth": "ls"}"#,
-        "unknown field \"Pth\": there are Env, Dir, Path, Args, Scrub, Stdout, Stderr, Terminal, Hangup",
+        "unknown field \"Pth\": there are Env, Dir, Path, Args, Scrub, Stdout, Stderr, Terminal, Hangup, AddEnv",
     );
     with_example(
         r#"{"Path": "a", "path": "b"}"#,
@@ -226,6 +226,14 @@ fn a_program_that_cannot_be_executed_leaves_nothing_but_the_systems_reason() {
     check(
         json!({"Path": "ls", "Env": ["A=1", "secret"]}),
         "entry 2 of Env is not NAME=value",
+    );
+    check(
+        json!({"Path": "ls", "AddEnv": ["=secret"]}),
+        "entry 1 of AddEnv is not NAME=value",
+    );
+    check(
+        json!({"Path": "ls", "AddEnv": ["A=1"], "Env": []}),
+        "Env and AddEnv are both given: leave one of them out",
     );
     check(
         json!({"Path": "ls", "Args": ["a\0b"]}),

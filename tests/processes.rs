@@ -63,7 +63,8 @@ fn the_status_is_in_the_references_form() {
 \t\t\"Stdout\": \"pipe\",
 \t\t\"Stderr\": \"discard\",
 \t\t\"Terminal\": null,
-\t\t\"Hangup\": false
+\t\t\"Hangup\": false,
+\t\t\"AddEnv\": []
 \t},
 \t\"Exit\": \"exit status 3\",
 \t\"Phase\": \"exited\",

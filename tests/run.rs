@@ -307,6 +307,28 @@ fn interactive_is_this_terminal_while_it_lasts() {
 }
 
 #[test]
+fn interactive_has_this_terminals_name_and_language() {
+    let home = Home::new();
+    let one = home.start("one");
+    let terminal = Terminal::new(24, 80);
+    let script = "echo \"$TERM $LC_TIME ${SECRET-none} ${PATH:+path}\"; read line";
+    let mut run = one
+        .circuit("run -i /one/p -- sh -c")
+        .arg(script)
+        .env("TERM", "vt52")
+        .env("LC_TIME", "C.UTF-8")
+        .env("SECRET", "x")
+        .spawn_on(&terminal);
+    run.shows("vt52 C.UTF-8 none path\r\n");
+    let cmd = one.peek("/one/p")["Cmd"].clone();
+    assert_eq!(cmd["Path"], "sh", "the command is what was given");
+    let added = cmd["AddEnv"].as_array().unwrap();
+    assert!(added.contains(&"TERM=vt52".into()), "{added:?}");
+    run.signal(Signal::TERM);
+    run.exit_status();
+}
+
+#[test]
 fn interactive_keys_and_sizes_reach_the_process() {
     let home = Home::new();
     let one = home.start("one");

@@ -69,7 +69,7 @@ fn a_server_counts_what_happens() {
     check("Processes", "NotStarted", 1);
     check("Processes", "Running", 1);
     check("Descriptors", "Processes", 4);
-    check("Outcomes", "Exec", 1);
+    check("Outcomes", "NoSuchProgram", 1);
     // Five commands that succeed, and the peek before.
     check("Outcomes", "Ok", 5);
     check("Requests", "Forwarded", 1);

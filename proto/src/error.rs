@@ -62,6 +62,8 @@ codes! {
     Conflict = 15,
     /// The caller's lease has ended, and another's may have begun.
     Fenced = 16,
+    /// There is no such program to execute.
+    NoSuchProgram = 17,
 }
 
 impl From<Code> for u32 {
@@ -69,6 +71,19 @@ impl From<Code> for u32 {
         code as u32
     }
 }
+
+/// Gives errors a `Debug` that reads as their `Display`: a `main` that returns an error prints its
+/// `Debug`. For errors without a source.
+macro_rules! debug_as_display {
+    ($Error:ty) => {
+        impl std::fmt::Debug for $Error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+pub(crate) use debug_as_display;
 
 /// An operation's failure, as a server reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,12 +126,12 @@ mod tests {
 
     #[test]
     fn codes_are_read_as_they_are_written() {
-        for number in 0..=16 {
+        for number in 0..=17 {
             let code = Code::from(number);
             assert_eq!(u32::from(code), number);
             let bytes = codec::encode(&Error::new(code, "")).unwrap();
             assert_eq!(codec::decode(&bytes), Ok(Error::new(code, "")));
         }
-        assert_eq!(Code::from(17), Code::Internal);
+        assert_eq!(Code::from(18), Code::Internal);
     }
 }

@@ -75,9 +75,11 @@ impl<'de> Deserialize<'de> for ServerId {
 }
 
 /// The text is not `X` and 16 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a server id (X and 16 hexadecimal digits): {0}")]
 pub struct NotAnId(pub String);
+
+crate::error::debug_as_display!(NotAnId);
 
 impl FromStr for ServerId {
     type Err = NotAnId;

@@ -29,7 +29,7 @@ pub const MAX_KEY: usize = 4096;
 pub struct Key(Vec<u8>);
 
 /// Why a text is not a key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// It is not base64.
     #[error("not a key: a key file holds one line of base64, as circuit keygen writes it")]
@@ -41,6 +41,8 @@ pub enum KeyError {
     #[error("the key is longer than 4096 bytes: make one with circuit keygen")]
     Long,
 }
+
+crate::error::debug_as_display!(KeyError);
 
 impl Key {
     /// A new key of random bytes.

@@ -44,7 +44,7 @@ pub enum ServerPart<'a> {
 }
 
 /// Why a text is not a path.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// It does not begin with a slash.
     #[error("a path begins with /: {0:?}")]
@@ -67,6 +67,8 @@ pub enum PathError {
     #[error("the path is deeper than {MAX_DEPTH} names: {0}")]
     Deep(String),
 }
+
+crate::error::debug_as_display!(PathError);
 
 impl Path {
     /// The root of the circuit, whose children are the servers.

@@ -48,7 +48,7 @@ pub enum Host {
 }
 
 /// Why a text is not a URL. Each says what was expected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// The scheme is missing or another.
     #[error("not a circuit URL (circuit://HOST:PORT/PID/Qid): {0}")]
@@ -63,6 +63,8 @@ pub enum UrlError {
     #[error("the URL must end in /PID/Q and 16 hexadecimal digits, or in the port: {0}")]
     Server(String),
 }
+
+crate::error::debug_as_display!(UrlError);
 
 impl Url {
     /// A URL of an address, without a pinned id.

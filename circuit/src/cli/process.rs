@@ -17,7 +17,8 @@ pub(super) enum Command {
     ///
     /// The fields: Path (required), Args, Env (absent: the server's), Dir (absent: the server's
     /// own), Scrub, Stdout and Stderr ("pipe", "discard" or a file to append to), Terminal
-    /// ({"Rows": 24, "Columns": 80}), Hangup (when whoever is attached disappears).
+    /// ({"Rows": 24, "Columns": 80}), Hangup (when whoever is attached disappears), AddEnv (on top of
+    /// the server's environment, in place of Env).
     #[command(
         after_help = "Example: echo '{\"Path\": \"/bin/ls\", \"Args\": [\"/\"]}' | \
 circuit mkproc /X88550014d4c82e4d/pippi"
@@ -55,7 +56,7 @@ async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
 const COMMAND: Form = Form {
     what: "command",
     fields: &[
-        "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal", "Hangup",
+        "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal", "Hangup", "AddEnv",
     ],
     example: r#"{"Path": "/bin/ls", "Args": ["/"]}"#,
 };
@@ -71,6 +72,7 @@ pub(super) fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
             "Scrub" => cmd.scrub = field_or_default(name, value)?,
             "Stdout" => cmd.stdout = field_or_default(name, value)?,
             "Stderr" => cmd.stderr = field_or_default(name, value)?,
+            "AddEnv" => cmd.add_env = field_or_default(name, value)?,
             "Hangup" => cmd.hangup = field_or_default(name, value)?,
             _ => cmd.terminal = field(name, value)?,
         }

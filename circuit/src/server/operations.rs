@@ -235,7 +235,8 @@ impl Done {
             None => "ok".to_owned(),
             // These quote what the caller sent, and that may be a secret.
             Some(Error {
-                code: code @ (Code::InvalidArgument | Code::Exec | Code::TooLarge),
+                code:
+                    code @ (Code::InvalidArgument | Code::Exec | Code::NoSuchProgram | Code::TooLarge),
                 ..
             }) => format!("{code:?}"),
             Some(error) => format!("{:?}: {}", error.code, one_line(&error.message)),

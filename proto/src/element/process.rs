@@ -41,14 +41,23 @@ impl Op {
 /// The command that a process element executes.
 ///
 /// ```
-/// use circuit_proto::element::process::Cmd;
-/// let cmd = Cmd { args: vec!["/".into()], ..Cmd::new("/bin/ls") };
-/// assert_eq!(cmd.dir, None);
+/// use circuit_proto::element::process::{Cmd, Sink};
+/// let cmd = Cmd::new("/bin/ls").arg("-l").args(["/", "/tmp"]).add_env("LANG", "C").dir("/");
+/// assert_eq!(cmd.args, ["-l", "/", "/tmp"]);
+/// let same = Cmd {
+///     path: "/bin/ls".into(),
+///     args: vec!["-l".into(), "/".into(), "/tmp".into()],
+///     add_env: vec!["LANG=C".into()],
+///     dir: Some("/".into()),
+///     ..Cmd::default()
+/// };
+/// assert_eq!(cmd, same);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Cmd {
-    /// The whole environment, as `NAME=value`; `None` inherits the server's.
+    /// The whole environment, as `NAME=value`; `None` inherits the server's. See
+    /// [`add_env`](Cmd#structfield.add_env).
     #[serde(deserialize_with = "growing_option")]
     pub env: Option<Vec<String>>,
     /// The working directory; `None` is the server's own.
@@ -72,22 +81,73 @@ pub struct Cmd {
     /// terminal does: its group gets SIGHUP, its stdin ends, its output is discarded, and the
     /// element forgets itself once the process has exited.
     pub hangup: bool,
+    /// Variables on top of the server's environment, as `NAME=value`. A server refuses them
+    /// together with [`env`](Cmd#structfield.env).
+    #[serde(deserialize_with = "growing")]
+    pub add_env: Vec<String>,
 }
 
+/// A command is built from its program on; its fields can be set as well.
 impl Cmd {
     /// A command without arguments; everything else as the server has it.
     pub fn new(path: impl Into<String>) -> Cmd {
         Cmd {
-            env: None,
-            dir: None,
             path: path.into(),
-            args: Vec::new(),
-            scrub: false,
-            stdout: Sink::Pipe,
-            stderr: Sink::Pipe,
-            terminal: None,
-            hangup: false,
+            ..Cmd::default()
         }
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl Into<String>) -> Cmd {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<T: Into<String>>(mut self, args: impl IntoIterator<Item = T>) -> Cmd {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the whole environment, in place of the server's: names and values.
+    pub fn env<N: AsRef<str>, V: AsRef<str>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Cmd {
+        let entry = |(name, value): (N, V)| format!("{}={}", name.as_ref(), value.as_ref());
+        self.env = Some(variables.into_iter().map(entry).collect());
+        self
+    }
+
+    /// Adds a variable to the server's environment, or replaces it there.
+    pub fn add_env(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Cmd {
+        let entry = format!("{}={}", name.as_ref(), value.as_ref());
+        self.add_env.push(entry);
+        self
+    }
+
+    /// Sets the working directory.
+    pub fn dir(mut self, dir: impl Into<String>) -> Cmd {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Sets where stdout goes.
+    pub fn stdout(mut self, sink: Sink) -> Cmd {
+        self.stdout = sink;
+        self
+    }
+
+    /// Sets where stderr goes.
+    pub fn stderr(mut self, sink: Sink) -> Cmd {
+        self.stderr = sink;
+        self
+    }
+
+    /// Runs it on a terminal of this size.
+    pub fn terminal(mut self, size: TerminalSize) -> Cmd {
+        self.terminal = Some(size);
+        self
     }
 }
 
@@ -165,6 +225,13 @@ pub struct Status {
     pub stdout: Output,
     /// Its stderr.
     pub stderr: Output,
+}
+
+impl Status {
+    /// Whether the process has exited with status 0.
+    pub fn success(&self) -> bool {
+        self.phase == Phase::Exited && self.code == Some(0)
+    }
 }
 
 /// The phase of a process, in the reference's words.

@@ -53,6 +53,14 @@ pub enum SpawnError {
     /// The command makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// There is no such program.
+    #[error("{reason}: {path}")]
+    NotFound {
+        /// The operating system's words.
+        reason: String,
+        /// The program.
+        path: String,
+    },
     /// The program cannot be executed.
     #[error("{reason}: {path}")]
     Exec {
@@ -83,11 +91,10 @@ pub(super) fn spawn(cmd: &Cmd, taken: Taken) -> Result<Spawned, SpawnError> {
     let program = find_program(cmd)?;
     let mut command = Command::new(&program);
     command.arg0(&cmd.path).args(&cmd.args);
-    if let Some(env) = &cmd.env {
-        command
-            .env_clear()
-            .envs(env.iter().filter_map(|entry| entry.split_once('=')));
+    if cmd.env.is_some() {
+        command.env_clear();
     }
+    command.envs(variables(cmd).filter_map(|entry| entry.split_once('=')));
     if let Some(dir) = directory(cmd) {
         command.current_dir(dir);
     }
@@ -218,31 +225,39 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
             ));
         }
     }
-    let env = cmd.env.iter().flatten();
-    if let Some(at) = env
-        .clone()
-        .position(|entry| entry.find('=').is_none_or(|at| at == 0))
-    {
+    let field = match (&cmd.env, cmd.add_env.is_empty()) {
+        (Some(_), false) => {
+            return invalid("Env and AddEnv are both given: leave one of them out".to_owned());
+        }
+        (Some(_), true) => "Env",
+        (None, _) => "AddEnv",
+    };
+    if let Some(at) = variables(cmd).position(|entry| entry.find('=').is_none_or(|at| at == 0)) {
         // The entry may be a secret, and what is said here is logged: its place must do.
         let number = at + 1;
-        return invalid(format!("entry {number} of Env is not NAME=value"));
+        return invalid(format!("entry {number} of {field} is not NAME=value"));
     }
-    let texts = env
-        .clone()
-        .chain(&cmd.args)
-        .chain(&cmd.dir)
-        .chain([&cmd.path]);
-    if texts.map(String::len).sum::<usize>() > LONGEST_COMMAND {
+    let texts = || {
+        variables(cmd)
+            .chain(&cmd.args)
+            .chain(&cmd.dir)
+            .chain([&cmd.path])
+    };
+    if texts().map(String::len).sum::<usize>() > LONGEST_COMMAND {
         return invalid(format!(
             "the command is longer than {} KiB",
             LONGEST_COMMAND >> 10
         ));
     }
-    let texts = env.chain(&cmd.args).chain(&cmd.dir).chain([&cmd.path]);
-    if texts.into_iter().any(|text| text.contains('\0')) {
+    if texts().any(|text| text.contains('\0')) {
         return invalid("the command holds a zero byte".to_owned());
     }
     Ok(())
+}
+
+/// The variables that the command sets, as `NAME=value`.
+fn variables(cmd: &Cmd) -> impl DoubleEndedIterator<Item = &String> {
+    cmd.env.iter().flatten().chain(&cmd.add_env)
 }
 
 fn directory(cmd: &Cmd) -> Option<&str> {
@@ -255,10 +270,7 @@ fn find_program(cmd: &Cmd) -> Result<PathBuf, SpawnError> {
     if cmd.path.contains('/') {
         return Ok(PathBuf::from(&cmd.path));
     }
-    let own = cmd
-        .env
-        .iter()
-        .flatten()
+    let own = variables(cmd)
         .filter_map(|entry| entry.strip_prefix("PATH="))
         .next_back();
     let search = match own {
@@ -279,7 +291,7 @@ fn find_program(cmd: &Cmd) -> Result<PathBuf, SpawnError> {
             reason: "not executable".to_owned(),
             path: file.display().to_string(),
         },
-        None => SpawnError::Exec {
+        None => SpawnError::NotFound {
             reason: "no such program in PATH".to_owned(),
             path: cmd.path.clone(),
         },
@@ -357,6 +369,10 @@ fn explain(cmd: &Cmd, program: &Path, error: &io::Error) -> SpawnError {
         }
         Some(Errno::NOENT) if program.exists() => SpawnError::Exec {
             reason: "its interpreter does not exist".to_owned(),
+            path: cmd.path.clone(),
+        },
+        Some(Errno::NOENT) => SpawnError::NotFound {
+            reason: words(error),
             path: cmd.path.clone(),
         },
         _ => SpawnError::Exec {

@@ -41,6 +41,7 @@ async fn make(call: &mut Call, cmd: Cmd) -> Result<(), Error> {
 fn exec_failed(server: &Server, error: &SpawnError) -> Error {
     let code = match error {
         SpawnError::Invalid(_) => Code::InvalidArgument,
+        SpawnError::NotFound { .. } => Code::NoSuchProgram,
         SpawnError::Exec { .. } | SpawnError::File { .. } => Code::Exec,
         SpawnError::System(_) => Code::Busy,
     };
