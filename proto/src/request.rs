@@ -16,7 +16,7 @@
 //! | [`streams::Op::Wait`] | | value: [`Ended`](streams::Ended) |
 //! | [`container::Op::Make`](crate::element::container::Op::Make) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
 //! | [`server::Op::Stacks`](crate::element::server::Op::Stacks) | | text |
-//! | [`channel::Op::Send`](crate::element::channel::Op::Send), `Receive`, `SendMany`, `ReceiveMany` | see [`channel`](crate::element::channel) | |
+//! | [`channel::Op::Send`](crate::element::channel::Op::Send), `Receive`, `SendMany`, `ReceiveMany`, and those of [`subscription`](crate::element::subscription) that receive | see [`channel`](crate::element::channel) | |
 //! | all others | | value: `()` |
 
 use serde::{Deserialize, Serialize};
@@ -103,12 +103,12 @@ macro_rules! operations {
                 match self {
                     Op::Streams(op) => op.waits(),
                     Op::Channel(op) => op.waits(),
+                    Op::Subscription(op) => op.waits(),
                     Op::Anchor(_)
                     | Op::Process(_)
                     | Op::Container(_)
                     | Op::Dns(_)
-                    | Op::Server(_)
-                    | Op::Subscription(_) => false,
+                    | Op::Server(_) => false,
                 }
             }
         }

@@ -8,10 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use circuit_proto::element::Status as AnyStatus;
-use circuit_proto::element::subscription::{Source, Status};
+use circuit_proto::element::subscription::{Event, Source, Status};
 use circuit_proto::membership::Notice;
-use circuit_proto::{ElementKind, Error, Path};
+use circuit_proto::{ElementKind, Error, codec};
 
 use super::Lifecycle;
 use super::channel::Channel;
@@ -39,9 +40,17 @@ impl Subscription {
         }))
     }
 
-    /// The channel that its events are received from.
+    /// The channel that its events are received from. Its messages are encoded [`Event`]s.
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel
+    }
+
+    /// The path of the server that an encoded event is about.
+    pub fn path_in(event: &[u8]) -> Bytes {
+        let event = codec::decode::<Event>(event);
+        // Never empty: the events are this server's own.
+        let path = event.map(|event| event.path().to_string());
+        path.unwrap_or_default().into()
     }
 
     /// Its status, for `peek`.
@@ -82,9 +91,16 @@ impl Watch for Subscription {
             Notice::Leave(who) => (Source::Leave, who),
         };
         if source == self.source {
-            let path = Path::of_server(who.fingerprint.id()).to_string();
-            let dropped = self.channel.offer(path.into());
-            self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            let event = Event {
+                id: who.fingerprint.id(),
+                name: who.name.clone(),
+                url: who.url.clone(),
+            };
+            // A record is far shorter than a frame: this does not fail.
+            if let Ok(event) = codec::encode(&event) {
+                let dropped = self.channel.offer(event.into());
+                self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -120,9 +136,7 @@ mod tests {
         let status = subscription.status();
         assert_eq!((status.pending, status.dropped), (HELD, 3));
         let first = subscription.channel().receive().take_whole().unwrap();
-        assert_eq!(
-            first,
-            record(4).fingerprint.id().to_string().replace('X', "/X")
-        );
+        let path = record(4).fingerprint.id().to_string().replace('X', "/X");
+        assert_eq!(Subscription::path_in(&first), path);
     }
 }

@@ -6,7 +6,9 @@ mod one;
 use bytes::Bytes;
 use circuit_proto::element::channel::Op;
 
+pub(super) use many::receiver;
 pub use many::{Receiver, Sender};
+pub(super) use one::receive;
 pub use one::{MessageReader, MessageWriter};
 
 use super::{Handle, Kind, kind};
@@ -119,7 +121,7 @@ impl<K: Receives> Handle<K> {
     /// # }
     /// ```
     pub async fn recv(&self) -> Result<MessageReader, Error> {
-        one::receive(self.anchor()).await
+        one::receive(self.anchor(), Op::Receive).await
     }
 
     /// Receives a whole message of at most `limit` bytes.
@@ -153,7 +155,7 @@ impl<K: Receives> Handle<K> {
     /// # }
     /// ```
     pub async fn receiver(&self) -> Result<Receiver, Error> {
-        many::receiver(self.anchor()).await
+        many::receiver(self.anchor(), Op::ReceiveMany).await
     }
 }
 

@@ -1,10 +1,13 @@
 //! A subscription: a queue of the servers that join, or of those that leave.
 //!
-//! Its messages are paths of servers, received as those of a [channel](super::channel).
+//! The operations of a [channel](super::channel) that receive give the path of a server for each
+//! event; the subscription's own, in the same words on the wire, give the encoded [`Event`].
 
 use serde::{Deserialize, Serialize};
 
-/// An operation on a subscription. The operations that receive its events are a channel's.
+use crate::{Path, ServerId, Url};
+
+/// An operation on a subscription.
 ///
 /// The order of the variants is part of the wire format: new ones come last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,10 @@ pub enum Op {
         /// The events that it delivers.
         source: Source,
     },
+    /// Receive one event.
+    Receive,
+    /// Receive many events on one stream.
+    ReceiveMany,
 }
 
 impl Op {
@@ -21,6 +28,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Make { source } => source.command(),
+            Op::Receive | Op::ReceiveMany => "recv",
         }
     }
 
@@ -28,7 +36,34 @@ impl Op {
     pub fn changes(&self) -> bool {
         match self {
             Op::Make { .. } => true,
+            Op::Receive | Op::ReceiveMany => false,
         }
+    }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Make { .. } => false,
+            Op::Receive | Op::ReceiveMany => true,
+        }
+    }
+}
+
+/// A server that joined, or one that left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its id.
+    pub id: ServerId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its URL.
+    pub url: Url,
+}
+
+impl Event {
+    /// The path of the server.
+    pub fn path(&self) -> Path {
+        Path::of_server(self.id)
     }
 }
 

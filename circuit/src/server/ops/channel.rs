@@ -9,6 +9,8 @@
 
 mod many;
 
+pub(super) use many::receive as receive_many;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,12 +19,31 @@ use circuit_proto::element::channel::Op;
 use circuit_proto::request::End;
 
 use crate::element::Kind;
-use crate::element::channel::{Channel, Receiving, Sending};
+use crate::element::channel::{Channel, Receiving, Sending, joined};
 use crate::element::subscription::Subscription;
 use crate::server::call::{Call, Gone};
 
 /// The chunk that says that a message has its place.
 const PLACED: Bytes = Bytes::from_static(&[1]);
+
+/// The form in which a receiver is given a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    /// The message as it is.
+    Message,
+    /// Of a subscription's event, the path of its server.
+    Path,
+}
+
+impl Form {
+    fn of(self, pieces: Vec<Bytes>) -> Vec<Bytes> {
+        match self {
+            Form::Message => pieces,
+            // An event is short, and pulled in one piece.
+            Form::Path => vec![Subscription::path_in(&joined(pieces))],
+        }
+    }
+}
 
 /// Executes an operation on a channel.
 pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
@@ -31,18 +52,21 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let made = call.make(|| Channel::new(capacity));
             return call.answer(made).await;
         }
-        Op::Send | Op::SendMany | Op::Close => call.element_of::<Channel>(),
+        Op::Send | Op::SendMany | Op::Close => {
+            let channel = call.element_of::<Channel>();
+            channel.map(|channel| (channel, Form::Message))
+        }
         Op::Receive | Op::ReceiveMany => source(call),
     };
-    let channel = match element {
-        Ok(channel) => channel,
+    let (channel, form) = match element {
+        Ok(found) => found,
         Err(error) => return call.refuse(error).await,
     };
     match op {
         Op::Send => send(call, &channel).await,
-        Op::Receive => receive(call, &channel).await,
+        Op::Receive => receive(call, &channel, form).await,
         Op::SendMany => many::send(call, &channel).await,
-        Op::ReceiveMany => many::receive(call, &channel).await,
+        Op::ReceiveMany => many::receive(call, &channel, form).await,
         Op::Make { .. } | Op::Close => {
             let closed = call.in_order(|| channel.close());
             call.answer(closed).await
@@ -50,12 +74,12 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
     }
 }
 
-/// The channel that messages are received from.
-fn source(call: &Call) -> Result<Arc<Channel>, Error> {
+/// The channel that messages are received from, and their form.
+fn source(call: &Call) -> Result<(Arc<Channel>, Form), Error> {
     let element = call.element();
     match element.as_ref().and_then(Subscription::of) {
-        Some(subscription) => Ok(subscription.channel().clone()),
-        None => call.element_of(),
+        Some(subscription) => Ok((subscription.channel().clone(), Form::Path)),
+        None => Ok((call.element_of()?, Form::Message)),
     }
 }
 
@@ -99,11 +123,15 @@ async fn take(call: &mut Call, sending: &Sending) -> Result<End, Gone> {
 }
 
 /// Gives one message to the caller.
-async fn receive(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
+pub(super) async fn receive(
+    call: &mut Call,
+    channel: &Arc<Channel>,
+    form: Form,
+) -> Result<(), Gone> {
     let receiving = channel.receive();
     let abandoned = call.send.abandoned();
     let given = tokio::select! {
-        given = give(call, &receiving) => given?,
+        given = give(call, &receiving, form) => given?,
         () = abandoned => return Err(Gone),
     };
     match given {
@@ -125,11 +153,11 @@ async fn receive(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
 }
 
 /// Gives the message, until the caller says that it has all of it.
-async fn give(call: &mut Call, receiving: &Receiving) -> Result<End, Gone> {
+async fn give(call: &mut Call, receiving: &Receiving, form: Form) -> Result<End, Gone> {
     call.accept().await?;
     loop {
         match receiving.pull().await {
-            Ok(Some(pieces)) => call.send.chunk(pieces).await?,
+            Ok(Some(pieces)) => call.send.chunk(form.of(pieces)).await?,
             Ok(None) => break,
             Err(error) => return Ok(Err(error)),
         }

@@ -1,9 +1,11 @@
-//! Making subscriptions. The operations that receive their events are a channel's.
+//! The operations on a subscription. Those that receive its events are a channel's, with the whole
+//! event in place of its server's path.
 
 use std::sync::Arc;
 
 use circuit_proto::element::subscription::Op;
 
+use super::channel::{self, Form};
 use crate::element::subscription::Subscription;
 use crate::peer::Watch;
 use crate::server::call::{Call, Gone};
@@ -20,6 +22,19 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
                 Ok(subscription)
             });
             call.answer(made).await
+        }
+        Op::Receive | Op::ReceiveMany => {
+            let subscription = match call.element_of::<Subscription>() {
+                Ok(subscription) => subscription,
+                Err(error) => return call.refuse(error).await,
+            };
+            let channel = subscription.channel();
+            match op {
+                Op::ReceiveMany => channel::receive_many(call, channel, Form::Message).await,
+                Op::Receive | Op::Make { .. } => {
+                    channel::receive(call, channel, Form::Message).await
+                }
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use bytes::{BufMut, Bytes, BytesMut};
 use circuit_proto::codec::{self, MAX_CHUNK};
 use circuit_proto::element::channel::{Delivery, Demand, Op, RECORD_HEADER, Record};
+use circuit_proto::request;
 use circuit_proto::{Code, Path};
 
 use super::one::too_large;
@@ -230,9 +231,12 @@ impl Sender {
     }
 }
 
-pub(super) async fn receiver(anchor: &Anchor) -> Result<Receiver, Error> {
+pub(in crate::element) async fn receiver(
+    anchor: &Anchor,
+    op: impl Into<request::Op>,
+) -> Result<Receiver, Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (send, recv) = client.open(path, &Op::ReceiveMany.into()).await?;
+    let (send, recv) = client.open(path, &op.into()).await?;
     Ok(Receiver {
         client: client.clone(),
         path: path.clone(),

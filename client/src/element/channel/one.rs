@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use circuit_proto::element::channel::Op;
-use circuit_proto::request::End;
+use circuit_proto::request::{self, End};
 use circuit_proto::{Code, Path};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -86,9 +86,12 @@ enum Failed {
 }
 
 /// Opens the next message.
-pub(super) async fn receive(anchor: &Anchor) -> Result<MessageReader, Error> {
+pub(in crate::element) async fn receive(
+    anchor: &Anchor,
+    op: impl Into<request::Op>,
+) -> Result<MessageReader, Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (send, mut recv) = client.open(path, &Op::Receive.into()).await?;
+    let (send, mut recv) = client.open(path, &op.into()).await?;
     // An error, such as that the channel is closed, is told here, not at the first read.
     let first = recv.data().await;
     let first = first.map_err(|error| client.failed(path, error))?;

@@ -8,6 +8,7 @@ use circuit_proto::element::channel::{Delivery, Demand, HELD, RECORD_HEADER, Rec
 use circuit_proto::request::End;
 use circuit_proto::{Code, Error};
 
+use super::Form;
 use crate::element::channel::{Channel, Pipeline, Receiving, joined};
 use crate::server::call::{Call, Gone};
 
@@ -78,16 +79,20 @@ async fn take(call: &mut Call, pipeline: &mut Pipeline) -> Result<End, Gone> {
 }
 
 /// Gives messages to the caller, as many as it asks for, until it ends.
-pub(super) async fn receive(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
+pub(in crate::server::ops) async fn receive(
+    call: &mut Call,
+    channel: &Arc<Channel>,
+    form: Form,
+) -> Result<(), Gone> {
     let abandoned = call.send.abandoned();
     let given = tokio::select! {
-        given = give(call, channel) => given,
+        given = give(call, channel, form) => given,
         () = abandoned => Err(Gone),
     };
     call.end(given?).await
 }
 
-async fn give(call: &mut Call, channel: &Arc<Channel>) -> Result<End, Gone> {
+async fn give(call: &mut Call, channel: &Arc<Channel>, form: Form) -> Result<End, Gone> {
     call.accept().await?;
     let mut given: Vec<Receiving> = Vec::new();
     loop {
@@ -97,7 +102,7 @@ async fn give(call: &mut Call, channel: &Arc<Channel>) -> Result<End, Gone> {
         match codec::decode(&chunk) {
             Ok(Demand::Want(count)) if given.is_empty() && count > 0 => {
                 let count = UNDER_WAY.min(count as usize);
-                if let Err(error) = give_batch(call, channel, count, &mut given).await? {
+                if let Err(error) = give_batch(call, channel, form, count, &mut given).await? {
                     return Ok(Err(error));
                 }
             }
@@ -122,20 +127,21 @@ async fn give(call: &mut Call, channel: &Arc<Channel>) -> Result<End, Gone> {
 async fn give_batch(
     call: &mut Call,
     channel: &Arc<Channel>,
+    form: Form,
     count: usize,
     given: &mut Vec<Receiving>,
 ) -> Result<End, Gone> {
     let first = channel.receive();
     let mut chunk = Outgoing::new();
     let mut piece = match first.pull().await {
-        Ok(pieces) => joined(pieces.unwrap_or_default()),
+        Ok(pieces) => joined(form.of(pieces.unwrap_or_default())),
         Err(error) => return Ok(Err(error)),
     };
     loop {
         match first.pull().await {
             Ok(Some(next)) => {
                 pass(call, &mut chunk, &piece, true).await?;
-                piece = joined(next);
+                piece = joined(form.of(next));
             }
             Ok(None) => break,
             Err(error) => return Ok(Err(error)),
@@ -152,6 +158,7 @@ async fn give_batch(
         let Some(whole) = next.take_whole() else {
             break;
         };
+        let whole = joined(form.of(vec![whole]));
         // Held with the others, so that all go back in order if the receiver disappears.
         given.push(next);
         pass(call, &mut chunk, &whole, false).await?;
