@@ -30,6 +30,7 @@ mod lives;
 mod log;
 mod making;
 mod processes;
+mod programs;
 mod readme;
 mod reference;
 mod run;

@@ -1,11 +1,8 @@
 //! The README and the documents do what they say: their `sh` blocks are executed, in order.
 
+use super::support::{Home, Server};
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-use tokio::io::AsyncReadExt;
-
-use super::support::{Home, Server};
 
 const README: &str = include_str!("../README.md");
 const COMMANDS: &str = include_str!("../docs/commands.md");
@@ -126,14 +123,10 @@ fn its_session_is_what_a_terminal_shows() {
 async fn program(url: circuit_client::Url) -> Result<(), Box<dyn std::error::Error>> {
     let client = circuit_client::Client::dial(&url, None).await?;
     for server in client.servers().await? {
-        let anchor = client.server(server.id).walk("hello")?;
-        let process = anchor
-            .make_proc(circuit_client::Cmd::new("hostname"))
-            .await?;
-        let mut text = String::new();
-        process.stdout().await?.read_to_string(&mut text).await?;
+        let hostname = circuit_client::Cmd::new("hostname");
+        let output = client.server(server.id).output(hostname).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
         println!("{}: {}", server.name, text.trim());
-        anchor.scrub().await?;
     }
     Ok(())
 }

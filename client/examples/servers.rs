@@ -1,6 +1,6 @@
 //! Lists the servers of a circuit.
 //!
-//! `cargo run -p circuit-client --example servers -- URL`
+//! `cargo run -p circuit-client --example servers`
 
 #![expect(clippy::print_stdout, reason = "printing is what the example is for")]
 
@@ -8,8 +8,8 @@ use circuit_client::Client;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).ok_or("usage: servers URL")?;
-    let client = Client::dial(&url.parse()?, None).await?;
+    // The circuit that the tool finds, as from this shell.
+    let client = Client::from_env().await?;
     for server in client.servers().await? {
         println!("{} {} {}", server.id, server.name, server.url);
     }

@@ -61,6 +61,23 @@ impl Anchor {
         })
     }
 
+    /// An anchor below this one that nobody else has: its name is the prefix, a dash and 16 random
+    /// digits. Costs no round trip.
+    ///
+    /// ```no_run
+    /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
+    /// let replies = client.server(client.dialled().id).fresh("replies")?.make_chan(10).await?;
+    /// println!("circuit send {}", replies.path());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fresh(&self, prefix: &str) -> Result<Anchor, PathError> {
+        let mut random = [0; 8];
+        // Any name that is free will do, were the system without randomness.
+        let _ = getrandom::fill(&mut random);
+        self.walk(&format!("{prefix}-{:016x}", u64::from_ne_bytes(random)))
+    }
+
     /// The children of the anchor, sorted by name. Below the root: the live servers.
     ///
     /// ```no_run

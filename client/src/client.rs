@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use circuit_proto::element::anchor::{self, Listed, ServerEntry};
-use circuit_proto::handshake::{Close, Identity, Role};
+use circuit_proto::handshake::{Close, Role};
 use circuit_proto::request::{Op, Reply, Request};
 use circuit_proto::{Code, Key, Path, ServerId, Url, codec};
 use serde::de::DeserializeOwned;
@@ -15,14 +15,15 @@ use crate::anchor::Anchor;
 use crate::discover::{self, DiscoverError};
 use crate::error::{DialError, Error};
 use crate::runtime_dir::RuntimeDir;
+use crate::search::{Search, SearchError};
 use crate::transport::congestion::Windows;
-use crate::transport::dial::{Accepted, DIAL_TIMEOUT, Dialler, resolve};
-use crate::transport::endpoint::{self, close, close_and_flush};
+use crate::transport::dial::{DIAL_TIMEOUT, Dialler, resolve};
+use crate::transport::endpoint::{self, close, close_and_flush, plain};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 
 /// The deadline of operations that do not block by nature. docs/design.md, "Anchors and elements".
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long [`Client::discover`] listens for an answer: several askings, the last of them with
 /// time for its answers.
@@ -38,13 +39,27 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    accepted: Accepted,
+    dialled: Dialled,
+    connection: quinn::Connection,
     // The connection's packets pass through it.
     _endpoint: quinn::Endpoint,
 }
 
+/// The server that a client dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialled {
+    /// Its id, which it has proved.
+    pub id: ServerId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its URL, where other servers reach it.
+    pub url: Url,
+    /// The address at which it answered, as text: `10.0.0.1:11022`.
+    pub address: String,
+}
+
 /// Why no server of a circuit was found, or none let us in.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum DiscoverDialError {
     /// Nobody answered.
     #[error(transparent)]
@@ -61,6 +76,27 @@ fn local_key() -> Option<Key> {
 }
 
 impl Client {
+    /// Finds a circuit as the command line tool does without flags, and dials a server of it: the
+    /// URL in the file that `CIRCUIT` names, a multicast group of `CIRCUIT_DISCOVER`, or a server of
+    /// this user on this machine. `CIRCUIT_HMAC` names the file of the circuit's key.
+    ///
+    /// [`Search`] takes flags too.
+    ///
+    /// # Errors
+    ///
+    /// [`SearchError`] says what was tried.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), circuit_client::SearchError> {
+    /// let client = circuit_client::Client::from_env().await?;
+    /// println!("dialled {}", client.dialled().name);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn from_env() -> Result<Client, SearchError> {
+        Search::default().dial().await
+    }
+
     /// Dials the server of this URL, with the circuit's key if it has one.
     ///
     /// A loopback URL dialled without a key uses the user's local key, as the servers there do.
@@ -122,8 +158,15 @@ impl Client {
         let accepted = dialler
             .dial_any(&addresses, pin, &Role::Client, timeout)
             .await?;
+        let dialled = Dialled {
+            id: accepted.fingerprint.id(),
+            name: accepted.identity.name,
+            url: accepted.identity.url,
+            address: plain(accepted.connection.remote_address()).to_string(),
+        };
         let shared = Arc::new(Shared {
-            accepted,
+            dialled,
+            connection: accepted.connection,
             _endpoint: endpoint,
         });
         Ok(Client {
@@ -201,12 +244,14 @@ impl Client {
     ///
     /// ```no_run
     /// # async fn example(client: circuit_client::Client) -> Result<(), circuit_client::Error> {
-    /// println!("dialled {}, at {}", client.dialled().name, client.dialled().url);
+    /// let dialled = client.dialled();
+    /// println!("dialled {} at {}", dialled.name, dialled.address);
+    /// let beside_it = client.server(dialled.id).walk("scratch");
     /// # Ok(())
     /// # }
     /// ```
-    pub fn dialled(&self) -> &Identity {
-        &self.shared.accepted.identity
+    pub fn dialled(&self) -> &Dialled {
+        &self.shared.dialled
     }
 
     /// The anchor of this path, which begins with a server's id or name. Costs no round trip, and
@@ -285,7 +330,7 @@ impl Client {
     /// # }
     /// ```
     pub async fn close(self) {
-        close_and_flush(&self.shared.accepted.connection, Close::Done).await;
+        close_and_flush(&self.shared.connection, Close::Done).await;
     }
 
     /// A request that is answered by one value, within the deadline.
@@ -391,7 +436,7 @@ impl Client {
             origin: String::new(),
             forwarded: false,
         };
-        let opened = self.shared.accepted.connection.open_bi().await;
+        let opened = self.shared.connection.open_bi().await;
         let (send, recv) = opened.map_err(|lost| self.failed(path, lost.into()))?;
         let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
         send.frame(&request)
@@ -413,6 +458,6 @@ impl Client {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        close(&self.accepted.connection, Close::Done);
+        close(&self.connection, Close::Done);
     }
 }

@@ -3,6 +3,7 @@
 //! [`Client::discover`](crate::Client::discover) and the command line call [`discover`]. The format
 //! of the packets is in [`circuit_proto::discovery`]. This module does not dial.
 
+#[doc(hidden)]
 pub mod group;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ const GRACE: Duration = Duration::from_millis(2);
 const MISMATCHES_MAX: usize = 64;
 
 /// Why no server was found.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum DiscoverError {
     /// Nobody answered.
     #[error("no server answered on the multicast group {group}")]
@@ -55,6 +56,36 @@ pub enum DiscoverError {
     },
 }
 
+/// Why a text does not name a multicast group.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAGroup {
+    /// It is no address and port.
+    #[error("not GROUP:PORT, as in 228.8.8.8:7711")]
+    NotAnAddress,
+    /// The address is of one host.
+    #[error("not a multicast address: those are 224.0.0.0 to 239.255.255.255, and ff00::/8")]
+    NotMulticast,
+    /// The port is 0.
+    #[error("the port cannot be 0")]
+    NoPort,
+}
+
+/// Reads a multicast group and its port.
+///
+/// ```
+/// use circuit_client::discover::parse_group;
+/// assert!(parse_group("228.8.8.8:7711").is_ok());
+/// assert!(parse_group("10.0.0.1:7711").is_err());
+/// ```
+pub fn parse_group(text: &str) -> Result<SocketAddr, NotAGroup> {
+    let group: SocketAddr = text.parse().map_err(|_| NotAGroup::NotAnAddress)?;
+    match group {
+        group if !group.ip().is_multicast() => Err(NotAGroup::NotMulticast),
+        group if group.port() == 0 => Err(NotAGroup::NoPort),
+        group => Ok(group),
+    }
+}
+
 /// Asks the group on every interface, the loopback one included, and returns who answered: at
 /// least one server, all of which hold the key (or, without one, have none), first come first.
 ///
@@ -80,6 +111,7 @@ pub async fn discover(
     discover_on(&|_| true, group, key, timeout).await
 }
 
+#[doc(hidden)]
 /// Does the same on some interfaces as the server `me`, whose own answers do not count.
 pub async fn ask_others(
     interfaces: &(dyn Fn(&Interface) -> bool + Sync),
@@ -94,6 +126,7 @@ pub async fn ask_others(
 /// For how long it is asked at most: attempts are counted in one byte.
 const LONGEST: Duration = Duration::from_secs(240);
 
+#[doc(hidden)]
 /// The same as [`discover`] on some interfaces only.
 pub async fn discover_on(
     interfaces: &(dyn Fn(&Interface) -> bool + Sync),

@@ -9,7 +9,7 @@ use circuit_proto::Key;
 use circuit_proto::key::{KeyError, MAX_KEY, NEW_KEY};
 
 /// Why a key file was not read or written. Each names the file.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum KeyFileError {
     /// The file cannot be read.
     #[error("cannot read the key file {}", .path.display())]
@@ -39,7 +39,13 @@ pub enum KeyFileError {
     },
     /// No randomness for a new key.
     #[error("the system gives no random bytes: {0}")]
-    Random(getrandom::Error),
+    Random(String),
+}
+
+impl KeyFileError {
+    pub(crate) fn random(error: getrandom::Error) -> KeyFileError {
+        KeyFileError::Random(error.to_string())
+    }
 }
 
 /// How much of a key's file is read, in bytes: more than the text of any key has, which is four
@@ -73,7 +79,7 @@ pub fn read(path: &Path) -> Result<(Key, bool), KeyFileError> {
 /// A new random key.
 pub fn generate() -> Result<Key, KeyFileError> {
     let mut bytes = [0; NEW_KEY];
-    getrandom::fill(&mut bytes).map_err(KeyFileError::Random)?;
+    getrandom::fill(&mut bytes).map_err(KeyFileError::random)?;
     Ok(Key::from_random(bytes))
 }
 

@@ -5,19 +5,12 @@
 //!
 //! ```no_run
 //! use circuit_client::{Client, Cmd};
-//! use tokio::io::AsyncReadExt;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let url = "circuit://10.0.0.1:11022/78517/Q56e7a2a0d47a7b5d".parse()?;
-//! let client = Client::dial(&url, None).await?;
+//! let client = Client::from_env().await?;
 //! for server in client.servers().await? {
-//!     let anchor = client.server(server.id).walk("hello")?;
-//!     let process = anchor.make_proc(Cmd::new("hostname")).await?;
-//!     let mut text = String::new();
-//!     process.stdout().await?.read_to_string(&mut text).await?;
-//!     println!("{}: {text}", server.name);
-//!     process.wait().await?;
-//!     anchor.scrub().await?;
+//!     let output = client.server(server.id).output(Cmd::new("hostname")).await?;
+//!     println!("{}: {}", server.name, String::from_utf8_lossy(&output.stdout));
 //! }
 //! # Ok(())
 //! # }
@@ -39,26 +32,38 @@ pub mod element;
 mod error;
 pub mod key_file;
 pub mod runtime_dir;
+mod search;
+mod signal;
 mod stream;
+#[doc(hidden)]
 pub mod transport;
 
 pub use anchor::{Anchor, Entry};
+pub use bytes::Bytes;
+pub use circuit_proto::auth::KeyMismatch;
 pub use circuit_proto::element::anchor::{ServerEntry, ServerState};
 pub use circuit_proto::element::container::{Pull, Run};
 pub use circuit_proto::element::process::{Cmd, Phase, Sink, TerminalSize};
 pub use circuit_proto::element::streams::Ended;
+pub use circuit_proto::element::subscription::Event;
 pub use circuit_proto::element::{
     ElementKind, Status, channel, container, dns, process, server, streams, subscription,
 };
-pub use circuit_proto::path::{Path, PathError, Pattern};
-pub use circuit_proto::{Code, Key, ServerId, Url};
-pub use client::{Client, DiscoverDialError};
+pub use circuit_proto::handshake::{Refused, Versions};
+pub use circuit_proto::id::NotAnId;
+pub use circuit_proto::key::KeyError;
+pub use circuit_proto::path::{Path, PathError, Pattern, ServerPart};
+pub use circuit_proto::url::{Host, UrlError};
+pub use circuit_proto::{Code, Error as ServerError, Fingerprint, Key, ServerId, Url, url};
+pub use client::{Client, Dialled, DiscoverDialError};
 pub use element::channel::{Chan, MessageReader, MessageWriter, Receiver, Sender};
 pub use element::container::Container;
 pub use element::dns::Nameserver;
-pub use element::process::Proc;
+pub use element::process::{Output, Proc};
 pub use element::server::Server;
-pub use element::subscription::Subscription;
+pub use element::subscription::{Events, Subscription};
 pub use element::{Element, Handle, Kind};
-pub use error::{DialError, Error};
+pub use error::{DialError, Error, chain};
+pub use search::{Search, SearchError, Warning, Way};
+pub use signal::Signal;
 pub use stream::{Reader, Writer};

@@ -27,7 +27,7 @@ pub struct RuntimeDir {
 }
 
 /// Why there is no runtime directory to use.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum RuntimeDirError {
     /// It cannot be made or read.
     #[error("cannot use the runtime directory {} (XDG_RUNTIME_DIR names another)", .path.display())]
@@ -157,7 +157,7 @@ impl RuntimeDir {
     /// own.
     fn draft(&self) -> Result<PathBuf, RuntimeDirError> {
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(KeyFileError::Random)?;
+        getrandom::fill(&mut random).map_err(KeyFileError::random)?;
         Ok(self
             .path
             .join(format!("draft.{:016x}", u64::from_ne_bytes(random))))

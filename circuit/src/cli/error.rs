@@ -4,9 +4,10 @@ use std::error::Error as StdError;
 use std::io::Write;
 use std::process::ExitCode;
 
+pub(super) use circuit_client::chain;
 use circuit_client::discover::DiscoverError;
 use circuit_client::runtime_dir::RuntimeDir;
-use circuit_client::{Code, DialError, DiscoverDialError, Error, Path};
+use circuit_client::{Code, DialError, Error, Path, SearchError};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
@@ -150,12 +151,8 @@ impl From<Error> for Failure {
         let mut failure = Failure::new(FAILED, chain(&error));
         failure.of_anchor = failure.text.starts_with('/');
         failure.exec = match &error {
-            Error::Refused { error, .. } if error.code == Code::Exec => {
-                match error.message.starts_with("no such ") {
-                    true => Some(127),
-                    false => Some(126),
-                }
-            }
+            Error::Refused { error, .. } if error.code == Code::NoSuchProgram => Some(127),
+            Error::Refused { error, .. } if error.code == Code::Exec => Some(126),
             _ => None,
         };
         failure.silent = match &error {
@@ -211,11 +208,37 @@ impl From<DiscoverError> for Failure {
     }
 }
 
-impl From<DiscoverDialError> for Failure {
-    fn from(error: DiscoverDialError) -> Failure {
+impl From<SearchError> for Failure {
+    fn from(error: SearchError) -> Failure {
+        let text = chain(&error);
+        let none_given = "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER \
+                          is given, and";
         match error {
-            DiscoverDialError::Discover(error) => error.into(),
-            DiscoverDialError::Dial(error) => error.into(),
+            SearchError::NotAGroup { .. } => Failure::usage(text),
+            SearchError::Key(_) => Failure::failed(text),
+            SearchError::File { file, .. } => Failure::no_circuit(text).with_hint(
+                match file.to_str().filter(|text| text.contains("://")) {
+                    Some(url) => format!("CIRCUIT names a file that holds a URL; use -d {url}"),
+                    None => "write a server's URL into it, or use -d URL".to_owned(),
+                },
+            ),
+            SearchError::Nothing => Failure::no_circuit(format!(
+                "{none_given} no server of yours runs on this machine"
+            ))
+            .with_hint("`circuit start` starts one"),
+            SearchError::NoServers(error) => {
+                let why = chain(&error);
+                Failure::no_circuit(format!(
+                    "{none_given} your servers cannot be looked up: {why}"
+                ))
+            }
+            SearchError::Several(_) => {
+                Failure::no_circuit(text).with_hint("choose one with -d URL")
+            }
+            SearchError::NoUrl { .. } | SearchError::TimedOut { .. } => Failure::no_circuit(text),
+            SearchError::Dial(error) => error.into(),
+            SearchError::Discover(error) => error.into(),
+            SearchError::Asked(error) => error.into(),
         }
     }
 }
@@ -226,36 +249,6 @@ fn key_hint(mismatch: KeyMismatch) -> &'static str {
         KeyMismatch::Missing => "name its key with -hmac FILE, or in CIRCUIT_HMAC",
         KeyMismatch::Wrong => "-hmac FILE, or CIRCUIT_HMAC, must name the key of that circuit",
         KeyMismatch::Unexpected => "leave -hmac out, and CIRCUIT_HMAC unset, for that circuit",
-    }
-}
-
-/// The message with its causes, each said once, the operating system's in our own style.
-pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = words(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = words(cause);
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// One error's own words: the operating system's begin in lower case and have no number.
-fn words(error: &(dyn StdError + 'static)) -> String {
-    let words = error.to_string();
-    if !error.is::<std::io::Error>() {
-        return words;
-    }
-    let words = words.split(" (os error").next().unwrap_or(&words);
-    // The standard library's own, before those of the C library's resolver.
-    let words = words.trim_start_matches("failed to lookup address information: ");
-    let mut chars = words.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
     }
 }
 

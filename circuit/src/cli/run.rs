@@ -70,10 +70,10 @@ const PASSED_ON: [Named; 6] = [
 
 /// Runs a command on a server, attached, and exits as it did.
 async fn run(options: Run) -> Result<u8, Failure> {
-    let mut cmd = match options.interactive {
-        true => command(&[environment(), options.command].concat())?,
-        false => command(&options.command)?,
-    };
+    let mut cmd = command(&options.command)?;
+    if options.interactive {
+        cmd.add_env = environment();
+    }
     let place = place(&options.place)?;
     let terminal = match options.interactive {
         true => Some(Terminal::find()?),
@@ -88,7 +88,12 @@ async fn run(options: Run) -> Result<u8, Failure> {
         client = dial(&options.dial) => client?,
         status = signals.ends() => return Ok(status),
     };
-    let process = client.anchor(place).make_proc(cmd).await?;
+    let anchor = client.anchor(place);
+    let anchor = match anchor.path().below_server() {
+        [] => anchor.fresh("run").map_err(Error::from)?,
+        _ => anchor,
+    };
+    let process = anchor.make_proc(cmd).await?;
     let attached = attached(&process, terminal, options.no_stdin, &mut signals).await;
     let scrubbed = match &attached {
         Ok(_) => process.scrub().await,
@@ -116,47 +121,29 @@ fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {
         ))
     })?;
     match words.split_first() {
-        Some((program, args)) => Ok(Cmd {
-            args: args.to_vec(),
-            ..Cmd::new(program)
-        }),
+        Some((program, args)) => Ok(Cmd::new(program).args(args)),
         None => Err(Failure::usage("no command to run")),
     }
 }
 
-/// The words that give a command this terminal's name and this user's language: env(1) adds them to
-/// the environment of the server.
-fn environment() -> Vec<std::ffi::OsString> {
-    let mut words = vec!["env".into()];
-    for (name, value) in std::env::vars_os() {
-        let is_passed = name.to_str().is_some_and(|name| {
-            matches!(name, "TERM" | "COLORTERM" | "LANG") || name.starts_with("LC_")
-        });
-        if is_passed && value.to_str().is_some() {
-            let mut word = name;
-            word.push("=");
-            word.push(value);
-            words.push(word);
-        }
-    }
-    words
+/// The variables that give a command this terminal's name and this user's language.
+fn environment() -> Vec<String> {
+    let is_passed =
+        |name: &str| matches!(name, "TERM" | "COLORTERM" | "LANG") || name.starts_with("LC_");
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        is_passed(&name).then(|| format!("{name}={value}"))
+    });
+    variables.collect()
 }
 
-/// The anchor; below a server's own a new one, named at random.
+/// The anchor, or the server's own, below which a new one is found.
 fn place(text: &str) -> Result<Path, Failure> {
-    let wrong = |error: circuit_client::PathError| Failure::usage(error.to_string());
-    let path = path(text).map_err(wrong)?;
+    let path = path(text).map_err(|error| Failure::usage(error.to_string()))?;
     match path.names() {
         [] => Err(Failure::usage(
             "the root holds no process: name a server, as in /X…/name",
         )),
-        [_server] => {
-            let mut random = [0; 4];
-            // Any name that is free will do, were the system without randomness.
-            let _ = getrandom::fill(&mut random);
-            path.join(&format!("run-{:08x}", u32::from_ne_bytes(random)))
-                .map_err(wrong)
-        }
         _ => Ok(path),
     }
 }

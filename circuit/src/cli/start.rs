@@ -4,12 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use circuit_client::{Url, key_file};
+use circuit_client::discover::parse_group;
+use circuit_client::{Search, Url, key_file};
 use circuit_proto::url::Host;
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::dial::{self, group};
+use super::dial;
 use super::error::{Failure, chain, say};
 use super::output::print;
 use crate::runtime::BLOCKING_THREADS;
@@ -59,7 +60,7 @@ pub(super) struct Start {
     #[arg(long = "j-once", alias = "join-once", value_name = "URL")]
     join_once: Vec<Url>,
     /// Find other servers on this multicast group; may be repeated [env: CIRCUIT_DISCOVER]
-    #[arg(long, value_name = "GROUP:PORT", value_parser = group)]
+    #[arg(long, value_name = "GROUP:PORT", value_parser = parse_group)]
     discover: Vec<SocketAddr>,
     /// The file that holds the circuit's key [env: CIRCUIT_HMAC]
     #[arg(long, value_name = "FILE")]
@@ -138,7 +139,7 @@ fn start(flags: Start) -> Result<u8, Failure> {
 /// Checks and completes what was given on the command line.
 fn options(flags: Start) -> Result<Options, Failure> {
     let discover = match flags.discover.is_empty() {
-        true => dial::groups_in_environment()?,
+        true => Search::groups()?,
         false => flags.discover,
     };
     let key = dial::key(flags.hmac.as_deref())?;

@@ -301,8 +301,8 @@ async fn signal(signal: String, path: Path, group: bool, options: Dial) -> Resul
     let client = dial(&options).await?;
     let process = client.anchor(path).proc();
     match group {
-        true => process.signal_group(&signal).await?,
-        false => process.signal(&signal).await?,
+        true => process.signal_group(signal).await?,
+        false => process.signal(signal).await?,
     }
     Ok(0)
 }

@@ -1,12 +1,17 @@
 //! A process on some host.
 
+mod output;
+
 use circuit_proto::element::process::{Cmd, Op, Status, TerminalSize};
 use circuit_proto::element::streams::Ended;
+
+pub use output::Output;
 
 use super::streams::Runs;
 use super::{Handle, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
+use crate::signal::Signal;
 
 /// A handle to a process.
 pub type Proc = Handle<kind::Process>;
@@ -31,8 +36,8 @@ impl Handle<kind::Process> {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn signal_group(&self, signal: &str) -> Result<(), Error> {
-        self.send_signal(signal, true).await
+    pub async fn signal_group(&self, signal: impl Into<Signal>) -> Result<(), Error> {
+        self.send_signal(signal.into(), true).await
     }
 
     /// Changes the size of the process's terminal, if it runs on one.
@@ -56,13 +61,13 @@ impl Anchor {
     /// # Errors
     ///
     /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element,
-    /// [`Exec`](crate::Code::Exec) with the operating system's reason; then nothing was made.
+    /// [`NoSuchProgram`](crate::Code::NoSuchProgram) or [`Exec`](crate::Code::Exec) with the operating
+    /// system's reason; then nothing was made.
     ///
     /// ```no_run
     /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
     /// use circuit_client::Cmd;
-    /// let cmd = Cmd { args: vec!["/".into()], ..Cmd::new("/bin/ls") };
-    /// let process = anchor.make_proc(cmd).await?;
+    /// let process = anchor.make_proc(Cmd::new("/bin/ls").arg("/")).await?;
     /// # Ok(())
     /// # }
     /// ```

@@ -6,6 +6,7 @@ use circuit_proto::element::streams::{Ended, Op};
 use super::{Handle, Kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
+use crate::signal::Signal;
 use crate::stream::{Reader, Writer};
 
 /// A kind of element that runs a program: a process or a container.
@@ -39,23 +40,42 @@ impl<K: Runs> Handle<K> {
         })
     }
 
-    /// Sends the process a signal, by name (`TERM`, `SIGTERM`, any case) or number.
+    /// Sends the process a signal.
     ///
     /// Of a container its first process gets the signal. Linux shields a first process from
     /// signals for which it has no handler, but `KILL`.
     ///
     /// ```no_run
     /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
-    /// process.signal("TERM").await?;
+    /// use circuit_client::Signal;
+    /// process.signal(Signal::TERM).await?;
+    /// process.signal("usr1").await?;
+    /// process.signal(34).await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn signal(&self, signal: &str) -> Result<(), Error> {
-        self.send_signal(signal, false).await
+    pub async fn signal(&self, signal: impl Into<Signal>) -> Result<(), Error> {
+        self.send_signal(signal.into(), false).await
     }
 
-    pub(super) async fn send_signal(&self, signal: &str, group: bool) -> Result<(), Error> {
-        let signal = signal.to_owned();
+    /// Ends the process by `SIGKILL`. That it has exited already is no error.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// process.kill().await?;
+    /// println!("{}", process.wait().await?.exit.unwrap_or_default());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn kill(&self) -> Result<(), Error> {
+        match self.signal(Signal::KILL).await {
+            Err(Error::Refused { error, .. }) if error.code == Code::Closed => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(super) async fn send_signal(&self, signal: Signal, group: bool) -> Result<(), Error> {
+        let signal = signal.to_string();
         self.call(Op::Signal { signal, group }).await
     }
 

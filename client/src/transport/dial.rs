@@ -56,7 +56,7 @@ pub struct Accepted {
 }
 
 /// Why a dial failed. Each names the address.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum DialError {
     /// The host's name has no address.
     #[error("cannot find the address of {host}")]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 
-use circuit_client::{Anchor, Chan, Client, Code, Key, Url, key_file};
+use circuit_client::{Anchor, Chan, Client, Code, Search};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::oneshot;
 
@@ -44,20 +44,16 @@ async fn main() -> ExitCode {
 
 /// The place of the two channels: below the first server, for everybody who asks.
 async fn place(url: &str) -> Result<(Client, Anchor)> {
-    let url: Url = url.parse()?;
-    let client = Client::dial(&url, key()?.as_ref()).await?;
+    // The key is the one that `CIRCUIT_HMAC` names, if it does.
+    let search = Search {
+        url: Some(url.parse()?),
+        ..Search::default()
+    };
+    let client = search.dial().await?;
     let servers = client.servers().await?;
     let first = servers.first().ok_or("no server")?;
     let anchor = client.server(first.id).walk("pipeline")?;
     Ok((client, anchor))
-}
-
-/// The circuit's key, if `CIRCUIT_HMAC` names one.
-fn key() -> Result<Option<Key>> {
-    match std::env::var_os("CIRCUIT_HMAC") {
-        Some(path) => Ok(Some(key_file::read(path.as_ref())?.0)),
-        None => Ok(None),
-    }
 }
 
 /// Makes the channels, feeds the lines of stdin, prints the results, and cleans up.

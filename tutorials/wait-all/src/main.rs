@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use circuit_client::{Anchor, Client, Cmd, Key, Proc, ServerEntry, Url, key_file, process};
+use circuit_client::{Cmd, Output, Search, ServerEntry};
 use tokio::task::JoinSet;
 
 /// The command if none is given: a second of work and a line of output.
@@ -39,22 +39,18 @@ async fn main() -> ExitCode {
 
 /// Whether the command succeeded everywhere.
 async fn wait_all(url: &str, command: &[String]) -> Result<bool, Box<dyn Error>> {
-    let url: Url = url.parse()?;
-    let client = Client::dial(&url, key()?.as_ref()).await?;
+    // The key is the one that `CIRCUIT_HMAC` names, if it does.
+    let search = Search {
+        url: Some(url.parse()?),
+        ..Search::default()
+    };
+    let client = search.dial().await?;
     let (program, args) = command.split_first().ok_or("no command")?;
-    // Of a program that runs twice at the same time, each has anchors of its own.
-    let name = format!("wait-all-{}", std::process::id());
+    let cmd = Cmd::new(program).args(args);
     let mut running = JoinSet::new();
     for server in client.servers().await? {
-        let anchor = client.server(server.id).walk(&name)?;
-        let cmd = Cmd {
-            args: args.to_vec(),
-            ..Cmd::new(program)
-        };
-        running.spawn(async move {
-            let end = execute(&anchor, cmd).await;
-            (server, end)
-        });
+        let (anchor, cmd) = (client.server(server.id), cmd.clone());
+        running.spawn(async move { (server, anchor.output(cmd).await) });
     }
     let count = running.len();
     let mut succeeded = 0;
@@ -67,52 +63,16 @@ async fn wait_all(url: &str, command: &[String]) -> Result<bool, Box<dyn Error>>
     Ok(succeeded == count)
 }
 
-/// The circuit's key, if `CIRCUIT_HMAC` names one.
-fn key() -> Result<Option<Key>, key_file::KeyFileError> {
-    match std::env::var_os("CIRCUIT_HMAC") {
-        Some(path) => Ok(Some(key_file::read(path.as_ref())?.0)),
-        None => Ok(None),
-    }
-}
-
-/// Makes the process, waits for it, and removes its element.
-async fn execute(
-    anchor: &Anchor,
-    cmd: Cmd,
-) -> Result<(process::Status, String), circuit_client::Error> {
-    let process = anchor.make_proc(cmd).await?;
-    let end = attend(&process).await;
-    // Whatever happened, nothing is to be left behind. Where the server is gone, so is the element.
-    let _ = anchor.scrub().await;
-    end
-}
-
-/// Takes the output while the process runs, so that it never blocks on a full pipe, and its status.
-async fn attend(process: &Proc) -> Result<(process::Status, String), circuit_client::Error> {
-    let mut stdout = process.stdout().await?;
-    let read = async {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stdout.chunk().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let (status, output) = tokio::try_join!(process.wait(), read)?;
-    Ok((status, output))
-}
-
 /// Says how it ended on one server; whether it succeeded.
-fn report(
-    server: &ServerEntry,
-    end: Result<(process::Status, String), circuit_client::Error>,
-) -> bool {
+fn report(server: &ServerEntry, end: Result<Output, circuit_client::Error>) -> bool {
     use circuit_client::Error;
     let who = format!("{} ({})", server.id, server.name);
     match end {
-        Ok((status, output)) => {
-            let how = status.exit.as_deref().unwrap_or("ok");
-            println!("{who}: {how}: {}", output.trim_end());
-            status.exit.is_none()
+        Ok(output) => {
+            let how = output.status.exit.as_deref().unwrap_or("ok");
+            let text = String::from_utf8_lossy(&output.stdout);
+            println!("{who}: {how}: {}", text.trim_end());
+            output.status.success()
         }
         // The others are reached through the server that was dialled, and are still there.
         Err(Error::ServerGone { error, .. }) => {
