@@ -17,8 +17,8 @@ use rustix::process::Signal;
 
 use super::support::{DEADLINE, Home, Server, eventually, skipped};
 
-/// Makes a DNS server, and tells where it answers.
-fn make(server: &Server, path: &str, options: &str) -> SocketAddr {
+/// Makes a DNS server, and returns its address.
+pub(crate) fn make(server: &Server, path: &str, options: &str) -> SocketAddr {
     server.circuit(format!("mkdns {options} {path}")).run();
     address(server, path)
 }
@@ -38,7 +38,7 @@ const QUERY: &[u8] = &[
 ];
 
 /// Whether it still answers.
-fn answers(address: SocketAddr) -> bool {
+pub(crate) fn answers(address: SocketAddr) -> bool {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     socket.connect(address).unwrap();
@@ -72,7 +72,7 @@ fn the_commands_of_the_reference_work_as_printed() {
     let listed = server.circuit(format!("ls -l /{}", server.id()));
     listed.stdout(format!("dns     {path}\n")).run();
     server.circuit(format!("scrub {path}")).run();
-    // Its port is free, for both.
+    // Its port is free again, for UDP and TCP.
     UdpSocket::bind(address).unwrap();
     TcpListener::bind(address).unwrap();
 }
@@ -166,11 +166,11 @@ fn what_is_wrong_is_said_in_one_line() {
         "",
         "mkdns /one/e: cannot listen on 192.0.2.1:0: cannot assign requested address (not an address of the server's host)",
     );
-    // As everybody does once.
+    // Everybody forgets the quotes once.
     let unquoted = server.circuit("set /one/d a. 60 A 10.0.0.1").status(2);
     let text = "circuit: set: a record is one argument: quote it\nhint: circuit set /one/d 'a. 60 A 10.0.0.1'\n";
     unquoted.stderr(text).run();
-    // Nothing is left of what failed.
+    // The commands that failed left nothing behind.
     server.circuit("peek /one/e").stdout("null\n").run();
     make(&server, "/one/e", "");
     let output = server.circuit("mkdns /one/e").unchecked();
@@ -189,7 +189,7 @@ fn a_port_that_is_taken_over_tcp_alone_makes_nothing() {
     assert!(output.stderr().contains(&address.to_string()), "{output}");
     assert_eq!(output.status.code(), Some(1));
     server.circuit("peek /one/d").stdout("null\n").run();
-    // The port is free over UDP.
+    // The port is still free over UDP.
     UdpSocket::bind(address).unwrap();
 }
 
@@ -293,7 +293,7 @@ async fn a_resolver_believes_it() {
     assert!(anchor.get().await.unwrap().is_none());
 }
 
-/// What `dig` prints; `None` where it is not installed.
+/// The output of `dig`; `None` where it is not installed.
 fn dig(address: SocketAddr, arguments: &str) -> Option<String> {
     let mut command = Command::new("dig");
     command
@@ -381,7 +381,7 @@ fn every_wildcard_address_answers_from_where_it_was_asked() {
     let server = home.start("one");
     server.circuit("mkdns /one/d 0.0.0.0:0").run();
     let port = address(&server, "/one/d").port();
-    // Connected, the socket takes answers from this address alone.
+    // A connected socket takes answers from this address alone.
     for ip in ["127.0.0.1", "127.0.0.2", "127.3.2.1"] {
         assert!(answers(format!("{ip}:{port}").parse().unwrap()), "{ip}");
     }
@@ -404,7 +404,7 @@ fn random_packets_neither_stop_it_nor_hold_it_up() {
         socket.send_to(&tame, address).unwrap();
         let mut stream = TcpStream::connect(address).unwrap();
         let length = u16::try_from(packet.len()).unwrap();
-        // It may hang up at once.
+        // The server may close the connection at once.
         let _ = stream.write_all(&length.to_be_bytes());
         let _ = stream.write_all(&packet);
         prop_assert!(answers(address));
@@ -427,7 +427,7 @@ fn connections_that_say_nothing_hold_up_nobody() {
     stream
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
-    // Two at once, and the second in pieces: RFC 7766, section 6.2.1.1.
+    // Two queries are sent at once, and the second in pieces: RFC 7766, section 6.2.1.1.
     let framed = [&(QUERY.len() as u16).to_be_bytes(), QUERY].concat();
     stream
         .write_all(&[&framed[..], &framed[..7]].concat())
@@ -461,14 +461,14 @@ fn connections_beyond_a_hosts_share_are_closed_and_cost_no_descriptors() {
     // They are accepted in order: this machine's share is 192.
     for mut stream in silent.drain(192..) {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        // It is closed, in one way or another.
+        // The server has closed it.
         assert!(!matches!(stream.read(&mut [0]), Ok(1)));
     }
     let held = descriptors(&server) - before;
-    // A command that is asked for meanwhile may have one or two of its own.
+    // A command that runs meanwhile may have one or two of its own.
     assert!((192..196).contains(&held), "{held}");
     assert!(answers(address));
-    // The places of those that go are free again.
+    // Connections that are closed give their places back.
     drop(silent);
     let framed = [&(QUERY.len() as u16).to_be_bytes(), QUERY].concat();
     eventually("another is served", || {

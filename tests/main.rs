@@ -21,6 +21,7 @@ mod documents;
 mod forwarding;
 mod hangups;
 mod hosts;
+mod hung;
 mod interrupted;
 mod keys;
 mod limits;
