@@ -1,8 +1,9 @@
-//! The bodies of the fuzz targets of this crate: bytes of an unauthenticated peer, and all that must hold
-//! whatever they are.
+//! The bodies of the fuzz targets of this crate. A body takes the bytes of an unauthenticated peer, and
+//! checks all that must hold for any bytes.
 //!
-//! `fuzz/` runs them under libFuzzer, with the feature `fuzzing`; the tests here replay its corpus
-//! and build them by themselves. A body panics where something does not hold.
+//! `fuzz/` runs them under libFuzzer, with the feature `fuzzing`. The test here runs them over the
+//! corpus of `fuzz/`, so that a defect that was mended stays so. A body panics where something does
+//! not hold.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -223,23 +224,14 @@ fn is_a_line(error: &impl Display) {
     assert!(text.len() < 5000, "{} bytes", text.len());
 }
 
-/// Runs the bodies over the corpus: what was found once stays mended.
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn every_target_survives_its_corpus() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-        for (name, body) in TARGETS {
-            let files = std::fs::read_dir(corpus.join(name)).unwrap();
-            let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
-            assert!(files.len() >= 5, "{name} has {} inputs", files.len());
-            for file in files {
-                let input = std::fs::read(&file).unwrap();
-                let survived = std::panic::catch_unwind(|| body(&input)).is_ok();
-                assert!(survived, "{}", file.display());
-            }
-        }
+        super::replay::replay(super::TARGETS);
     }
 }
