@@ -12,10 +12,10 @@ use super::*;
 /// How long a test waits for the element before it fails.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// What the Engine says of a container.
+/// The Engine's answer about a container.
 const STATE: &str = r#"{"State": {"Running": true, "Pid": 0}}"#;
 
-/// An Engine, and which of the connections that last as long as a container are open at it.
+/// An Engine, and the names of its open connections that last as long as a container.
 struct Played {
     open: watch::Receiver<BTreeSet<&'static str>>,
     engine: Arc<Engine>,
@@ -32,7 +32,7 @@ impl Played {
             while let Ok((stream, _)) = listener.accept().await {
                 let opened = opened.clone();
                 tokio::spawn(async move {
-                    // A client that goes away is what these tests are about.
+                    // These tests are about clients that go away, so an error is none.
                     let _ = serve(stream, &opened).await;
                 });
             }
@@ -64,7 +64,8 @@ impl Played {
     }
 }
 
-/// Answers the requests of a connection. What lasts is not answered to its end.
+/// Answers the request of a connection. Requests that last as long as the container get the
+/// beginning of an answer.
 async fn serve(
     mut stream: UnixStream,
     opened: &watch::Sender<BTreeSet<&'static str>>,
@@ -108,12 +109,14 @@ async fn serve(
     opened.send_modify(|open| {
         open.insert(name);
     });
-    // The element's end of the connection closes. What a container does not read, nobody reads.
+    // The element closes its end of the connection. This container reads none of its stdin.
     let closed = match name {
         "stdin" => {
-            // Readiness for what is not read does not go away, so the end is asked for again.
+            // Unread bytes keep the stream ready. So the readiness is cleared each time, as a read
+            // that would block does, until the next event is the end.
             while !stream.ready(Interest::READABLE).await?.is_read_closed() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                let again = || std::io::Result::<()>::Err(std::io::ErrorKind::WouldBlock.into());
+                let _ = stream.try_io(Interest::READABLE, again);
             }
             Ok(())
         }

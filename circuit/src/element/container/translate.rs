@@ -199,7 +199,7 @@ fn published(text: &str) -> Result<(String, PortBinding), Error> {
     }
     let binding = PortBinding {
         host_ip: (!host.is_empty()).then(|| host.to_owned()),
-        // Empty, the Engine chooses one.
+        // If it is empty, the Engine chooses one.
         host_port: Some(outside.to_owned()),
     };
     Ok((format!("{inside}/{protocol}"), binding))
