@@ -1,22 +1,8 @@
-use super::super::entry::{Held, Phase};
-use super::super::tests::random::{fingerprint, record};
+use super::super::entry::Phase;
+use super::super::tests::random::{fingerprint, known};
 use super::*;
 
 const NOW: Duration = Duration::from_secs(100);
-
-/// Server 0 is this one; so many others live.
-fn known(others: u8) -> View {
-    let mut view = View::new();
-    for who in 0..=others {
-        let held = Held {
-            count: 0,
-            incarnation: 0,
-            phase: Phase::Alive,
-        };
-        view.raise(fingerprint(who), held, Some(Arc::new(record(who, 0))), NOW);
-    }
-    view
-}
 
 fn probing(hard: bool, stage: Stage) -> Detector {
     let mut detector = Detector::new(7);
@@ -25,7 +11,7 @@ fn probing(hard: bool, stage: Stage) -> Detector {
     detector
 }
 
-/// The steps of a probe whose pings are all lost, and whose witnesses are these.
+/// Returns the steps of a probe whose pings are all lost, and that has these witnesses.
 fn steps(detector: &mut Detector, witnesses: &[Fingerprint]) -> Vec<(u64, Step)> {
     let (who, mut now, mut steps) = (fingerprint(1), NOW, Vec::new());
     loop {
@@ -53,13 +39,13 @@ fn the_steps_of_a_probe() {
         assert_eq!(asked, asks, "{steps:?}");
         assert_eq!(steps[pings], (ms, Step::Guilty), "{steps:?}");
     };
-    // With hard evidence nobody else is asked.
+    // With hard evidence no witness is asked.
     check(true, Stage::Pinging, &all, 2, 0, 300);
-    // Three pings; then the witnesses, with pings, for as long as they have.
+    // It sends three pings, and then asks witnesses and goes on to ping until their time is over.
     check(false, Stage::Pinging, &all, 8, 5, 450 + 700);
-    // Nobody to ask: as many pings again.
+    // Without witnesses it sends as many pings again.
     check(false, Stage::Pinging, &[], 6, 1, 900);
-    // An audit's ping has half a second.
+    // An audit leaves half a second for the answer to its ping.
     check(true, Stage::Audit, &all, 3, 0, 500 + 300);
 }
 
@@ -87,7 +73,7 @@ fn hard_evidence_begins_a_probe_anew_and_nothing_else_does() {
     assert!(detector.clears(&who, NOW) && detector.is_answer(&who, NOW));
     assert_eq!(begin(&mut detector, true, random), Begun::Now);
     assert_eq!(begin(&mut detector, true, random), Begun::Before);
-    // What was asked before proves nothing, and what was not asked neither.
+    // An answer to an earlier ping proves nothing, and nor does one to a ping that was not sent.
     assert!(!detector.is_answer(&who, NOW) && detector.is_answer(&who, later));
     assert!(!detector.clears(&who, later));
     assert_eq!(detector.end(&who), Some(true));
@@ -152,7 +138,7 @@ fn two_noes_or_one_yes_of_those_who_were_asked_decide() {
 
 #[test]
 fn witnesses_are_trusted_neighbours_and_others_only_if_these_are_few() {
-    let (view, random, me) = (known(30), &mut Random::new(1), fingerprint(0));
+    let (view, random, me) = (known(30, NOW), &mut Random::new(1), fingerprint(0));
     let detector = probing(false, Stage::Pinging);
     let mut choose = |neighbours: &[u8]| {
         let neighbours = neighbours.iter().map(|who| fingerprint(*who));
@@ -161,7 +147,7 @@ fn witnesses_are_trusted_neighbours_and_others_only_if_these_are_few() {
     };
     let mut chosen = choose(&[0, 1, 2, 3, 4, 5, 99]);
     chosen.sort();
-    // Not this server, the subject, who is being probed, nor who is not known.
+    // Witnesses are not this server, the subject, a server that is being probed, or an unknown one.
     assert_eq!(chosen, [2, 3, 4].map(fingerprint));
     let chosen = choose(&[2]);
     assert_eq!(chosen.len(), WITNESSES);
@@ -195,11 +181,11 @@ fn an_accused_member_is_asked_before_it_is_given_up() {
     assert_eq!(turn(until - SECOND_ROUND), Turn::Probe);
     assert_eq!(detector.confirm(&who), Some(until));
     assert_eq!(detector.turn(who, Phase::Suspect, until), Turn::Down);
-    // Unless this process was stopped meanwhile.
+    // If this process was stopped meanwhile, it judges anew.
     assert_eq!(detector.judge_anew(until), [who]);
     assert_eq!(detector.turn(who, Phase::Suspect, until), Turn::Challenge);
     assert_eq!(detector.turn(who, Phase::Condemned, until), Turn::Down);
-    // Who does not accuse it acts late, and then as an accuser.
+    // A server that does not accuse the member acts late, and then as an accuser.
     let other = fingerprint(2);
     assert_eq!(detector.turn(other, Phase::Suspect, until), Turn::Probe);
     assert!(detector.accuses(&other));
@@ -266,7 +252,7 @@ fn many_failures_at_once_make_audits_fast() {
 
 #[test]
 fn a_round_of_audits_asks_each_once() {
-    let (view, random) = (known(9), &mut Random::new(1));
+    let (view, random) = (known(9, NOW), &mut Random::new(1));
     let mut detector = Detector::new(7);
     let mut next = || {
         let no_neighbour = |who: &Fingerprint| *who != fingerprint(0) && *who != fingerprint(1);

@@ -1,23 +1,7 @@
-use super::super::entry::{Held, Phase};
-use super::super::tests::random::{fingerprint, record};
+use super::super::tests::random::{fingerprint, known};
 use super::*;
-use std::sync::Arc;
 
 const NOW: Duration = Duration::from_secs(100);
-
-/// This server is number 0; so many others live.
-fn known(others: u8) -> View {
-    let mut view = View::new();
-    for who in 0..=others {
-        let held = Held {
-            count: 0,
-            incarnation: 0,
-            phase: Phase::Alive,
-        };
-        view.raise(fingerprint(who), held, Some(Arc::new(record(who, 0))), NOW);
-    }
-    view
-}
 
 fn linked(with: std::ops::RangeInclusive<u8>) -> Links {
     let mut links = Links::new(fingerprint(0));
@@ -37,7 +21,7 @@ fn as_many_links_are_missing_as_are_neither_there_nor_coming() {
     assert!(links.on_connecting(fingerprint(6), Purpose::Sync));
     assert_eq!(links.missing(20, sound), 2, "a split makes two");
     assert_eq!((links.seeking(), links.meeting()), (2, 1));
-    // Where nearly all neighbours are in doubt, two more than enough are sought.
+    // A server all of whose neighbours are in doubt seeks lifelines besides.
     let links = linked(1..=8);
     let doubted = |who: &Fingerprint| *who == fingerprint(1);
     assert_eq!(links.missing(20, sound), 0);
@@ -48,7 +32,7 @@ fn as_many_links_are_missing_as_are_neither_there_nor_coming() {
 
 #[test]
 fn who_is_linked_asked_or_avoided_is_no_candidate() {
-    let (view, mut random) = (known(6), Random::new(1));
+    let (view, mut random) = (known(6, NOW), Random::new(1));
     let mut links = linked(1..=2);
     links.on_asked(fingerprint(3), Wish::Plain);
     links.on_connecting(fingerprint(4), Purpose::Sync);
@@ -66,7 +50,7 @@ fn who_is_linked_asked_or_avoided_is_no_candidate() {
 
 #[test]
 fn a_full_server_agrees_to_what_leaves_its_degree_as_it_is() {
-    let (view, mut random) = (known(30), Random::new(1));
+    let (view, mut random) = (known(30, NOW), Random::new(1));
     let (full, packed) = (linked(1..=8), linked(1..=10));
     let mut ask = |links: &Links, wish| links.answer(fingerprint(20), wish, &view, &mut random);
     assert_eq!(
@@ -92,7 +76,7 @@ fn a_full_server_agrees_to_what_leaves_its_degree_as_it_is() {
 
 #[test]
 fn the_second_half_of_a_split_is_asked_for_once_the_first_is_there() {
-    let (view, mut random) = (known(30), Random::new(1));
+    let (view, mut random) = (known(30, NOW), Random::new(1));
     let links = linked(1..=1);
     let mut after = |wish, other: u8| {
         let (from, other) = (fingerprint(1), Some(fingerprint(other)));
@@ -107,7 +91,7 @@ fn the_second_half_of_a_split_is_asked_for_once_the_first_is_there() {
 
 #[test]
 fn a_link_too_many_is_given_up_or_passed_on() {
-    let (view, mut random) = (known(30), Random::new(1));
+    let (view, mut random) = (known(30, NOW), Random::new(1));
     let mut links = linked(1..=9);
     let mut trims = |links: &Links| {
         let steps = (0..200).filter_map(|_| links.trim(&view, &mut random, NOW));
@@ -134,7 +118,7 @@ fn newcomers_are_owed_exchanges_in_a_large_circuit() {
     let mut links = linked(1..=8);
     assert!((0..100).all(|_| !links.mix_in(COMPLETE)));
     assert_eq!((1..100).find(|_| links.mix_in(16)), Some(8));
-    let (view, mut random) = (known(30), Random::new(1));
+    let (view, mut random) = (known(30, NOW), Random::new(1));
     let step = links.exchange(&view, &mut random, NOW);
     assert!(matches!(step, Some(Step::Seek(_, Wish::Swap))));
     assert!(!links.is_mixing());

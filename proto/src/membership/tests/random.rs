@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::{SECOND, becomes_whole, circuit};
 use crate::membership::tuning::{MAX_DEGREE, MAX_INCARNATION, MAX_LIVES, SEEKING};
+use crate::membership::view::View;
 use crate::membership::{
     Entry, Gone, Held, Input, MAX_DATAGRAM, Machine, Message, Notice, Output, Phase, Record,
     TetherState, Wish,
@@ -15,7 +16,7 @@ use crate::membership::{
 use crate::url::{Host, Server};
 use crate::{Fingerprint, Url};
 
-/// Something done to a simulated circuit.
+/// A change or fault of a simulated circuit.
 #[derive(Debug, Clone)]
 enum Operation {
     Kill(usize),
@@ -49,7 +50,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Whatever has happened: once it is over, all views are exact and the links one graph.
+    /// Once the faults are over, all views are exact and the links form one graph.
     #[test]
     fn a_circuit_becomes_whole_after_anything(
         n in 2..14usize,
@@ -107,6 +108,20 @@ pub(in crate::membership) fn record(who: u8, count: u64) -> Record {
     }
 }
 
+/// A view of this many live servers besides number 0, all heard of `now`.
+pub(in crate::membership) fn known(others: u8, now: Duration) -> View {
+    let mut view = View::new();
+    for who in 0..=others {
+        let held = Held {
+            count: 0,
+            incarnation: 0,
+            phase: Phase::Alive,
+        };
+        view.raise(fingerprint(who), held, Some(Arc::new(record(who, 0))), now);
+    }
+    view
+}
+
 /// Small numbers, which meet each other, and extreme ones.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0..4u64, 1 => Just(u64::MAX), 1 => Just(MAX_INCARNATION), 1 => Just(MAX_INCARNATION - 1)]
@@ -140,7 +155,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             fingerprint: fingerprint(who),
             held,
             age,
-            // Now and then the record of somebody else.
+            // Now and then the record is another server's.
             record: whole
                 .then(|| Arc::new(record(if other == 0 { other } else { who }, held.count))),
         },
@@ -208,7 +223,7 @@ fn input() -> impl Strategy<Value = Vec<Input>> {
         TetherState::Broken,
     ];
     prop_oneof![
-        // A connection with a sane introduction, without which nothing else would be listened to.
+        // The connection begins with a sane introduction; without one the machine would not listen.
         4 => (1..16u8, number(), 0..9u32).prop_map(|(who, count, live)| {
             let held = Held { count, incarnation: 0, phase: Phase::Alive };
             let entry = Entry { fingerprint: fingerprint(who), held, age: 0, record: Some(Arc::new(record(who, count))) };
@@ -227,7 +242,7 @@ fn input() -> impl Strategy<Value = Vec<Input>> {
 }
 
 proptest! {
-    /// Hostile members can say what they like: the machine stays sane.
+    /// No message of a hostile member breaks the machine.
     #[test]
     fn nothing_that_is_said_breaks_the_machine(
         steps in prop::collection::vec((input(), 0..2000u64), 1..120),
@@ -243,7 +258,7 @@ proptest! {
                 machine.handle(input, now);
                 check(&mut machine, &mut subscribed)?;
             }
-            // As a driver would: all that has come due, in time.
+            // The test does as a driver would: it gives each time-out in time.
             for _ in 0..200 {
                 let Some(at) = machine.poll_timeout().filter(|at| *at <= now) else { break };
                 machine.handle(Input::Tick, at.max(now));
