@@ -1,13 +1,11 @@
 //! Hands out the descriptors that the process may have open.
 //!
-//! Whoever makes descriptors on behalf of others takes them here first, and gives them back when
-//! they are closed. When too few are left, the one who asks is refused early, and told who has them,
+//! A caller that makes descriptors on behalf of others takes them here first, and gives them back
+//! when it has closed them. When too few are left, the caller is refused early, and told who has them,
 //! instead of failing half-way with the system's own words.
 //!
-//! The soft limit of open files is raised to the hard one, once, when half of it is used. Not at the
-//! start, as a child that is to begin with the original limit then has to be forked instead of
-//! spawned by `posix_spawn`: measured with 300 starts of `/bin/true` each, 1.4 ms instead of 0.9 ms
-//! for a server of 10 MB, 3.6 ms instead of 0.8 ms for one of 50 MB.
+//! The soft limit of open files is raised to the hard one, once, when half of it is used
+//! (`docs/adr/0008-the-limit-of-open-files-is-raised-late.md`).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
