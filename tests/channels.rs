@@ -205,7 +205,7 @@ fn of_a_longer_message_32_kib_are_held_and_its_sender_waits_on_the_rest() {
         let long = "x".repeat((32 << 10) + 1);
         let mut sender = server.circuit("send /one/c").stdin(&*long).spawn();
         until(server, "/one/c", "Held", 1);
-        // What fits is stored at once, and its sender is free, though the other came first.
+        // A message that fits is stored at once and its sender is free, though the other came first.
         let fits = "y".repeat(32 << 10);
         server.circuit("send /one/c").stdin(&*fits).run();
         assert!(sender.is_running());

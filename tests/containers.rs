@@ -1,4 +1,4 @@
-//! Containers, on a real Docker Engine, of images that the tests build themselves.
+//! Containers on a real Docker Engine, of images that the tests build themselves.
 
 mod engine;
 mod engines;
@@ -77,7 +77,7 @@ fn from_making_to_end(engine: &Engine) {
         let inspected: Value = serde_json::from_str(&engine.docker(&["inspect", &name])).unwrap();
         inspected[0].clone()
     };
-    // Podman puts away what a container had for a while after it has ended.
+    // Podman goes on for a while to clean up after a container that has ended.
     let peeked = crate::support::eventually("peek tells what the Engine does", || {
         let (before, peeked) = (inspect(), one.peek("/one/a/b"));
         (before == peeked).then_some(peeked)
@@ -120,7 +120,7 @@ fn the_reference_s_example_as_printed() {
     assert_eq!(config["HostConfig"]["Memory"], 1_000_000_000);
     one.circuit(format!("scrub {path}")).run();
     if !bound {
-        // What the Engine made for it.
+        // The Engine made these directories for the volume.
         let _ = std::fs::remove_dir("/src/webapp");
         let _ = std::fs::remove_dir("/src");
     }
@@ -286,8 +286,8 @@ fn a_late_reader_misses_nothing_however_much_there_is() {
         let script = format!("echo err >&2; head -c {length} /dev/zero");
         make(&one, &format!("/one/{length}"), &engine.sh(&script));
     }
-    // Those that fit what is held have ended; the others wait for a reader. The Engine's two seconds
-    // pass: nothing tells of their end, as nothing is to come of it.
+    // Containers whose output fits the pipes have ended; the others wait for a reader. The test waits
+    // until the Engine's two seconds are over, of which there is no event.
     assert_eq!(wait(&one, "/one/20000")["Stdout"]["Held"], 20_000);
     std::thread::sleep(std::time::Duration::from_secs(3));
     for length in lengths() {
@@ -326,7 +326,7 @@ fn holds_no_more(engine: &Engine) {
         }
     });
     assert_eq!(held, 32 << 10);
-    // Not done, and its stderr is not held up by its stdout.
+    // The container still runs, and its full stdout does not hold up its stderr.
     let stderr = one.circuit("stderr /one/c").spawn();
     assert_eq!(stderr.stdout().text(), "");
     let read = one.circuit("stdout /one/c").any_stdout().run();
@@ -410,7 +410,7 @@ fn limits_are_seen_inside() {
     };
     let home = Home::new();
     let one = engine.server(&home, "-name one");
-    // The first of the two generations of control groups, else the second.
+    // The file is of the first generation of control groups, or else of the second.
     let script = "cd /sys/fs/cgroup; \
         cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max; \
         cat cpuset/cpuset.cpus 2>/dev/null || cat cpuset.cpus; \
@@ -519,7 +519,7 @@ fn scrub(engine: &Engine) {
     assert_eq!(engine.containers(), std::slice::from_ref(&base));
     let running = ["inspect", "-f", "{{.State.Running}}", &base];
     assert_eq!(engine.docker(&running), "true\n");
-    // Its name is taken.
+    // The container still has its name.
     make(&one, "/one/c", &idle);
     assert_eq!(one.peek("/one/c")["Name"], format!("/{base}-2"));
     one.circuit("signal KILL /one/c").run();
@@ -543,7 +543,7 @@ fn scrubs_itself(engine: &Engine) {
             .stdin(engine.sh("read x; echo got $x").to_string())
             .run();
         if forget_first {
-            // Its stdin ends, and so does it.
+            // Its stdin ends, and so the container ends.
             one.circuit("scrub /one/c").run();
         } else {
             let reader = one.circuit("stdout /one/c").spawn();

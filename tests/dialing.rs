@@ -263,7 +263,7 @@ fn a_server_of_this_machine_that_hangs_is_named_and_passed_over() {
         "circuit: warning: {} runs here and does not answer\n",
         two.url()
     );
-    // The newest, and then another than the newest.
+    // The newest server stops first, and then another.
     two.signal(Signal::STOP);
     home.circuit("ls /")
         .stdout(format!("/{}\n", one.id()))

@@ -87,7 +87,7 @@ fn packets_grow_with_the_path() {
     home.circuit(format!("stdout -d {url} /one/p"))
         .any_stdout()
         .run();
-    // Above what Ethernet carries, and within what docs/PROTOCOL.md says.
+    // The largest exceed what Ethernet carries, and keep to the limit of docs/PROTOCOL.md.
     let largest = relay.largest();
     assert!((6_000..=6_500).contains(&largest), "{largest}");
 }
@@ -168,7 +168,7 @@ fn a_link_that_flaps_costs_little() {
         relays.iter().for_each(Relay::heal);
         thread::sleep(Duration::from_millis(healed));
     };
-    // The memory that the first cuts cost once.
+    // The first cuts cost some memory once.
     flap(7000, 1000);
     one_link(&home, both);
     let dials = || relays.iter().map(Relay::dials).sum::<usize>();
@@ -179,7 +179,7 @@ fn a_link_that_flaps_costs_little() {
         flap(400, 400);
         flap(2000, 600);
     }
-    // Long enough to be given up.
+    // These cuts last long enough for the others to give it up.
     flap(7000, 0);
     // Our own commands will dial through the relays as well.
     let dials = dials() - dialled;
@@ -223,7 +223,7 @@ fn servers_that_are_known_by_name_are_sent_datagrams_too() {
     for (server, other) in [(both[0], both[1]), (both[1], both[0])] {
         server.logs(&format!("left: {}", other.id()));
     }
-    // Whoever was given up is knocked at, by datagrams alone.
+    // A server that was given up is knocked at, by datagrams alone.
     let before = relays.each_ref().map(Relay::datagrams);
     for (relay, before) in relays.iter().zip(before) {
         eventually("somebody knocks", || {

@@ -103,7 +103,7 @@ fn outputs_go_where_they_are_sent() {
     one.circuit("stdout /one/b").stdout("out\n").run();
     one.circuit("wait /one/b").any_stdout().run();
     assert_eq!(fs::read_to_string(home.file("relative")).unwrap(), "err\n");
-    // The same file for both: neither overwrites the other.
+    // Both write to the same file, and neither overwrites the other.
     one.make("/one/c", command("both", "both"));
     one.circuit("wait /one/c").any_stdout().run();
     assert_eq!(fs::read_to_string(home.file("both")).unwrap(), "out\nerr\n");

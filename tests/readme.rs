@@ -133,7 +133,7 @@ async fn program(url: circuit_client::Url) -> Result<(), Box<dyn std::error::Err
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_program_works() {
-    // Whatever stands there is what is compiled here.
+    // The document shows exactly the program that is compiled here.
     let bare = |text: &str| text.split_whitespace().collect::<String>();
     let shown = blocks(README, "rust").concat();
     assert!(!shown.is_empty() && bare(include_str!("readme.rs")).contains(&bare(&shown)));

@@ -185,7 +185,7 @@ fn a_signal_ends_it_when_only_a_child_of_its_process_holds_the_output() {
 fn killed_it_leaves_nothing_behind() {
     let home = Home::new();
     let [one, two] = home.start_all(["one", "two"]);
-    // Through a forwarder too.
+    // This holds through a forwarder too.
     for server in [&one, &two] {
         let run = server
             .circuit("run /one/p -- sh -c")

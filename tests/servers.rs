@@ -36,7 +36,7 @@ fn the_status_of_a_server() {
     assert!(text.stdout().starts_with(&begin), "{}", text.stdout());
     let mut status = one.peek("/two");
     let mut same = one.peek(&format!("/{}", two.id()));
-    // Counted while somebody looks.
+    // The command that looks is counted itself.
     for changing in ["Clients", "Counters"] {
         status[changing].take();
         same[changing].take();
@@ -75,12 +75,12 @@ fn a_server_counts_what_happens() {
     check("Requests", "Forwarded", 1);
     check("Messages", "Sent", 1);
     check("Messages", "Received", 1);
-    // Six commands, and the second peek itself.
+    // Six commands were connected, and the second peek is.
     check("Connections", "AcceptedClients", 7);
     assert_eq!(after["Membership"]["Links"], 1);
     assert_eq!(after["Membership"]["Joined"], 1);
     assert_eq!(after["Log"]["Dropped"], 0);
-    // What counts here is not counted there.
+    // Each server counts its own only.
     assert_eq!(two.peek("/two")["Counters"]["Processes"]["Started"], 0);
     for (group, name) in [("Bytes", "Sent"), ("Bytes", "Received"), ("Log", "Written")] {
         let count = |counters: &serde_json::Value| counters[group][name].as_u64().unwrap();
@@ -95,7 +95,7 @@ fn join_merges_two_circuits() {
     let [three, four] = home.start_all(["three", "four"]);
     one.circuit(format!("join /one {}", three.url())).run();
     Server::see_each_other(&[&one, &two, &three, &four]);
-    // Again, it changes nothing.
+    // A second join changes nothing.
     one.circuit(format!("join /two {}", three.url())).run();
     Server::see_each_other(&[&one, &two, &three, &four]);
 }

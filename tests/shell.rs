@@ -314,7 +314,7 @@ fn listings_for_programs_are_json() {
         .run()
         .json();
     assert_eq!(nothing, serde_json::json!([]));
-    // A value a line, as each exits.
+    // A line appears for each process as it exits.
     let waited = one
         .circuit("waitall -json")
         .stdin("/one/a/b\n")

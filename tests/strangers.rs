@@ -137,7 +137,7 @@ async fn a_malformed_handshake_is_refused() {
         // A role that is none, and bytes left over.
         framed(&[0, 1, 0, 1, 9, 0]),
         framed(&[0, 1, 0, 1, 0, 0, 0]),
-        // Cut short.
+        // This frame is cut short.
         vec![0, 0],
         vec![0, 0, 0, 50, 1],
         // Longer than a stranger may send.

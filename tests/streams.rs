@@ -208,7 +208,7 @@ fn the_end_of_stdin_closes_the_processs_stdin() {
     one.make("/one/p", r#"{"Path": "wc", "Args": ["-c"]}"#);
     one.circuit("stdin /one/p").stdin("x".repeat(300_000)).run();
     one.circuit("stdout /one/p").stdout("300000\n").run();
-    // As in the reference: no stdin, no waiting.
+    // As in the reference, there is no stdin, and so no wait.
     one.make("/one/q", r#"{"Path": "cat"}"#);
     one.circuit("stdin /one/q").run();
     let status = one.circuit("wait /one/q").any_stdout().run().json();
@@ -239,7 +239,7 @@ async fn a_writer_that_disappears_closes_nothing() {
             })
         });
     }
-    // The connection as a whole, not only the stream.
+    // The whole connection is cut, not only the stream.
     let writer = one
         .client(&home)
         .await

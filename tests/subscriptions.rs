@@ -25,7 +25,7 @@ fn joins_begin_with_those_that_are_there() {
         one.peek("/one/joins"),
         json!({"Source": "join", "Pending": 2, "Closed": false, "Dropped": 0})
     );
-    // From any server, and each once.
+    // Events can be received from any server, each once.
     let first = two.circuit("recv /one/joins").any_stdout().run();
     let second = one.circuit("recv -lines /one/joins").any_stdout().run();
     assert_eq!(
@@ -118,7 +118,7 @@ fn receivers_share_one_queue() {
     let told = || -> String { followers.iter().map(|f| f.stdout().text()).collect() };
     eventually("all were told", || (set(&told()) == expected).then_some(()));
     assert_eq!(told().lines().count(), expected.len(), "each by one");
-    // Whoever waits is told when it is scrubbed.
+    // A scrub ends those that still wait.
     one.circuit("scrub /one/joins").run();
     for follower in followers {
         let output = follower.finish();

@@ -128,7 +128,7 @@ fn a_server_whose_port_is_not_free_for_tcp_says_so_and_does_without() {
         .circuit(format!("start -name three -j {}", one.url()))
         .serve();
     Server::see_each_other(&[&one, &two, &three]);
-    // Whoever else is connected there does not pass for the server.
+    // Another program that is connected at that port does not pass for the server.
     let logged = one.logged();
     two.kill();
     let left = format!("left: {}", two.id());

@@ -247,7 +247,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     );
     let tethers = Tethers::new(bound.ip(), runtime.clone());
     let (peer, driver) = Peer::new(record, outbound.clone(), datagrams, tethers.clone());
-    // Only convenience hangs on it.
+    // Without it, commands only have to be told the URL.
     let registration = runtime_dir.and_then(|dir| dir.register(&me.url).ok());
     let server = Arc::new(Server {
         me,

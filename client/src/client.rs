@@ -201,7 +201,7 @@ impl Client {
             };
             match discover::discover(group, Some(local), DISCOVER_TIMEOUT).await {
                 Ok(urls) => (urls, Some(local)),
-                // What the other asking says is of more use.
+                // The error of the other search is of more use.
                 Err(_) => std::future::pending().await,
             }
         };

@@ -120,7 +120,7 @@ impl RuntimeDir {
         };
         let own = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
         match found.mode() {
-            // What others may have put there is not trusted later either.
+            // Files that others may have put there are not trusted later either.
             mode if !own || mode & 0o022 != 0 => Err(RuntimeDirError::NotOwn(path)),
             mode if mode & 0o077 != 0 => Err(RuntimeDirError::Exposed(path)),
             _ => Ok(RuntimeDir { path }),

@@ -73,7 +73,7 @@ impl Reader {
     pub async fn leave(&mut self) -> Result<(), Error> {
         let left = circuit_proto::Error::new(Code::Aborted, "the reader left");
         match self.send.send_end(&Err(left)).await {
-            // What comes says how it ended.
+            // The next frame says how the stream ended.
             Ok(()) | Err(StreamError::Abandoned) => Ok(()),
             Err(error) => Err(self.client.failed(&self.path, error)),
         }
@@ -97,7 +97,7 @@ impl Reader {
             ..
         } = self;
         match send.end(Ok(())).await {
-            // What comes says how it ended.
+            // The next frame says how the stream ended.
             Ok(()) | Err(StreamError::Abandoned) => (),
             Err(error) => return Err(client.failed(&path, error)),
         }
@@ -275,7 +275,7 @@ impl AsyncWrite for Writer {
         ready!(self.poll_drain(cx))?;
         let count = buf.len().min(circuit_proto::codec::MAX_CHUNK);
         self.send.queue_data(Bytes::copy_from_slice(&buf[..count]));
-        // What does not go now goes at the next call; `poll_flush` waits for it.
+        // Bytes that do not go now go at the next call; `poll_flush` waits for them.
         match self.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(count)),

@@ -164,6 +164,6 @@ mod tests {
         assert_eq!(hex, EXPECTED);
     }
 
-    // Computed with Python's hmac module over the same bytes.
+    // Python's hmac module computed this over the same bytes.
     const EXPECTED: &str = "a98b947cd9dfbf345f194d618615a5383cb07dae8151d2075d028df1f35cd46f";
 }

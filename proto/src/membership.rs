@@ -14,7 +14,7 @@
 //! life's count and its incarnation; it is never anything but alive in its own view, until it leaves. Nobody is down
 //! without a leave, hard evidence, or a suspicion that has expired. Notices alternate per server,
 //! and with the first list they make the view. The same seed and inputs give the same outputs.
-//! Whatever peers say, every table is bounded and nothing panics.
+//! Every table is bounded and nothing panics, no matter what peers say.
 //!
 //! After each [`Machine::handle`]: first drain [`Machine::poll_output`], then arm one timer for
 //! [`Machine::poll_timeout`].
@@ -225,7 +225,7 @@ impl Machine {
             Message::Hashes { buckets, hashes } => self.on_hashes(from, buckets, hashes),
             Message::Want { hashes } => self.on_want(from, hashes),
             Message::Who { members } => self.on_who(from, members),
-            // Only outside of connections.
+            // A knock comes only outside of connections.
             Message::Knock { .. } => {}
         }
     }
@@ -252,7 +252,7 @@ impl Machine {
                 subject,
                 answered,
             } => self.on_witnessed(from, nonce, subject, answered),
-            // Only on connections.
+            // These come only on connections.
             Message::Hello { .. }
             | Message::Heartbeat { .. }
             | Message::Delta { .. }
@@ -328,7 +328,7 @@ impl Machine {
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outputs.pop_front();
         if output.is_none() {
-            // Who has met a large circuit had much to say once.
+            // A server that has met a large circuit had many messages to send once.
             self.outputs.shrink_to(OUTPUTS_KEPT);
         }
         output

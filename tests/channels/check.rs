@@ -50,7 +50,7 @@ impl<'a> Check<'a> {
                     .push(format!("sent twice, so that nothing is proved: {send:?}"));
             }
         }
-        // Those who know first.
+        // Receives with a known outcome come first.
         for outcome in [Received::Taken, Received::Unknown] {
             let receives = self.history.receives.iter();
             for receive in receives.filter(|receive| receive.outcome == outcome) {
@@ -142,7 +142,7 @@ impl<'a> Check<'a> {
             .collect();
         later.sort_by_key(|(send, _)| send.begun);
         let mut ahead = earlier.into_iter().peekable();
-        // Those in line before, by when their taker began.
+        // The messages before it in line, by the time at which their receive began, are here.
         let mut before: BTreeSet<(u64, u64)> = BTreeSet::new();
         for (send, taker) in later {
             while let Some((_, begun, message)) =
@@ -160,7 +160,7 @@ impl<'a> Check<'a> {
                     perhaps = held.perhaps;
                 }
             }
-            // Who let go of a receive that had seen nothing yet held one message at most.
+            // A receiver that gave up before it had seen anything held one message at most.
             if unexplained.len() > perhaps {
                 let overtaken: Vec<_> = unexplained.iter().take(3).map(|m| self.sends[m]).collect();
                 self.wrong

@@ -43,7 +43,7 @@ impl Log {
             Log::Here(events) => events.lock().unwrap().push((at, event)),
             Log::Stdout => {
                 let line = serde_json::to_string(&(at, event)).unwrap() + "\n";
-                // Whoever reads may have gone, and with it the reason to go on.
+                // If the reader of the log has gone, there is no reason to go on.
                 if std::io::stdout().lock().write_all(line.as_bytes()).is_err() {
                     std::process::exit(1);
                 }

@@ -108,9 +108,9 @@ async fn a_receiver_that_goes_before_its_word_leaves_the_message_at_the_head() {
                 chan.send_all("second").await.unwrap();
             })
         };
-        // Matched, and no byte read.
+        // The message is matched, and no byte of it read.
         drop(chan.recv().await.unwrap());
-        // In the middle of it, and at its end.
+        // The reader goes in the middle of a message, and at its end.
         let mut message = chan.recv().await.unwrap();
         assert_eq!(message.chunk().await.unwrap().unwrap(), "first");
         drop(message);
@@ -118,11 +118,11 @@ async fn a_receiver_that_goes_before_its_word_leaves_the_message_at_the_head() {
         assert_eq!(message.chunk().await.unwrap().unwrap(), "first");
         assert_eq!(message.chunk().await.unwrap(), None);
         drop(message);
-        // By the dozen.
+        // The messages are received by the dozen.
         let mut receiver = chan.receiver().await.unwrap();
         assert_eq!(receiver.batch(9).await.unwrap()[0], "first");
         drop(receiver);
-        // Too long for who asked.
+        // The message is too long for the receiver.
         assert_eq!(code(chan.recv_all(4).await), Some(Code::TooLarge));
         let mut receiver = chan.receiver().await.unwrap().with_limit(4);
         for _ in 0..2 {
@@ -273,7 +273,7 @@ const POINTS: [(&str, Point); 8] = [
         let path = path.to_owned();
         let after = move |server: &Server| {
             gone(server, &path, |status| status["Senders"] == 1);
-            // What was before it is there, and who was behind it has the next place.
+            // The messages before it are there, and the sender behind it has the next place.
             for _ in 0..filled(server, &path) {
                 server
                     .circuit(format!("recv {path}"))

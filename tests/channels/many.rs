@@ -139,7 +139,7 @@ async fn messages_of_all_lengths_pass_whole_on_one_stream_and_on_many() {
         let mut count = 0;
         while count < 200 {
             if count % 3 == 0 {
-                // One on a stream of its own in between.
+                // One message is received on a stream of its own in between.
                 assert_eq!(chan.recv_all(1 << 20).await.unwrap(), message(count));
                 count += 1;
                 continue;

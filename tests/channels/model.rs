@@ -400,7 +400,7 @@ fn has_an_order(history: &History) -> bool {
     }
     for receive in &history.receives {
         let steps = match receive.saw.flatten() {
-            // Backwards, to be popped.
+            // The steps are backwards, to be popped.
             Some(message) => vec![Step::Commit(message), Step::Take(message)],
             None => vec![Step::Empty],
         };
@@ -425,7 +425,7 @@ fn has_an_order(history: &History) -> bool {
             .map(|o| o.1)
             .min();
         let Some(deadline) = deadline else {
-            // What was sent has been received.
+            // No operation is left: the order is right if all that was sent has been received.
             return line.is_empty();
         };
         for at in 0..operations.len() {

@@ -20,13 +20,13 @@ pub(super) struct Engine {
     keeps_image: bool,
 }
 
-/// What the images have: Debian's busybox-static, under these names.
+/// The programs in the images: Debian's busybox-static, under these names.
 const PROGRAMS: [&str; 13] = [
     "sh", "ls", "cat", "echo", "sleep", "head", "tr", "wc", "env", "pwd", "md5sum", "touch", "nc",
 ];
 
 impl Engine {
-    /// This machine's Engine; nothing, and a word about it, if there is none.
+    /// This machine's Engine. If there is none, returns nothing and says on stderr why.
     pub(super) fn of_machine() -> Option<Engine> {
         Engine::with_image(std::env::var("DOCKER_HOST").ok(), None)
     }
@@ -89,12 +89,12 @@ impl Engine {
         }
     }
 
-    /// What makes a container that runs a shell script.
+    /// The description of a container that runs a shell script.
     pub(super) fn sh(&self, script: &str) -> serde_json::Value {
         serde_json::json!({"Image": self.image, "Path": "/bin/sh", "Args": ["-c", script]})
     }
 
-    /// What Docker's own command prints, which must succeed.
+    /// The output of Docker's own command, which must succeed.
     pub(super) fn docker(&self, arguments: &[&str]) -> String {
         let output = self.asked(arguments).unwrap();
         assert!(output.status.success(), "docker {arguments:?}: {output:?}");
@@ -103,7 +103,7 @@ impl Engine {
 
     /// The names of all containers made of the image.
     pub(super) fn containers(&self) -> Vec<String> {
-        // What Podman has it filter by is an image's whole name.
+        // Podman filters by the whole name of an image only, so the filter is here.
         let lines = self.docker(&["ps", "-a", "--format", "{{.Image}} {{.Names}}"]);
         let of_image = |line: &str| {
             let (image, name) = line.split_once(' ')?;
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Whether its containers have a network of their own with its host.
+    /// Whether the Engine has a bridge, a network that its containers share with its host.
     pub(super) fn has_bridge(&self) -> bool {
         let bridge = self.asked(&["network", "inspect", "bridge"]);
         bridge.is_some_and(|answer| answer.status.success())
@@ -142,7 +142,7 @@ impl Drop for Engine {
         if self.keeps_image {
             return;
         }
-        // What is gone already needs no removing, nor does anything of an Engine that is.
+        // An Engine that is gone has nothing that could be removed.
         if self
             .asked(&["version"])
             .is_some_and(|answer| answer.status.success())
@@ -153,7 +153,7 @@ impl Drop for Engine {
     }
 }
 
-/// A directory with the root of an image in it, as a tar file; with a mark it is like no other.
+/// A directory with the root of an image in it, as a tar file; a mark makes it unlike any other.
 pub(super) fn root(mark: Option<&str>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let bin = dir.path().join("root/bin");
@@ -181,7 +181,7 @@ pub(super) fn in_own_network(program: &str) -> Command {
     command
 }
 
-/// Waits until an Engine answers, unless it exits before; whether it does so in time.
+/// Waits until an Engine answers or exits, and returns whether it answers in time.
 pub(super) fn answers(host: &str, engine: &mut Child) -> bool {
     let begin = Instant::now();
     while begin.elapsed() < DEADLINE && engine.try_wait().unwrap().is_none() {
@@ -195,7 +195,8 @@ pub(super) fn answers(host: &str, engine: &mut Child) -> bool {
     false
 }
 
-/// A Docker Engine of a test's own, in a network of its own. Dropped, it is gone, with what it ran.
+/// A Docker Engine of a test's own, in a network of its own. When it is dropped, it ends with all that it
+/// ran.
 pub(super) struct Daemon {
     dir: tempfile::TempDir,
     flags: &'static [&'static str],
@@ -203,10 +204,10 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Where the shared one listens besides, in its network.
+    /// The second address of the shared Engine, in its network.
     pub(super) const TCP: &str = "tcp://127.0.0.1:2375";
 
-    /// One that all who want one at the same time share.
+    /// An Engine that all tests share that want one at the same time.
     pub(super) fn shared() -> Option<Arc<Daemon>> {
         static SHARED: Mutex<Weak<Daemon>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,7 +219,7 @@ impl Daemon {
         Some(daemon)
     }
 
-    /// Starts one; nothing, and a word about it, if it cannot be.
+    /// Starts one. If that cannot be, returns nothing and says on stderr why.
     pub(super) fn start(flags: &'static [&'static str]) -> Option<Daemon> {
         if !Path::new("/bin/busybox").exists() {
             skipped("/bin/busybox (busybox-static)");
@@ -244,16 +245,16 @@ impl Daemon {
         None
     }
 
-    /// Starts it, again if it was stopped; whether it answers in time.
+    /// Starts it, also again after a stop, and returns whether it answers in time.
     pub(super) fn run(&mut self) -> bool {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.file("log"))
             .unwrap();
-        // The machine's own is of no concern.
+        // The Engine gets a configuration of its own, so that it does not read the machine's.
         fs::write(self.file("daemon.json"), "{}").unwrap();
-        // One without a bridge removes that of the network which it runs in.
+        // An Engine without a bridge removes the bridge of the network that it runs in.
         let mut dockerd = in_own_network("dockerd");
         dockerd
             .args([
@@ -261,7 +262,7 @@ impl Daemon {
                 "--iptables=false",
                 "--ip-forward=false",
                 "--ip-masq=false",
-                // What fails is told at once.
+                // A download that fails is reported at once, not tried again.
                 "--max-download-attempts=1",
             ])
             .arg("--config-file")
@@ -278,8 +279,8 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        // One that was killed has left them behind; by them, processes that nobody has reaped yet
-        // would be taken for running ones.
+        // A killed Engine has left these files behind, and the next would take processes that are not
+        // reaped yet for running ones.
         let _ = fs::remove_file(self.file("pid"));
         let _ = fs::remove_file(self.file("exec/containerd/containerd.pid"));
         let Ok(child) = dockerd.spawn() else {
@@ -320,13 +321,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // In order, so that it unmounts what it has mounted, and stops its containerd.
+        // It ends in order, so that it unmounts its mounts and stops its containerd.
         if let Some(mut daemon) = self.daemon.take() {
             let pid = Pid::from_raw(daemon.id().cast_signed()).unwrap();
             let _ = kill_process(pid, Signal::TERM);
             let _ = daemon.wait();
         }
-        // What one that was killed had mounted, the next does not unmount.
+        // A daemon does not unmount what a killed one before it had mounted.
         let mut umount = Command::new("umount");
         umount
             .args(["--recursive", "--quiet"])

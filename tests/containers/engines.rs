@@ -1,4 +1,4 @@
-//! The Engines that a server works with, and those that it does not.
+//! Engines that a server works with, and Engines that it refuses.
 
 use std::process::Command;
 
@@ -50,7 +50,7 @@ fn a_server_without_an_engine_says_what_to_do() {
     let tls = "circuit: start: -docker: DOCKER_TLS_VERIFY: Engines behind TLS are not supported: ";
     assert!(output.stderr().starts_with(tls), "{output}");
     assert_eq!(output.stderr().lines().count(), 1, "{output}");
-    // Somebody else's socket.
+    // The socket belongs to another program.
     let deaf = home.file("deaf.sock");
     let listener = std::os::unix::net::UnixListener::bind(&deaf).unwrap();
     std::thread::spawn(move || while listener.accept().is_ok() {});

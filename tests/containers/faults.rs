@@ -1,4 +1,4 @@
-//! What happens behind the server's back.
+//! Faults and changes that the server did not cause: of containers, images and their Engine.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn what_others_do_to_a_container_is_told() {
         .run();
     one.circuit("scrub /one/c").run();
     one.circuit("peek /one/c").stdout("null\n").run();
-    // Stopped by somebody else, it has just ended.
+    // A container that somebody else stopped has ended as any other.
     make(&one, "/one/c", &engine.sh("sleep 1000"));
     engine.docker(&["kill", "--signal", "KILL", &name]);
     assert_eq!(wait(&one, "/one/c")["Exit"], "signal: killed");
@@ -112,7 +112,7 @@ fn an_engine_that_stops_in_the_middle_is_told_and_waited_for() {
         waiting.is_running(),
         "nobody knows that the container has ended"
     );
-    // One that comes back ends what it finds running.
+    // An Engine that comes back ends containers that it finds running.
     assert!(daemon.run(), "dockerd starts again: {}", daemon.log());
     let waited = waiting.finish();
     assert!(waited.stdout().starts_with("/one/c\t"), "{waited}");
@@ -155,7 +155,7 @@ fn a_container_that_outlives_its_engine_goes_on() {
         let failed = reader.stdout().wait_for_end(Duration::from_millis(200));
         (!failed).then_some(reader)
     });
-    // Of its stderr, nobody has been told yet that some may be missing.
+    // No reader of its stderr has heard yet that some of it may be missing.
     let told = one.circuit("stderr /one/c").status(1).any_stderr().run();
     assert!(told.stderr().contains("may be missing\n"), "{told}");
     let stderr = one.circuit("stderr /one/c").spawn();

@@ -7,14 +7,15 @@ use std::process::{Child, Stdio};
 use super::engine::{answers, in_own_network};
 use crate::support::skipped;
 
-/// Podman's service of a test's own, in a network of its own, which keeps all it has in a directory.
-/// Dropped, it is gone.
+/// A service of Podman of a test's own, in a network of its own, which keeps all its data in one
+/// directory. When it is dropped, it ends.
 pub(super) struct Podman {
     dir: tempfile::TempDir,
     service: Child,
 }
 
-/// Limits that whoever may not raise their own can give; and no other services of the machine's.
+/// A configuration with limits that also a user may set who cannot raise their own, and without other
+/// services of the machine.
 const CONFIGURATION: &str = r#"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -24,7 +25,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 "#;
 
-/// With whom it speaks plain HTTP.
+/// The registry with which it speaks plain HTTP.
 const REGISTRIES: &str = r#"
 [[registry]]
 location = "127.0.0.1:5000"
@@ -32,10 +33,10 @@ insecure = true
 "#;
 
 impl Podman {
-    /// Where a registry in its network has its trust.
+    /// The port of a registry in its network, which it trusts.
     pub(super) const REGISTRY: u16 = 5000;
 
-    /// Starts it; nothing, and a word about it, if it cannot be.
+    /// Starts it. If that cannot be, returns nothing and says on stderr why.
     pub(super) fn start() -> Option<Podman> {
         let dir = tempfile::Builder::new()
             .prefix("circuit-podman-")
@@ -107,7 +108,7 @@ impl Drop for Podman {
         let pid = rustix::process::Pid::from_child(&self.service);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.service.wait();
-        // What it mounts in its own directory it leaves mounted.
+        // Podman does not unmount what it mounted in its own directory.
         for mounted in ["root/vfs", "root", "runroot"] {
             let mut umount = std::process::Command::new("umount");
             umount

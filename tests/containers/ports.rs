@@ -20,7 +20,7 @@ fn a_published_port_is_answered_by_the_container() {
     let home = Home::new();
     let one = engine.server(&home, "-name one");
     let mut container = engine.sh("while :; do echo hello | nc -l -p 80; done");
-    // One that somebody else has is said to be so, and leaves nothing.
+    // If another program has the port, the error says so, and nothing is left.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     container["Ports"] = json!([format!("127.0.0.1:{port}:80")]);
@@ -37,13 +37,13 @@ fn a_published_port_is_answered_by_the_container() {
     assert_eq!(refused.stderr().lines().count(), 1, "{refused}");
     one.circuit("peek /one/c").stdout("null\n").run();
     assert!(engine.containers().is_empty());
-    // Of those that are free, the Engine chooses one, and `peek` says which.
+    // The Engine chooses one of the free ports, and `peek` shows it.
     container["Ports"] = json!(["127.0.0.1::80"]);
     make(&one, "/one/c", &container);
     let ports = &one.peek("/one/c")["NetworkSettings"]["Ports"]["80/tcp"];
     assert_eq!(ports[0]["HostIp"], "127.0.0.1");
     let port: u16 = ports[0]["HostPort"].as_str().unwrap().parse().unwrap();
-    // What leads there is there before the container listens.
+    // The forwarding of the port begins before the container listens.
     eventually("the container answers", || {
         let mut answer = String::new();
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;

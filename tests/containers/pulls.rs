@@ -10,7 +10,7 @@ use super::registry::{Manner, Registry};
 use super::{make, wait};
 use crate::support::{Home, Server};
 
-/// A container of the registry's image, with what is said of fetching it.
+/// Makes a container of the registry's image, and returns the lines about the fetch.
 fn container(registry: &Registry, pull: &str) -> Value {
     match pull {
         "" => json!({"Image": registry.image()}),
@@ -46,7 +46,7 @@ fn an_image_that_is_not_there_is_fetched_once() {
     assert!(shown.contains(": Pull complete\n"), "{fetched}");
     let last = format!("Status: Downloaded newer image for {image}\n");
     assert!(shown.ends_with(&last), "{fetched}");
-    // The image's own command.
+    // The container runs the image's own command.
     let mark = image.rsplit([':', '/']).nth(2).unwrap();
     one.circuit("stdout /one/a")
         .stdout(format!("{mark}\n"))
@@ -68,7 +68,7 @@ fn an_image_that_is_not_there_is_fetched_once() {
     }
 }
 
-/// The deadline of operations is not one of what comes as long as it comes.
+/// The deadline of operations does not end a fetch that goes on.
 #[test]
 fn fetching_may_take_longer_than_the_deadline_and_goes_through_another_server() {
     let Some(daemon) = Daemon::shared() else {
@@ -94,7 +94,7 @@ fn fetching_may_take_longer_than_the_deadline_and_goes_through_another_server() 
         assert!(shown.is_some(), "{}", making.stderr().text());
     };
     shown(": Downloading\n");
-    // Meanwhile the place is taken.
+    // Meanwhile the anchor is taken.
     one.circuit("mkdkr /two/a")
         .stdin(container(&registry, "").to_string())
         .status(1)

@@ -1,5 +1,7 @@
-//! A registry of a test's own, on the loopback of an Engine's network, where Engines speak plain HTTP: as much of the Docker
-//! Registry HTTP API v2 as fetching one image takes (manifest schema 2, with one layer).
+//! A registry of a test's own, on the loopback of an Engine's network, where Engines speak plain HTTP.
+//!
+//! It has as much of the Docker Registry HTTP API v2 as the fetch of one image takes (manifest schema 2,
+//! with one layer).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,22 +25,22 @@ pub(super) struct Registry {
     shared: Arc<Shared>,
 }
 
-/// How a registry answers.
+/// The manners in which a registry answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// Wholly.
+    /// It answers everything.
     Whole,
-    /// With half of the image's description: then it closes the connection.
+    /// It sends half of the image's description, and closes the connection.
     Cut,
-    /// With half of the layer; with the rest when it is told to.
+    /// It sends half of the layer, and the rest when it is told to.
     Held,
-    /// Not at all, to who asks for the manifest, until it is told to.
+    /// It does not answer requests for the manifest until it is told to.
     Silent,
 }
 
 struct Shared {
     manner: Manner,
-    /// What there is below `/v2/app/`, and of which type.
+    /// The type and bytes of each thing below `/v2/app/`.
     content: HashMap<String, (&'static str, Vec<u8>)>,
     asked: Mutex<Vec<String>>,
     released: Mutex<bool>,
@@ -87,7 +89,7 @@ impl Registry {
         format!("{}/app:1", self.address)
     }
 
-    /// How often somebody asked for what begins with this, below `/v2/app/`.
+    /// How many requests there were for paths that begin with this, below `/v2/app/`.
     pub(super) fn asked(&self, what: &str) -> usize {
         let asked = self.shared.asked.lock().unwrap();
         asked.iter().filter(|path| path.starts_with(what)).count()
@@ -172,8 +174,8 @@ fn head(
     )
 }
 
-/// An image that differs from others by its mark, so that no Engine has its layer already: what
-/// there is of it.
+/// Builds an image that differs from others by its mark, so that no Engine has its layer already.
+/// Returns its content, by path.
 fn image(mark: &str) -> HashMap<String, (&'static str, Vec<u8>)> {
     let dir = root(Some(mark));
     let tar = std::fs::read(dir.path().join("root.tar")).unwrap();
@@ -207,7 +209,7 @@ fn image(mark: &str) -> HashMap<String, (&'static str, Vec<u8>)> {
     ])
 }
 
-/// The processor, as images have it.
+/// The processor's architecture, in the words of images.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -1,4 +1,4 @@
-//! The live servers in a zone: as they come, leave, are killed and return.
+//! The live servers in a zone, as they come, leave, are killed and return.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::{make, resolver, set};
 
 const SERVICE: &str = "_circuit._udp.circuit.";
 
-/// What a stub resolver believes.
+/// A stub resolver that asks one DNS server, with the runtime that it needs.
 struct Stub {
     runtime: Runtime,
     resolver: Resolver<TokioRuntimeProvider>,
@@ -27,7 +27,7 @@ impl Stub {
         }
     }
 
-    /// The data of the records of a type, sorted.
+    /// Returns the data of the records of a type, sorted.
     fn look_up(&self, name: &str, kind: RecordType) -> Vec<String> {
         let found = self.runtime.block_on(self.resolver.lookup(name, kind));
         let records = found.iter().flat_map(|found| found.answers());
@@ -80,7 +80,7 @@ fn the_live_servers_are_in_the_zone_as_they_come_and_go() {
         (all == list(&[&one, &three])).then_some(())
     });
     assert!(stub.is_gone(&name(&two)));
-    // What is set stands beside them, but not in their place.
+    // Records can be set beside the servers' names, but not at them.
     set(&one, "/one/d", "hello.circuit. A 10.0.0.1");
     assert_eq!(stub.look_up("hello.circuit.", RecordType::A), ["10.0.0.1"]);
     let refused = one
@@ -105,7 +105,7 @@ fn a_server_that_is_killed_is_gone_from_the_zone_until_it_returns() {
     let three = format!("start -name three -j {}", one.url());
     let three = home.circuit(three).serve();
     Server::see_each_other(&[&one, &two, &three]);
-    // Its neighbour or not, each server that has a zone is to know.
+    // Each server that has a zone must know, whether it is a neighbour or not.
     let stubs = [Stub::new(&one, "/one/d"), Stub::new(&three, "/three/d")];
     for stub in &stubs {
         assert_eq!(stub.look_up(&name(&two), RecordType::A), ["127.0.0.1"]);

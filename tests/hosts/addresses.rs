@@ -50,7 +50,7 @@ fn a_server_whose_address_changed_is_reached_after_a_restart() {
         whole(&[&others[0], &others[1], &moving]);
         moving.make("/h3/p", r#"{"Path": "cat"}"#);
         c.ip("addr del 10.7.0.3/24 dev eth0\naddr add 10.7.0.33/24 dev eth0");
-        // What it announced is no more, and stays so until it starts again: that is said, in time.
+        // The address that it announced is gone, until it starts again. Callers hear so, in time.
         let asked = Instant::now();
         let output = others[0].circuit("peek /h3/p").status(1).any_stderr().run();
         assert!(asked.elapsed() < Duration::from_secs(6), "{output}");

@@ -146,7 +146,7 @@ fn in_trouble(capacity: u64, cut: impl Fn(&Host), heal: impl Fn(&Host)) {
         std::thread::sleep(Duration::from_millis(100 + random.below(600)));
         let at = random.below(crowd.clients.len() as u64) as usize;
         let (role, host) = crowd.kill(at);
-        // Who comes while its host is cut off only dials.
+        // A client that starts while its host is cut off does nothing but dial.
         crowd.start(role, host);
     }
     eventually_within(

@@ -18,7 +18,7 @@ fn has_all_of_it(client: &Host, servers: &[Server]) {
         .run();
     for server in servers {
         let id = server.id();
-        // More than any window, there and back.
+        // The text is longer than the windows of both directions.
         let text = "0123456789abcde\n".repeat(200_000);
         client
             .circuit(format!("run -d {url} {id} -- cat"))

@@ -102,7 +102,7 @@ fn the_last_of_five_goes_on_alone() {
         Server::see_each_other(&[&last]);
         assert_eq!(last.peek("/h5/p")["Phase"], "running");
         eprintln!("isolated: {}", last.peek("/h5")["Isolated"]);
-        // Whoever comes finds it.
+        // A server that starts finds it.
         let again = hosts[0].start(DISCOVER);
         whole(&[&last, &again]);
         work_together(&[&last, &again]);

@@ -21,7 +21,7 @@ fn a_server_that_starts_later_is_joined_then() {
 fn a_chain_of_joins_at_once_is_one_circuit() {
     on_hosts(|| {
         let hosts = hosts::<5>();
-        // Each joins the next, the last one the first.
+        // Each joins the next, and the last one joins the first.
         let starting = hosts.iter().enumerate().map(|(at, host)| {
             let (own, next) = (at + 1, (at + 1) % 5 + 1);
             host.starting(&format!(

@@ -120,7 +120,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.port.over.store(true, Ordering::SeqCst);
         self.end_connections();
-        // Wakes the thread that accepts.
+        // This wakes the thread that accepts.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -182,7 +182,7 @@ impl Port {
             if self.is_over() {
                 return;
             }
-            // Whoever cannot be passed on is hung up on.
+            // A connection that cannot be passed on is closed.
             let Ok(far) = TcpStream::connect(self.server) else {
                 continue;
             };

@@ -359,7 +359,7 @@ impl Process {
     fn let_go(&self) {
         let mut life = self.life();
         if life.phase.is_final() && !std::mem::replace(&mut life.reaped, true) {
-            // What it says is known.
+            // The exit status is known already.
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             let reap = || rustix::process::waitid(WaitId::Pid(self.pid), options);
             let _ = orphans::reap_own(self.pid, reap);

@@ -166,7 +166,7 @@ fn status(server: &Host) -> Status {
         suspected: view.suspected,
         isolated: view.isolated,
         clients: server.clients() as u64,
-        // Its own anchor's aside.
+        // The server's own anchor does not count.
         elements: server.tree.len().saturating_sub(1) as u64,
         counters,
     }

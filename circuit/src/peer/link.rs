@@ -124,7 +124,7 @@ async fn receive(
         let frame = stream.raw_frame(MAX_FRAME).await;
         let message = match frame.and_then(|body| Ok(Message::decode(&body)?)) {
             Ok(Some(message)) => message,
-            // Of a later version.
+            // The message is of a later version.
             Ok(None) => continue,
             Err(StreamError::Protocol(_)) => return close(&connection, Close::Malformed),
             Err(_) => return hang_up(connection).await,

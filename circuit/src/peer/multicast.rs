@@ -11,8 +11,8 @@
 //! the wildcard, so that it gets nothing but the group's packets; with `SO_REUSEADDR` every
 //! server on the host gets each of them.
 //!
-//! **Invariant:** no error of the network ends it. An interface that fails is said to fail once,
-//! and is tried again with every look at the list of interfaces.
+//! **Invariant:** no error of the network ends [`run`]. The log says once that an interface fails, and
+//! each look at the list of interfaces tries it again.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -73,7 +73,7 @@ impl Scope {
 /// A packet that was sent to the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
-    /// Where it arrived.
+    /// The interface on which it arrived.
     pub segment: Segment,
     /// The sender's address.
     pub from: SocketAddr,
@@ -81,8 +81,8 @@ pub struct Received {
     pub bytes: Vec<u8>,
 }
 
-/// In which life a server is in the live view at this moment; `None` if it is not there. Called
-/// often: it must not block.
+/// Returns the life in which a server is in the live view at this moment; `None` if it is not there. It is
+/// called often, and must not block.
 pub type LifeOf = Arc<dyn Fn(ServerId) -> Option<Life> + Send + Sync>;
 
 /// The sockets of one group.
@@ -107,8 +107,8 @@ struct Listener {
 impl Multicast {
     /// Joins the group on the interfaces in scope that are up. Call it within a tokio runtime.
     ///
-    /// Fails if the address is not a group's, or if there are such interfaces and none can be
-    /// listened on. None at all is no error: one may come up.
+    /// Fails if the address is not a group's, or if there are such interfaces and the server can listen
+    /// on none of them. It is no error if there is no such interface: one may come up.
     pub fn open(group: SocketAddr, scope: Scope) -> io::Result<Multicast> {
         let sender = Sender::open(group)?;
         let (listeners, failing) = (Vec::new(), BTreeSet::new());
@@ -145,7 +145,7 @@ impl Multicast {
         interfaces.retain(|new| new.address_of(self.group).is_some() && self.scope.contains(new));
         self.failing
             .retain(|index| interfaces.iter().any(|new| new.index == *index));
-        // With other addresses it may be another interface with the number of an old one.
+        // If its addresses are others, it may be another interface with the number of an old one.
         self.listeners
             .retain(|listener| interfaces.contains(&listener.interface));
         let mut failure = None;
@@ -309,7 +309,7 @@ fn listen(group: SocketAddr, interface: &Interface) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     #[cfg(target_os = "linux")]
     {
-        // Only packets that arrive on this interface. Kernels before 5.7 let only root say so; there
+        // This takes only packets that arrive on this interface. Kernels before 5.7 let only root set it; there
         // IP_MULTICAST_ALL does the same for IPv4, and for IPv6 a packet counts on all segments.
         let _ = socket.bind_device(Some(interface.name.as_bytes()));
         match group {

@@ -43,7 +43,7 @@ impl Outbound {
         runtime: &Arc<Runtime>,
     ) -> Arc<Outbound> {
         let mut link = endpoint::transport_config(windows);
-        // One stream of messages from the other side.
+        // The other side opens one stream, for messages.
         link.max_concurrent_uni_streams(VarInt::from_u32(1));
         Arc::new(Outbound {
             endpoint: endpoint.clone(),

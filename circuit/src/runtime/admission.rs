@@ -104,7 +104,7 @@ impl Admission {
         if taken.all >= limits.all || (validated && (of_host >= share || of_site >= limits.site)) {
             return Entry::Full;
         }
-        // Whoever forges the sender of its packets takes half of a victim's share at most.
+        // A peer that forges the sender of its packets takes half of a victim's share at most.
         let doubtful = taken.all >= limits.validated_from
             || of_host >= share / 2
             || of_site >= limits.site / 2;
@@ -205,7 +205,7 @@ mod tests {
         let admission = Admission::new(LIMITS);
         let one = fill(&admission, |_| address("10.0.0.1"));
         assert_eq!(one.len(), LIMITS.host);
-        // The same address in another form.
+        // This is the same address in another form.
         let entry = admission.enter(address("::ffff:10.0.0.1"), true);
         assert!(matches!(entry, Entry::Full), "{entry:?}");
         // A host has as many addresses of IPv6 as it likes.

@@ -131,7 +131,7 @@ impl Shared {
             if self.round(&mut buffer, None)?.ended {
                 return Ok(());
             }
-            // Whatever the writers do meanwhile, it wakes nobody.
+            // Writers that write meanwhile do not wake this thread.
             std::thread::sleep(PAUSE);
         }
     }

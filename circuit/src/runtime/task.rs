@@ -179,7 +179,7 @@ impl Alarm {
 
     /// Runs the body of a thread.
     pub fn watch(&self, name: &'static str, body: impl FnOnce() -> io::Result<()>) {
-        // Whatever the panic left half done, the server ends, and nobody looks at it.
+        // After a panic the server ends, so nobody sees the state that the panic left half done.
         let body = std::panic::AssertUnwindSafe(body);
         let failure = match std::panic::catch_unwind(body) {
             Ok(Ok(())) => return,

@@ -128,7 +128,7 @@ async fn handshake(
             return None;
         }
     };
-    // Closes the connection if the time runs out.
+    // This closes the connection if the time runs out.
     let mut open = CloseSlow(Some(connection.clone()));
     let (send, recv) = connection.accept_bi().await.ok()?;
     let (mut send, mut recv) = (SendHalf::new(send), RecvHalf::new(recv));
@@ -228,7 +228,7 @@ fn open_up(connection: &quinn::Connection, role: &Admitted) {
     let streams = match role {
         Admitted::Client | Admitted::Transfer(_) => STREAMS_AT_FIRST,
         Admitted::Link(..) => {
-            // One stream of messages.
+            // The other side opens one stream, for messages.
             connection.set_max_concurrent_uni_streams(VarInt::from_u32(1));
             0
         }

@@ -98,7 +98,7 @@ impl Call {
             place.commit(element);
             Ok(())
         };
-        // Does not fail.
+        // This does not fail.
         let _ = self.operation.in_order(committed, |_| true);
     }
 

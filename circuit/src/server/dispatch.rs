@@ -65,7 +65,7 @@ pub(super) async fn answer(
     };
     let target = match placed.and(target) {
         Ok(Target::Other(record)) if forwards => {
-            // Executed, and so logged, by the other server.
+            // The other server executes the request, and so logs it.
             operation.leave_unlogged();
             request.origin = who.to_string();
             request.forwarded = true;

@@ -184,7 +184,7 @@ impl Drop for Log {
         let mut state = self.queue.lock();
         state.ended = true;
         self.queue.wake.notify_all();
-        // Whoever reads stderr may never read on: the end is not to wait for that.
+        // A reader of stderr may never read on; the server's end does not wait for that.
         let unfinished = |state: &mut State| !state.finished;
         self.queue
             .wake

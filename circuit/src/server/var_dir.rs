@@ -454,12 +454,12 @@ mod tests {
             )
         );
         assert!(!counter.exists());
-        // The first remedy.
+        // The first remedy is applied.
         fs::write(&counter, "7").unwrap();
         let again = open(temp.path()).await.unwrap();
         assert_eq!((again.certificate.fingerprint(), again.life), (id, 8));
         drop(again);
-        // The second one.
+        // The second remedy is applied.
         fs::remove_file(&counter).unwrap();
         fs::remove_file(&identity).unwrap();
         let new = open(temp.path()).await.unwrap();

@@ -260,7 +260,7 @@ impl RecvHalf {
             }
             self.data = Data::End;
         }
-        // What is left is the end, or the rest of a chunk that was begun.
+        // The end is left, or the rest of a chunk that was begun.
         self.poll_data(cx)
     }
 

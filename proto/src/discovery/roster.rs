@@ -103,7 +103,7 @@ mod tests {
                 .filter(|subject| roster.rank(*subject, ServerId(id), &all) < 3)
                 .count()
         };
-        // 3 in 20: 1,500 expected, standard deviation 36.
+        // 3 in 20 answer: 1,500 are expected, with a standard deviation of 36.
         assert!(ids.iter().all(|id| (1300..1700).contains(&first(*id))));
     }
 

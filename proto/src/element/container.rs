@@ -119,7 +119,7 @@ pub enum Pull {
     /// If the Engine does not have it.
     #[default]
     Missing,
-    /// Never.
+    /// Not at all: the Engine must have it.
     Never,
     /// Each time.
     Always,

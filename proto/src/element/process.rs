@@ -158,7 +158,7 @@ pub enum Sink {
     /// Held for a reader: 32 KiB of it, then the process blocks, as at any pipe.
     #[default]
     Pipe,
-    /// Nowhere.
+    /// Discarded.
     Discard,
     /// Appended to this file on the server's host, which is made if it is not there. A relative
     /// path is one in the process's working directory.

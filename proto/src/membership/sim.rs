@@ -286,7 +286,7 @@ impl Simulation {
     /// Lets nothing come from `i` to `j`.
     pub fn block_one_way(&mut self, i: usize, j: usize) {
         self.network.blocked.insert((i, j));
-        // Who hears nothing gives the connection up; then who is heard by nobody does.
+        // The end that hears nothing gives the connection up first, and then the end that is not heard.
         for (end, peer, turn) in [(j, i, 1), (i, j, 2)] {
             if let Some(id) = self.nodes[end].ends.get(&peer).map(|end| end.id) {
                 self.push(

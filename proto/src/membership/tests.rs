@@ -1,4 +1,4 @@
-//! The machine on the simulated network: small circuits, and what may happen to them.
+//! The machine on the simulated network: small circuits, their changes and their failures.
 
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ fn circuit(n: usize, seed: u64) -> Simulation {
     sim
 }
 
-/// All views are exact, and the links one graph, within so many seconds. How long it took.
+/// Waits until all views are exact and the links form one graph, for so many seconds at most. Returns
+/// the time that it took.
 fn becomes_whole(sim: &mut Simulation, seconds: u32) -> Duration {
     let took = sim.run_until(SECOND * seconds, |sim| {
         sim.is_exact() && sim.is_connected() && sim.is_symmetric()
@@ -58,7 +59,7 @@ fn becomes_whole(sim: &mut Simulation, seconds: u32) -> Duration {
     })
 }
 
-/// Nobody has dropped somebody who runs.
+/// Checks that no server has dropped a server that runs.
 fn nobody_was_wronged(sim: &Simulation) {
     assert!(
         sim.removals.is_empty(),
@@ -72,9 +73,9 @@ fn nobody_was_wronged(sim: &Simulation) {
 fn circuits_form_in_any_order() {
     for seed in 1..=3 {
         for n in [1, 2, 3, 9, 10, 12, 32] {
-            // One after another by the first.
+            // They join one after another, each by the first.
             nobody_was_wronged(&circuit(n, seed));
-            // All at the same moment, each by the next one: the first are dialled before they start.
+            // All start at the same moment, each joining by the next: the first dial servers that do not run yet.
             let mut sim = Simulation::new(seed);
             for _ in 0..n {
                 sim.add();
@@ -82,8 +83,8 @@ fn circuits_form_in_any_order() {
             for i in (0..n).rev() {
                 sim.start(i, &[(i + 1) % n]);
             }
-            // Those that dialled a server which was not there yet try again after a second or two;
-            // what one missed while it made its links must not wait for the digests of heartbeats.
+            // Those that dialled a server too early try again after a second or two. A server that missed
+            // news while it made its links must not wait for the digests of heartbeats.
             let took = becomes_whole(&mut sim, 8);
             assert!(took <= SECOND * 3, "{n} servers, seed {seed}: {took:?}");
             nobody_was_wronged(&sim);
@@ -107,7 +108,7 @@ fn the_silent_are_removed_within_six_seconds() {
             );
             nobody_was_wronged(&sim);
         }
-        // Four of five: some are left without any neighbour.
+        // Four of five are killed, so that some servers are left without any neighbour.
         let mut sim = circuit(32, seed);
         (0..26).for_each(|i| sim.kill(i));
         let took = sim.run_until(SECOND * 20, Simulation::is_exact).unwrap();
@@ -199,7 +200,7 @@ fn one_that_is_cut_off_knows_it_and_comes_back() {
 fn a_restarted_server_is_a_leave_and_a_join() {
     for seed in 1..=3 {
         for n in [2, 3, 12] {
-            // With the count of its lives kept, and set back; soon, and after it was given up.
+            // The count of its lives was kept, or set back; it comes back soon, or after it was given up.
             for (kept, pause) in [(true, 1), (false, 1), (true, 9), (false, 9)] {
                 let mut sim = circuit(n, seed);
                 sim.kill(n - 1);
@@ -326,7 +327,7 @@ fn blocked_pairs_are_no_failures() {
             }
             sim.run(SECOND * 60);
             nobody_was_wronged(&sim);
-            // Nobody was even suspected: witnesses reach whom one cannot reach.
+            // Nobody was even suspected: witnesses reach the servers that one server cannot reach.
             assert!(
                 sim.up().all(|(_, machine)| machine.incarnation() == 0),
                 "seed {seed}"
@@ -416,8 +417,8 @@ fn many_join_at_once() {
 
 #[test]
 fn two_that_gave_each_other_up_are_one_soon_whoever_dials_first() {
-    // Whoever hears of the other elsewhere dials before it is knocked at: then one end has heard
-    // that it was given up, and the other has not.
+    // A server that hears of the other elsewhere dials before it is knocked at. Then one end has
+    // heard that it was given up, and the other has not.
     for seed in 1..=20 {
         for n in [2, 3] {
             for (after, from) in (0..15).flat_map(|after| [(after, 0), (after, 1)]) {

@@ -155,7 +155,7 @@ struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // Gone already, or gone now.
+        // The process has gone already, or goes now.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -63,7 +63,7 @@ async fn lead(url: &str) -> Result<()> {
     let results = anchor.walk("results")?.make_chan(CAPACITY).await?;
     let (tell, total) = oneshot::channel();
     let done = tokio::try_join!(feed(&lines, tell), print(&results, total));
-    // Whoever works on still is told.
+    // Workers that still work are told by this that the work is over.
     lines.scrub().await?;
     results.scrub().await?;
     client.close().await;
@@ -82,7 +82,7 @@ async fn feed(lines: &Chan, total: oneshot::Sender<u64>) -> Result<()> {
     }
     sender.finish().await?;
     lines.close().await?;
-    // Whoever prints has failed if it does not listen, and says so itself.
+    // If the printer does not listen any more, it has failed, and reports that itself.
     let _ = total.send(number);
     Ok(())
 }

@@ -142,7 +142,7 @@ impl Model {
                 }
             }
             9 => match small(script) {
-                // Rarely: nothing happens behind it.
+                // This is rare, as nothing happens after it.
                 0 => {
                     queue.abort();
                     self.aborted = true;

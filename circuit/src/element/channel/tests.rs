@@ -295,7 +295,7 @@ fn a_train_stores_in_order_and_tells_how_far() {
     assert_eq!(code(pipeline.send(&mut "d".into(), false)), Code::Closed);
 }
 
-/// What may happen.
+/// One event in the life of a channel.
 #[derive(Debug, Clone)]
 enum Step {
     Send { length: usize },
@@ -359,9 +359,10 @@ struct Received {
 }
 
 proptest! {
-    /// Whatever the order of events: every committed message is one that was sent, whole, once;
-    /// what was told to be stored is committed or there; what was committed is told to be stored;
-    /// memory keeps to its limit; and in the end everything drains in order.
+    /// This holds for any order of events. Every committed message was sent, and is committed whole
+    /// and once. A message whose sender heard that it is stored is committed or still there, and the
+    /// sender of a committed message heard so. Memory keeps to its limit, and in the end all messages
+    /// drain in order.
     #[test]
     fn nothing_is_lost_doubled_or_cut(capacity in 0u64..4, steps in steps()) {
         let channel = Channel::new(capacity).unwrap();

@@ -43,7 +43,7 @@ impl<'a> Line<'a> {
             match c {
                 ' ' | '\t' | '\r' => continue,
                 '\n' => {
-                    // A second record, if anything follows.
+                    // If anything follows, it is a second record.
                     over |= opened.is_none() && !tokens.is_empty();
                     continue;
                 }

@@ -133,7 +133,7 @@ pub(super) fn is_reserved(zone: &Name, name: &Name) -> bool {
     let own = name.iter().count() - zone.iter().count();
     let labels = name.iter().take(own).map(<[u8]>::to_ascii_lowercase);
     let labels: Vec<Vec<u8>> = labels.collect();
-    // The label next to the zone's last.
+    // The label closest to the zone decides.
     match labels.as_slice() {
         [.., wildcard] if wildcard == b"*" => true,
         [transport] if transport == b"_udp" => true,

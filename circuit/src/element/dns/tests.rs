@@ -46,7 +46,7 @@ fn ask(dns: &Dns, number: u64) -> (u8, u8) {
 #[test]
 fn a_notice_does_not_wait_for_an_answer_that_is_being_made() {
     let dns = start("z.");
-    // As the thread that answers holds them.
+    // The thread that answers holds the records in the same way.
     let records = dns.shared.records();
     let reading = records.read();
     let (done, is_done) = mpsc::channel();
@@ -93,13 +93,13 @@ fn the_names_of_the_zone_are_the_circuit_s() {
     for (name, data) in [
         ("x0123456789abcdef.z.", "A 10.0.0.1"),
         ("X0123456789ABCDEF.z.", "A 10.0.0.1"),
-        // It would answer for a server that has left, with NOERROR.
+        // This record would answer for a server that has left, with NOERROR.
         ("a.x0123456789abcdef.z.", "A 10.0.0.1"),
         ("*.z.", "A 10.0.0.1"),
         ("a.*.z.", "A 10.0.0.1"),
         ("_circuit._udp.z.", "SRV 0 0 1 a.z."),
         ("a._circuit._udp.z.", "A 10.0.0.1"),
-        // It would hide the list of the servers.
+        // This record would hide the list of the servers.
         ("_udp.z.", "NS a.z."),
     ] {
         let refused = format!("{name}: the name is kept for the live servers");

@@ -235,7 +235,7 @@ fn read_data(line: &mut Line<'_>, kind: RecordType) -> Result<RData, TextError> 
             let person = line.next("the name of who is responsible")?.name()?;
             let serial = number(line, "a serial number")?;
             let mut time = |what| seconds(&line.next(what)?);
-            // At most 31 bits.
+            // The time has at most 31 bits.
             let refresh = time("the refresh interval")?.cast_signed();
             let retry = time("the retry interval")?.cast_signed();
             let expire = time("the expiry interval")?.cast_signed();
@@ -441,7 +441,7 @@ fn print_data(data: &RData) -> String {
             &print_name(&soa.mname),
             &print_name(&soa.rname),
             &soa.serial,
-            // Unsigned, as they travel.
+            // They are unsigned, as on the wire.
             &soa.refresh.cast_unsigned(),
             &soa.retry.cast_unsigned(),
             &soa.expire.cast_unsigned(),

@@ -61,9 +61,9 @@ fn close_descriptors_at_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// What is ignored here for good: the standard library sees to it in children that broken pipes
-/// are not, and a terminal's refusal of what is in the background, once caught, would come again
-/// with each attempt (setpgid(2)).
+/// The signals that the server goes on to ignore. In children, the standard library sets SIGPIPE back
+/// itself. A terminal sends the other two to a program in the background, and would send them again
+/// with each attempt if they were caught (setpgid(2)).
 const LEFT_IGNORED: [Signal; 3] = [Signal::PIPE, Signal::TTIN, Signal::TTOU];
 
 /// The last of the signals that have names of their own (signal(7)).

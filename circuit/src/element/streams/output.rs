@@ -196,7 +196,7 @@ impl State {
             return true;
         };
         if self.attached {
-            // Who reads it comes to its end, or leaves the rest.
+            // The reader comes to the end of the pipe, or leaves the rest.
             return true;
         }
         let mut left = Vec::from(std::mem::take(&mut self.pending));
@@ -245,7 +245,7 @@ impl State {
         };
         match writable(source) {
             Some(writable) => !writable,
-            // A terminal, or no /proc.
+            // It is a terminal, or there is no /proc.
             None => self.in_pipe() + PIPE_BUF > HELD as u64,
         }
     }
@@ -327,7 +327,7 @@ impl Drop for Reading {
 /// Whether a pipe takes another page; `None` if that cannot be asked, or it is none.
 fn writable(source: &Descriptor) -> Option<bool> {
     rustix::pipe::fcntl_getpipe_size(source).ok()?;
-    // Its other end, for a moment.
+    // This opens the pipe's other end for a moment.
     let path = format!("/proc/self/fd/{}", source.as_fd().as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let end = rustix::fs::open(path, flags, Mode::empty()).ok()?;

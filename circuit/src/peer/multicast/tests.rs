@@ -1,5 +1,5 @@
-//! Servers and clients on the loopback interface. Several hosts are a matter for network
-//! namespaces, in the tests of the whole.
+//! Servers and clients on the loopback interface. The tests in `tests/hosts/` have several hosts, in
+//! network namespaces.
 
 use std::sync::Mutex;
 
@@ -60,7 +60,7 @@ impl Server {
         }
     }
 
-    /// The next server that is heard, which becomes live by it.
+    /// Waits for the next server that is heard, and makes it live.
     async fn hear(&mut self) -> ServerId {
         let heard = timeout(LONG, self.heard.recv())
             .await

@@ -72,7 +72,7 @@ pub(super) async fn up(mut from: RecvHalf, mut to: SendHalf) {
         let item = match item {
             Ok(Some(item)) => item,
             Ok(None) => return to.finish(),
-            // Dropped unfinished, `to` resets.
+            // `to` resets when it is dropped unfinished.
             Err(_) => return,
         };
         stage = stage.after(&item);

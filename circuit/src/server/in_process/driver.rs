@@ -199,7 +199,7 @@ async fn a_message_that_is_too_long_closes_the_connection() {
 
 #[tokio::test]
 async fn a_malformed_message_closes_the_connection() {
-    // A heartbeat without its fields.
+    // This is a heartbeat without its fields.
     breaks(async |linked| linked.say_bytes(&[1]).await).await;
 }
 

@@ -14,7 +14,7 @@ fn malformed() -> [Vec<u8>; 4] {
     let good = codec::encode(&good).unwrap();
     [
         framed(&[]),
-        // Bytes behind the request.
+        // There are bytes behind the request.
         framed(&[&good[..], &[0]].concat()),
         // A path that is none, in a request that is none.
         framed(b"\x03a/b\x00\x00\x00"),

@@ -1,4 +1,5 @@
-//! Who executes a request: a table of who asks, for which path, and whether it was forwarded.
+//! Tests which server executes a request: a table of the caller, the path, and whether the request was
+//! forwarded.
 
 use circuit_proto::Code;
 use circuit_proto::element::{Status, anchor};
@@ -41,7 +42,7 @@ async fn each_request_is_executed_by_its_server_or_refused() {
         ("/".to_owned(), Routed::Root, Routed::Root),
         (one_id, Routed::By("one"), Routed::By("one")),
         ("/one".to_owned(), Routed::By("one"), Routed::By("one")),
-        // Forwarded once, never twice.
+        // A request is forwarded once, never twice.
         (two_id, Routed::By("two"), refused(unknown)),
         ("/two".to_owned(), Routed::By("two"), refused(unknown)),
         (

@@ -40,7 +40,7 @@ async fn make(call: &mut Call, run: Run) -> Result<(), Gone> {
             call.end(made).await
         }
         Ok(false) => match start(call, engine, place, run).await {
-            // The progress of nothing.
+            // Nothing was fetched, so there is no progress.
             Ok(()) => call.text(String::new()).await,
             Err(error) => call.refuse(error).await,
         },

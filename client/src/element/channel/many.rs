@@ -119,7 +119,7 @@ impl Sender {
                 count = self.recv.whole_chunk() => self.count(count)?,
                 drained = poll_fn(|cx| self.send.poll_drain(cx)) => match drained {
                     Ok(()) => return Ok(()),
-                    // What comes says why.
+                    // The next frame says why.
                     Err(StreamError::Abandoned) => return Err(self.failed().await),
                     Err(error) => return Err(self.fail(error)),
                 },
@@ -308,7 +308,7 @@ impl Receiver {
     /// # }
     /// ```
     pub async fn recv_many(&mut self, most: u32) -> Result<Vec<Bytes>, Error> {
-        // What a dropped call was about to return has been said to be received.
+        // A call that was dropped may have acknowledged messages that it did not return.
         if self.stage != Stage::Acknowledged {
             self.batch(most).await?;
         }
@@ -415,7 +415,7 @@ impl Receiver {
     /// A chunk of at least one byte.
     async fn next_chunk(&mut self) -> Result<Bytes, StreamError> {
         match poll_fn(|cx| self.send.poll_drain(cx)).await {
-            // What comes says why.
+            // The next frame says why.
             Ok(()) | Err(StreamError::Abandoned) => (),
             Err(error) => return Err(error),
         }
@@ -430,7 +430,7 @@ impl Receiver {
             };
             rest = later;
             if self.partial.len() + record.bytes.len() > self.limit {
-                // What came with it is not to be received by the next call.
+                // The next call must not receive the messages that came with it.
                 self.stage = Stage::Failed;
                 return Err(too_large(&self.path, self.limit));
             }

@@ -321,7 +321,7 @@ impl MessageReader {
             let lost = |error| self.client.failed_at_end(&self.path, error);
             match ready!(self.send.poll_drain(cx)) {
                 Ok(()) => self.send.finish(),
-                // What comes says why.
+                // The next frame says why.
                 Err(StreamError::Abandoned) => (),
                 Err(error) => return Poll::Ready(Err(lost(error))),
             }

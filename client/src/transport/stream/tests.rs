@@ -367,8 +367,8 @@ async fn a_frame_may_follow_the_end_of_the_data() {
     }
 }
 
-/// What is sent to a reader that does not read stays with the sender, and passes whole once it
-/// reads, whatever futures were dropped meanwhile.
+/// Data for a reader that does not read stays with the sender. It passes whole once the reader reads,
+/// also if futures were dropped meanwhile.
 #[tokio::test]
 async fn a_reader_that_does_not_read_holds_the_sender_back() {
     let data: Bytes = (0..4_000_000_u32).map(|n| (n % 251) as u8).collect();
@@ -376,7 +376,7 @@ async fn a_reader_that_does_not_read_holds_the_sender_back() {
         let Stream { here, there, .. } = transport.stream().await;
         let (mut send, mut recv) = (here.0, there.1);
         send.queue_data(data.clone());
-        // What fits the windows goes.
+        // As much goes as fits the windows.
         let drained = tokio::time::timeout(Duration::from_millis(300), send.drain()).await;
         assert!(drained.is_err(), "{} took all of it", transport.name());
         let left: usize = send.queued.iter().map(Bytes::len).sum();
@@ -386,7 +386,7 @@ async fn a_reader_that_does_not_read_holds_the_sender_back() {
             transport.name()
         );
         let sent = tokio::spawn(async move {
-            // Dropped at every pending moment, and begun again.
+            // The future is dropped whenever it is pending, and begun again.
             while let Err(_pending) =
                 tokio::time::timeout(Duration::from_micros(1), send.drain()).await
             {}

@@ -29,14 +29,14 @@ pub(super) struct Probe {
 pub(in crate::membership) enum Stage {
     /// One ping, with time for its answer: nothing is known to be wrong.
     Audit,
-    /// Pings.
+    /// The server itself sends pings.
     Pinging,
-    /// Others try too, and have until then.
+    /// Witnesses try too, until this time.
     Witnesses {
         answers: BTreeMap<Fingerprint, Option<bool>>,
         until: Duration,
     },
-    /// There is nobody to ask: as many pings again.
+    /// There are no witnesses: the server sends as many pings again.
     Alone,
 }
 
@@ -63,7 +63,7 @@ pub(in crate::membership) enum Step {
 /// The witnesses that are asked at a step of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::membership) enum Ask {
-    /// None.
+    /// No witness is asked.
     Nobody,
     /// New ones, which are to be chosen.
     New,

@@ -165,8 +165,8 @@ mod tests {
     use super::*;
     use crate::membership::random::Random;
 
-    /// What happens at the same time happens in the order in which it was pushed, also what is pushed
-    /// while others are taken.
+    /// Events of the same time are taken in the order in which they were pushed, even if they were
+    /// pushed while others were taken.
     #[test]
     fn events_come_in_the_order_of_time_and_then_of_pushing() {
         for seed in 1..=50 {
@@ -175,7 +175,7 @@ mod tests {
             let (mut now, mut pushed) = (Duration::ZERO, 0);
             while pushed < 2000 || !waiting.is_empty() {
                 if pushed < 2000 && random.below(2) == 0 {
-                    // Twenty moments in each of a hundred slots.
+                    // Each of a hundred slots has twenty moments.
                     let moment = SLOT as u64 / 20;
                     let at = now + Duration::from_nanos(moment * random.below(2000) as u64);
                     queue.push(at, Event::Resume { node: pushed });

@@ -30,7 +30,7 @@ pub struct Node {
     subscriber: Subscriber,
 }
 
-/// Who is in the circuit, as a subscriber knows it: the first list, and then the notices.
+/// The servers in the circuit, as a subscriber knows them: from the first list, and then the notices.
 #[derive(Debug, Clone, Default)]
 struct Subscriber {
     /// By the servers' numbers: the count of the life that is in, plus one; 0 for none.

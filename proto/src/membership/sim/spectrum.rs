@@ -158,7 +158,7 @@ mod tests {
             })
             .collect();
         check(petersen, 2.0 / 3.0);
-        // Two parts that nothing links.
+        // The graph has two parts that nothing links.
         let triangle = |at: usize| (0..3).map(move |i| vec![at + (i + 1) % 3, at + (i + 2) % 3]);
         check(triangle(0).chain(triangle(3)).collect(), 1.0);
     }

@@ -83,7 +83,7 @@ impl Traffic {
 
 fn length(message: &Message) -> u64 {
     match message {
-        // The most frequent by far: not worth encoding each.
+        // It is the most frequent by far, so it is not encoded each time.
         Message::Heartbeat { .. } => 11,
         _ => message.encode().map_or(0, |bytes| bytes.len() as u64),
     }

@@ -10,13 +10,13 @@ use crate::Fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Input, Machine, Message, Output, Phase};
 
-/// When the audited were pinged first and last, for each audit.
+/// The times of the first and the last ping of each audit.
 type Audits = Vec<(Duration, Duration)>;
 
-/// When those were pinged that have not answered yet.
+/// The times at which servers were pinged that have not answered yet.
 type Begun = BTreeMap<Fingerprint, Duration>;
 
-/// Lets time pass; those that are no neighbours answer a second ping, and no first one.
+/// Lets time pass. Servers that are no neighbours answer a second ping, and no first one.
 fn audits(machine: &mut Machine, begun: &mut Begun, from: u64, to: u64) -> Audits {
     let mut audits = Vec::new();
     let heard = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -27,7 +27,7 @@ fn audits(machine: &mut Machine, begun: &mut Begun, from: u64, to: u64) -> Audit
         let (from, Message::Ping { nonce, held }) = (to.fingerprint, message) else {
             return;
         };
-        // The suspects are another matter.
+        // Pings of suspects are no audits.
         if held.phase != Phase::Alive {
             return;
         }
@@ -46,7 +46,7 @@ fn audits(machine: &mut Machine, begun: &mut Begun, from: u64, to: u64) -> Audit
     audits
 }
 
-/// How many of them did not wait for an answer to the first ping.
+/// How many of the audits did not wait for an answer to the first ping.
 fn prompt(audits: &Audits) -> usize {
     let prompt = audits
         .iter()
@@ -61,7 +61,7 @@ fn after_mass_failures_audits_are_many_and_without_delay_for_a_while() {
         (2, 0, false),
         (3, 0, true),
         (3, storm / 3, true),
-        // So far apart they are single failures.
+        // Failures that are so far apart count as single ones.
         (3, storm + 100, false),
     ] {
         let mut machine = linked(8);
@@ -86,7 +86,7 @@ fn after_mass_failures_audits_are_many_and_without_delay_for_a_while() {
                 .into_iter()
                 .partition(|(first, _)| *first < end);
         let case = format!("{failures} failures, {apart} ms apart: {during:?}, then {after:?}");
-        // A few others are for exchanges of links that came to nothing.
+        // A few other pings belong to exchanges of links that failed.
         assert!(after.len() < 4, "{case}");
         assert_eq!(prompt(&after), 0, "{case}");
         if expected {

@@ -1,4 +1,4 @@
-//! What many members, or one, can make a machine do at the most.
+//! Bounds on the work that one member, or many, can cause a machine.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ const MANY: usize = 5000;
 
 #[test]
 fn few_are_dialled_at_a_time_of_those_that_came_back() {
-    // Those that were down and answer, and those whose answer is that of another life.
+    // Some were down and answer; others answer from another life.
     for phase in [Phase::Down, Phase::Alive] {
         let mut machine = linked(8);
         tell_of(&mut machine, 1, strangers(MANY), phase, NOW);
@@ -35,7 +35,7 @@ fn few_are_dialled_at_a_time_of_those_that_came_back() {
         };
         assert_eq!(dials(&mut machine, NOW), REUNIONS, "{phase:?}");
         assert_eq!(dials(&mut machine, NOW + ms(10)), 0, "{phase:?}");
-        // Those that cannot be reached make room for others.
+        // Servers that cannot be reached make room for others.
         let later = NOW + ms(10) + CONNECT_WAIT;
         machine.handle(Input::Tick, later);
         drain(&mut machine);

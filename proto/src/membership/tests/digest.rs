@@ -6,8 +6,9 @@ use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Message, Phase};
 
-/// At which heartbeat server 1 is asked to sync. It sends one a second, and those at which `differs`
-/// holds say another digest; if the link is busy, something changes before each.
+/// Returns the number of the heartbeat at which server 1 is asked to sync. It sends one a second, and
+/// those for which `differs` holds carry another digest; if the link is busy, something changes before
+/// each.
 fn synced_at(busy: bool, differs: impl Fn(u64) -> bool) -> Option<u64> {
     let mut machine = linked(2);
     (1..40).find(|beat| {
@@ -32,7 +33,7 @@ fn digests_that_go_on_differing_start_a_sync() {
     let (few, many) = (u64::from(MISMATCHES), u64::from(MISMATCHES_BUSY));
     assert_eq!(synced_at(false, |_| true), Some(few));
     assert_eq!(synced_at(true, |_| true), Some(many));
-    // It counts how many there are in a row.
+    // The machine counts differing digests in a row.
     assert_eq!(synced_at(false, |beat| beat % few != 0), None);
     assert_eq!(synced_at(true, |beat| beat % many != 0), None);
     assert_eq!(synced_at(false, |beat| beat > 5), Some(5 + few));

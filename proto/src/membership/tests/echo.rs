@@ -1,4 +1,4 @@
-//! What counts as a sign of life, and what somebody else may only have repeated.
+//! Signs of life count only if nobody else can have recorded and repeated them.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn pings(machine: &mut Machine) -> Vec<u64> {
         .collect()
 }
 
-/// Lets so many milliseconds pass; the numbers of the pings meanwhile.
+/// Lets so many milliseconds pass, and returns the numbers of the pings meanwhile.
 fn pass(machine: &mut Machine, from: u64, to: u64) -> Vec<u64> {
     let mut sent = Vec::new();
     for at in (from..to).step_by(10) {
@@ -45,7 +45,7 @@ fn pong(nonce: u64) -> Message {
     }
 }
 
-/// What server 1 may have said once that names nobody's ping.
+/// Messages of server 1 that somebody may have recorded: none of them answers a ping.
 fn said_once() -> Vec<Message> {
     let held = Held {
         count: 1,
@@ -81,7 +81,7 @@ fn what_somebody_repeats_keeps_no_dead_server_alive() {
         }
         assert!(!machine.is_live(&fingerprint(1)), "{message:?}");
     }
-    // The answer to a ping of ours is good for what was held against it before, and for once.
+    // The answer to a ping of ours clears the server of earlier accusations, and once only.
     let mut machine = linked(1);
     let asked = pass(&mut machine, 0, 1600);
     let answer = pong(*asked.last().unwrap());
@@ -96,7 +96,7 @@ fn what_somebody_repeats_keeps_no_dead_server_alive() {
 fn the_answer_to_a_ping_is_a_sign_of_life() {
     let mut machine = linked(1);
     let mut at = 0;
-    // Nothing but answers outside of the connection, a round trip later each.
+    // The server only answers outside of the connection, each time a round trip later.
     while at < 20_000 {
         let asked = pass(&mut machine, at, at + 100);
         at += 100;
@@ -123,7 +123,7 @@ fn a_suspect_that_is_heard_is_asked_whether_it_is_there_now() {
         pings(&mut machine);
         packet(&mut machine, message.clone(), now);
         assert_eq!(pings(&mut machine).len(), 1, "{message:?}");
-        // Two who accuse each other, and hear each other, come to rest.
+        // Two servers that accuse each other, and hear each other, come to rest.
         packet(&mut machine, message.clone(), now);
         assert_eq!(pings(&mut machine).len(), 0, "{message:?}");
         assert!(machine.detector.accuses(&fingerprint(1)));
@@ -154,7 +154,7 @@ fn whoever_was_stopped_waits_for_a_whole_suspicion_before_it_judges() {
     assert!(!machine.is_live(&fingerprint(1)));
 }
 
-/// What the machine holds of server 1.
+/// The machine's entry for server 1.
 fn said_of_it(machine: &Machine) -> Held {
     machine.view.get(&fingerprint(1)).unwrap().held()
 }
@@ -234,6 +234,6 @@ fn the_highest_incarnation_is_answered_with_silence() {
             })
             .count();
     }
-    // It objects once, as well as it can, to all four.
+    // It objects once to all four, as well as it can.
     assert!(said <= 4, "{said}");
 }

@@ -1,4 +1,5 @@
-//! What is not listened to: who has not introduced itself, and what cannot be true.
+//! The machine does not listen to peers that have not introduced themselves, nor believe entries
+//! that cannot be true.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::membership::{
     BUCKETS, Entry, Held, Input, Machine, Message, Output, Phase, Record, Wish,
 };
 
-/// What to change in a good entry, and what it then is.
+/// The name of a fault, and the change that puts it into a good entry.
 type Change = (&'static str, fn(&mut Held, &mut Record));
 
 /// Changes that make an entry incredible.
@@ -34,7 +35,7 @@ const INCREDIBLE: [Change; 8] = [
     ("too high", |held, _| held.incarnation = MAX_INCARNATION + 1),
 ];
 
-/// Changes that leave it credible, if only just.
+/// Changes that leave an entry just credible.
 const CREDIBLE: [Change; 4] = [
     ("as it was", |_, _| {}),
     ("the longest name", |_, record| {
@@ -56,7 +57,7 @@ fn changed(who: u8, (_, change): Change) -> Entry {
     }
 }
 
-/// What is held of all servers together.
+/// A summary of the machine's view of all servers.
 fn state(machine: &Machine) -> (u64, usize, u64) {
     let digest = machine.digest();
     (
@@ -112,7 +113,7 @@ fn whoever_does_not_introduce_itself_well_is_sent_away() {
     for change in CREDIBLE {
         assert!(is_greeted(9, changed(9, change)), "{}", change.0);
     }
-    // As somebody else; without a place; as one that is not alive.
+    // It introduces itself as another server, without a URL, and as a server that is not alive.
     assert!(!is_greeted(9, changed(8, CREDIBLE[0])));
     let record = None;
     let entry = changed(9, CREDIBLE[0]);
@@ -143,7 +144,7 @@ fn a_knock_that_gives_the_address_of_another_is_not_answered() {
         let from = fingerprint(9);
         machine.handle(Input::Datagram { from, message }, NOW);
         assert_eq!(drain(&mut machine).len(), usize::from(answered), "{url}");
-        // It objects only to what it answers.
+        // It objects only to a message that it answers.
         assert_eq!(machine.incarnation(), u64::from(answered), "{url}");
     }
 }
@@ -230,7 +231,7 @@ fn nothing_is_heard_before_the_introduction() {
         assert_eq!(drain(&mut machine), [], "{message:?}");
         assert_eq!(state(&machine), before, "{message:?}");
     }
-    // Afterwards it is.
+    // After an introduction it is listened to.
     let mut machine = machine();
     connect(&mut machine, 1, NOW);
     drain(&mut machine);

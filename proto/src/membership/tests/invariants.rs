@@ -37,7 +37,7 @@ fn whom_two_witnesses_do_not_reach_is_suspected_and_given_up_after_another_round
     pass(&mut machine, 0, 2500, &[2, 3, 4], testify(|_| Some(false)));
     let who: Vec<_> = machine.suspected().cloned().collect();
     assert_eq!(who, [record(1, 1)]);
-    // Not before its time.
+    // The member is not given up before its time.
     pass(
         &mut machine,
         2500,
@@ -68,7 +68,7 @@ fn an_expired_tombstone_resurrects_nobody_and_whoever_asks_is_told() {
     tell(&mut machine, gone.clone(), NOW);
     tell(&mut machine, entry(fingerprint(9), 9, 4, Phase::Left), NOW);
     assert!(!machine.is_live(&fingerprint(9)));
-    // The machine must not be alone, lest it keep what it has: it is told of its peers for a day.
+    // A machine that is alone would keep all its entries, so it is told of its peers for a day.
     let later = NOW + TOMBSTONE + EXPIRE * 2;
     machine.handle(Input::Tick, later);
     let peer = fingerprint(1);
@@ -86,7 +86,7 @@ fn an_expired_tombstone_resurrects_nobody_and_whoever_asks_is_told() {
             if entries.iter().any(|e| e.fingerprint == fingerprint(9) && e.held.phase == Phase::Left))
     });
     assert!(told, "the peer goes on believing in it");
-    // It itself may come back.
+    // The server itself may come back.
     tell(
         &mut machine,
         entry(fingerprint(9), 9, 5, Phase::Alive),
@@ -162,7 +162,7 @@ fn idle_traffic_does_not_depend_on_the_number_of_servers() {
     }
 }
 
-/// The links that one end holds and the other does not, between servers that run.
+/// Returns the links between running servers that one end holds and the other does not.
 fn asymmetric(sim: &Simulation) -> BTreeSet<(Fingerprint, Fingerprint)> {
     let machines: BTreeMap<_, _> = sim
         .up()
@@ -214,7 +214,7 @@ fn a_split_preserves_connectivity() {
         let mut sim = circuit(12, seed);
         for _ in 0..20 {
             sim.add_started(&[0]);
-            // The graph of those that have a link at all is one piece at every moment.
+            // The servers that have a link form one graph at every moment.
             for _ in 0..100 {
                 sim.run(ms(5));
                 let graph = sim.graph();
@@ -288,7 +288,7 @@ fn news() -> impl Strategy<Value = Input> {
     ]
 }
 
-/// What the others answer for a while: whether they answer pings, and what witnesses say.
+/// How the others answer for a while: whether they answer pings, and the testimony of witnesses.
 type Answers = (bool, Option<Option<bool>>);
 
 fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, now: Duration) {
@@ -317,8 +317,8 @@ fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, no
 }
 
 proptest! {
-    /// Nobody is down who was not suspected before, for as long as a suspicion takes, or upon hard
-    /// evidence for as long as that leaves for objections. And what is held never decreases.
+    /// A server is down only after a suspicion that has lasted its whole time, or after hard evidence
+    /// and the time that it leaves for objections. And no entry ever decreases.
     #[test]
     fn nobody_is_down_out_of_the_blue(
         steps in prop::collection::vec((news(), 0..400u64, any::<Answers>()), 1..120)
@@ -331,7 +331,7 @@ proptest! {
         };
         let mut since = Since::new();
         for (input, pause, answers) in steps {
-            // Never late: a machine that was stopped is another test.
+            // The machine is never late: another test has machines that were stopped.
             let ticks = (0..=pause / 20).map(|_| (Input::Tick, ms(pause.min(20))));
             for (input, pause) in ticks.chain([(input, Duration::ZERO)]) {
                 now += pause;
@@ -351,7 +351,7 @@ proptest! {
 
 type Known = BTreeMap<Fingerprint, (Held, Arc<Record>)>;
 
-/// Since when members are suspected, or condemned, in which incarnation.
+/// The times since which members are suspected or condemned, and the incarnations in which they are.
 type Since = BTreeMap<Fingerprint, (u64, bool, Duration)>;
 
 fn judge(
@@ -374,7 +374,7 @@ fn judge(
                 let least = match (hard, told) {
                     (false, _) => HEARSAY,
                     (true, false) => CONDEMNED,
-                    // Whoever tells of it has waited.
+                    // The server that tells of it has waited.
                     (true, true) => Duration::ZERO,
                 };
                 prop_assert!(now - since >= least, "{old:?} after {:?}", now - since);
@@ -385,7 +385,7 @@ fn judge(
             (false, _) => drop(since.remove(who)),
             (true, Some((incarnation, was_hard, _)))
                 if *incarnation == held.incarnation && *was_hard == hard => {}
-            // Also of those who are suspected when they are first heard of.
+            // This includes members that are suspected when they are first heard of.
             (true, _) => drop(since.insert(*who, (held.incarnation, hard, now))),
         }
     }

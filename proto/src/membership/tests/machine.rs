@@ -33,7 +33,7 @@ pub(super) fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase
     }
 }
 
-/// A connection of which both ends have introduced themselves.
+/// Opens a connection whose ends have both introduced themselves.
 pub(super) fn connect(machine: &mut Machine, who: u8, now: Duration) {
     let peer = fingerprint(who);
     let hello = Message::Hello {
@@ -62,7 +62,7 @@ pub(super) fn say(machine: &mut Machine, from: u8, message: Message, now: Durati
     machine.handle(Input::Message { from, message }, now);
 }
 
-/// What the machine sends to this peer on its connection.
+/// The messages that the machine sends to this peer on its connection.
 pub(super) fn sent(machine: &mut Machine, peer: u8) -> Vec<Message> {
     let outputs = std::iter::from_fn(|| machine.poll_output());
     outputs
@@ -81,7 +81,7 @@ pub(super) fn strangers(count: usize) -> impl Iterator<Item = Fingerprint> {
     })
 }
 
-/// What a connection is sent once it is a link, after so many changes since it opened.
+/// The messages on a connection that becomes a link after so many changes since it opened.
 fn after_changes(count: usize) -> Vec<Message> {
     let mut machine = machine();
     connect(&mut machine, 1, NOW);
@@ -128,7 +128,7 @@ fn a_connection_that_becomes_a_link_is_told_what_it_has_missed() {
     };
     let few = after_changes(5);
     assert!(told(&few) >= 5, "{few:?}");
-    // More than are remembered: a sync finds them.
+    // These are more than are remembered, so a sync finds them.
     let many = after_changes(MAX_CHANGES + 10);
     assert!(synced(&many));
 }
@@ -162,7 +162,7 @@ fn another_process_with_the_same_key_is_outbid_but_not_without_rest() {
     assert_eq!(machine.incarnation(), before + 3);
 }
 
-/// What the machine holds of itself once it was told this.
+/// A machine that was told this of itself, and then its entry for itself.
 fn after_being_told(count: u64, incarnation: u64, phase: Phase) -> (Machine, Held) {
     let mut machine = machine();
     connect(&mut machine, 1, NOW);
@@ -180,7 +180,7 @@ fn a_server_whose_count_was_set_back_begins_a_later_life_than_is_known_of_it() {
     for phase in [Phase::Alive, Phase::Suspect, Phase::Down, Phase::Left] {
         let (mut machine, held) = after_being_told(5, 9, phase);
         assert_eq!((held.count, held.incarnation), (6, 0), "{phase:?}");
-        // It is a leave and a join in its own view too.
+        // The new life is a leave and a join in its own view too.
         let outputs = std::iter::from_fn(|| machine.poll_output());
         let notices: Vec<_> = outputs
             .filter_map(|output| match output {
@@ -192,10 +192,10 @@ fn a_server_whose_count_was_set_back_begins_a_later_life_than_is_known_of_it() {
         assert_eq!(notices, [(false, 1), (true, 6)]);
         assert_eq!(machine.me().count, 6);
     }
-    // Of an earlier life anything may be said.
+    // News of an earlier life may say anything.
     let (_, held) = after_being_told(0, 9, Phase::Left);
     assert_eq!((held.count, held.incarnation), (1, 0));
-    // A liar gets no further than the greatest count there is.
+    // A liar gets no further than the greatest count that there is.
     let (_, held) = after_being_told(MAX_LIVES, 0, Phase::Down);
     assert!(held.count == MAX_LIVES);
     let (_, held) = after_being_told(MAX_LIVES + 1, 0, Phase::Down);
@@ -208,12 +208,12 @@ fn whoever_was_stopped_hears_before_it_judges() {
     connect(&mut machine, 1, NOW);
     let wish = Wish::Plain;
     say(&mut machine, 1, Message::Link { degree: 0, wish }, NOW);
-    // A probe is under way, with nobody to ask.
+    // A probe is under way, and there are no witnesses.
     for ms in (100..2000).step_by(50) {
         machine.handle(Input::Tick, NOW + Duration::from_millis(ms));
     }
     assert_eq!(machine.suspected().count(), 0);
-    // Stopped for ten seconds; what had come meanwhile comes now, after a first tick.
+    // The machine was stopped for ten seconds. Packets from that time arrive now, after a first tick.
     let now = NOW + Duration::from_secs(12);
     machine.handle(Input::Tick, now);
     assert_eq!(machine.suspected().count(), 0);
@@ -272,7 +272,7 @@ fn a_reset_condemns_nobody_and_witnesses_are_asked_until_they_answer() {
             asked += usize::from(matches!(message, Message::Witness { .. }));
         }
     }
-    // Two were there to ask; neither has answered.
+    // There were two witnesses, and neither has answered.
     assert!(asked >= 6, "{asked}");
     assert!(machine.is_live(&fingerprint(1)));
 }
@@ -315,7 +315,7 @@ fn a_server_that_leaves_late_says_nothing_after_its_leave() {
     let mut machine = machine();
     connect(&mut machine, 1, NOW);
     connect(&mut machine, 2, NOW);
-    // It is to try one for the other, and then it is stalled.
+    // Server 1 asks the machine to try server 2; then the machine is stopped for a while, and leaves.
     let subject = fingerprint(2);
     let held = entry(subject, 2, 0, Phase::Alive).held;
     let message = Message::Witness {

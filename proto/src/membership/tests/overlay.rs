@@ -1,4 +1,4 @@
-//! Whom a machine asks for a link and whom not, and whom it accepts.
+//! The servers that a machine asks for a link, and those that it accepts.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Gone, Input, Machine, Message, Output, Wish};
 
-/// How a server fails to become a neighbour.
+/// The ways in which a server fails to become a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Failure {
     Refuses,
@@ -16,7 +16,7 @@ enum Failure {
     IsNotReached,
 }
 
-/// What the peers of a machine do that all fail it so: they live, and answer pings.
+/// Plays peers that all fail the machine in this way, although they live and answer pings.
 fn fail(failure: Failure) -> impl Fn(&mut Machine, &Output, Duration) {
     move |machine, output, now| match output {
         Output::Connect { to } if failure == Failure::IsNotReached => {

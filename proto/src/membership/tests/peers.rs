@@ -6,7 +6,7 @@ use super::machine::{connect, entry, machine, say};
 use crate::Fingerprint;
 use crate::membership::{Entry, Input, MAX_ENTRIES, Machine, Message, Output, Phase, Wish};
 
-/// When the machines of these tests begin; milliseconds count from here.
+/// The time at which the machines of these tests begin; milliseconds count from here.
 pub(super) const NOW: Duration = Duration::from_secs(1);
 
 pub(super) const fn ms(n: u64) -> Duration {
@@ -25,13 +25,14 @@ pub(super) fn linked(n: u8) -> Machine {
     machine
 }
 
-/// More than any machine of these tests wants at one moment, unless it and its peers go in circles.
+/// A number of outputs that no machine of these tests reaches at one moment, unless it and its peers go
+/// in circles.
 const ENDLESS: usize = 10_000;
 
-/// Lets time pass in small steps, and returns what the machine wanted done, and when.
+/// Lets time pass in small steps, and returns the machine's outputs with their times.
 ///
-/// These peers go on sending heartbeats; all that is wanted is shown to `answer`, which may feed
-/// the machine in return.
+/// The first peers go on sending heartbeats. Each output is shown to `answer`, which may give the
+/// machine inputs in return.
 pub(super) fn pass(
     machine: &mut Machine,
     from: u64,
@@ -63,10 +64,10 @@ pub(super) fn pass(
     wanted
 }
 
-/// Nobody answers anything.
+/// Plays peers that answer nothing.
 pub(super) fn silent(_: &mut Machine, _: &Output, _: Duration) {}
 
-/// Whoever is asked on its connection whether it reaches somebody says this.
+/// Plays witnesses: a peer that is asked on its connection whether it reaches a server says this.
 pub(super) fn testify(
     says: impl Fn(u8) -> Option<bool>,
 ) -> impl Fn(&mut Machine, &Output, Duration) {
@@ -85,7 +86,7 @@ pub(super) fn testify(
     }
 }
 
-/// A peer tells the machine these entries.
+/// Has a peer tell the machine these entries.
 pub(super) fn tell(machine: &mut Machine, from: u8, entries: &[Entry], now: Duration) {
     for chunk in entries.chunks(MAX_ENTRIES) {
         let entries = chunk.to_vec();
@@ -93,7 +94,7 @@ pub(super) fn tell(machine: &mut Machine, from: u8, entries: &[Entry], now: Dura
     }
 }
 
-/// The same of these servers, all in this phase of their first incarnation.
+/// Has a peer tell the machine of these servers, all in this phase of their first incarnation.
 pub(super) fn tell_of(
     machine: &mut Machine,
     from: u8,
@@ -105,12 +106,12 @@ pub(super) fn tell_of(
     tell(machine, from, &entries, now);
 }
 
-/// Everything that the machine wants done now.
+/// Returns all outputs that the machine has now.
 pub(super) fn drain(machine: &mut Machine) -> Vec<Output> {
     std::iter::from_fn(|| machine.poll_output()).collect()
 }
 
-/// When this phase of this server was first told to anybody.
+/// The time at which the machine first told anybody of this phase of this server.
 pub(super) fn told(wanted: &[(u64, Output)], who: Fingerprint, phase: Phase) -> Option<u64> {
     let says = |entry: &Entry| entry.fingerprint == who && entry.held.phase == phase;
     let (at, _) = wanted.iter().find(|(_, output)| {
@@ -120,7 +121,7 @@ pub(super) fn told(wanted: &[(u64, Output)], who: Fingerprint, phase: Phase) -> 
     Some(*at)
 }
 
-/// The servers that were pinged outside of connections, and when.
+/// The servers that were pinged outside of connections, with the times.
 pub(super) fn pinged(wanted: &[(u64, Output)]) -> Vec<(u64, Fingerprint)> {
     let pings = wanted.iter().filter_map(|(at, output)| match output {
         Output::Datagram {

@@ -1,8 +1,9 @@
-//! Every scenario of the simulator, once, small: its targets hold.
+//! Every scenario of the simulator runs once with few servers, and meets its targets.
 
 use crate::membership::sim::scenario::{self, Circuits};
 
-/// The number of servers: enough for a graph that is not complete, and for all to take seconds.
+/// The number of servers: enough for a graph that is not complete, and few enough for the scenarios to
+/// take seconds.
 const SERVERS: usize = 32;
 
 const SEED: u64 = 1;
@@ -18,7 +19,7 @@ fn every_scenario_reaches_its_targets() {
                 panic!("{} measures no {}", scenario.name, target.measure);
             };
             let worst = row.samples.quantile(1.0);
-            // One seed's median says little: that is for many seeds (`scripts/sim`).
+            // The median of one seed says little, so only `scripts/sim` checks medians.
             if worst.is_nan() || worst > target.max {
                 missed.push(format!(
                     "{}: {worst:.3}, not {}; again: scripts/sim {} {SERVERS} {SEED}",

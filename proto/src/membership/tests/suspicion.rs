@@ -1,4 +1,4 @@
-//! How long suspicions last, who ends them, and what witnesses are believed.
+//! The length of suspicions, their ends, and the witnesses that are believed.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Entry, Machine, Message, Output, Phase};
 
-/// Somebody is suspected so many times, and objects each time.
+/// Has a server be suspected so many times, and object each time.
 fn wrong(machine: &mut Machine, who: u8, times: u64, at: u64) {
     let known = machine.view.get(&fingerprint(who)).unwrap().incarnation;
     for incarnation in known..known + times {
@@ -44,7 +44,7 @@ fn whoever_was_wrongly_suspected_is_waited_for_longer_for_a_while() {
         let began = told(&wanted, fingerprint(1), Phase::Suspect).unwrap();
         let ended = told(&wanted, fingerprint(1), Phase::Down).unwrap();
         let lasted = ms(ended - began);
-        // The two seconds until it is suspected halve it a little, too.
+        // The factor also shrinks a little in the two seconds until it is suspected.
         let least = expected.mul_f64(0.97);
         assert!(
             (least..=expected + ms(20)).contains(&lasted),
@@ -106,7 +106,7 @@ fn whom_its_accusers_do_not_give_up_another_does() {
         &[1, 2, 3, 4],
         testify(|_| Some(false)),
     );
-    // Not before its accusers have had their time; then it is tried, and given up.
+    // The machine first leaves its accusers their time; then it tries the server, and gives it up.
     let begin = (SUSPICION + BACKUP).as_millis() as u64;
     let (tried, _) = pinged(&wanted)
         .into_iter()
@@ -126,7 +126,7 @@ fn who_was_stopped_itself_hears_what_others_say_before_it_acts_in_an_accusers_pl
     let mut machine = linked(4);
     let suspect = fingerprint(9);
     tell_of(&mut machine, 2, [suspect], Phase::Suspect, NOW);
-    // It would have been its turn long ago.
+    // Its turn would have come long ago.
     let woke = 20_000;
     let all = [1, 2, 3, 4];
     let wanted = pass(
@@ -148,7 +148,7 @@ fn who_was_stopped_itself_hears_what_others_say_before_it_acts_in_an_accusers_pl
 fn of_many_that_could_act_in_an_accusers_place_few_do_at_the_same_time() {
     let mut machine = linked(8);
     tell_of(&mut machine, 2, strangers(400), Phase::Alive, NOW);
-    // Many suspicions on one server are as one suspicion on many.
+    // Many suspicions of one server count as one suspicion of many.
     tell_of(
         &mut machine,
         2,
@@ -179,7 +179,7 @@ fn who_stands_still_is_waited_for_though_another_gives_it_up_sooner() {
     for (phase, at, expected) in [
         (Phase::Stalled, 2000, Phase::Stalled),
         (Phase::Stalled, stall - 1500, Phase::Stalled),
-        // Those who have heard of it heard it at different times.
+        // The servers heard of it at different times.
         (Phase::Stalled, stall - 500, Phase::Down),
         (Phase::Suspect, 500, Phase::Suspect),
         (Phase::Suspect, 1500, Phase::Down),
@@ -190,7 +190,7 @@ fn who_stands_still_is_waited_for_though_another_gives_it_up_sooner() {
         tell_of(&mut machine, 2, [who], phase, NOW);
         tell_of(&mut machine, 2, [who], Phase::Down, NOW + ms(at));
         assert_eq!(held(&machine), expected, "{phase:?}, told after {at} ms");
-        // Whoever says so again changes nothing.
+        // The same news from another server changes nothing.
         tell_of(&mut machine, 3, [who], Phase::Down, NOW + ms(at + 10));
         assert_eq!(
             held(&machine),
@@ -226,7 +226,7 @@ fn whoever_hears_late_of_one_that_stands_still_waits_no_longer_than_others() {
             testify(|_| Some(false)),
         );
         let ended = ms(told(&wanted, who, Phase::Down).unwrap() - begin);
-        // It is tried twice in any case.
+        // The machine tries it twice in any case.
         let least = STALL - waited;
         let most = least.max(SILENCE + SECOND_ROUND * 2);
         assert!(

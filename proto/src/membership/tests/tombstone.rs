@@ -1,4 +1,5 @@
-//! Tombstones: how long they are kept, which are pinged, and who is told of them.
+//! Tombstones: the time for which they are kept, those that are pinged, and the servers that are told of
+//! them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use super::random::fingerprint;
 use crate::membership::tuning::*;
 use crate::membership::{Entry, Gone, Input, Message, Phase};
 
-/// The tombstone of somebody who has been down for so long.
+/// The tombstone of a server that has been down for so long.
 fn tombstone(who: u8, age: Duration) -> Entry {
     Entry {
         age: age.as_secs() as u32,
@@ -27,7 +28,7 @@ fn a_tombstone_expires_unless_the_server_is_isolated() {
             machine.handle(Input::Disconnected { peer, why }, NOW);
         }
         for (later, kept) in [(TOMBSTONE - EXPIRE, true), (TOMBSTONE + EXPIRE, isolated)] {
-            // Its neighbour is heard: it stays one.
+            // Its neighbour is heard, and stays a neighbour.
             let digest = machine.digest();
             let heartbeat = Message::Heartbeat { degree: 1, digest };
             say(&mut machine, 1, heartbeat, NOW + later);
@@ -50,7 +51,7 @@ fn an_old_tombstone_is_not_kept_anew() {
         let mut machine = linked(1);
         tell(&mut machine, 1, &[tombstone(9, age)], NOW);
         assert_eq!(machine.view.get(&fingerprint(9)).is_some(), kept, "{age:?}");
-        // Nor is a young one kept longer for having been told.
+        // A young tombstone is not kept longer because the machine was told of it.
         let end = (NOW + TOMBSTONE * 2).saturating_sub(age);
         machine.view.expire(end);
         assert!(machine.view.get(&fingerprint(9)).is_none(), "{age:?}");
@@ -74,7 +75,7 @@ fn a_newcomer_is_told_of_the_last_that_went() {
     let mut machine = linked(1);
     let tombstones: Vec<_> = strangers(TOMBSTONES_TOLD + 30).collect();
     for (i, who) in tombstones.iter().enumerate() {
-        // Neither in the order of their names nor as they were told: by when they went.
+        // They are told in the order in which they went, not by name or as the machine heard of them.
         let age = (i * 7 % tombstones.len()) as u32;
         let tombstone = entry(*who, 3, 0, Phase::Down);
         tell(&mut machine, 1, &[Entry { age, ..tombstone }], NOW);

@@ -130,7 +130,7 @@ fn an_expired_tombstone_resurrects_nobody() {
         Some(held(5, Phase::Down))
     );
     assert!(raise(&mut view, (7, held(5, Phase::Alive))).is_empty());
-    // It itself may come back.
+    // The server itself may come back.
     assert_eq!(raise(&mut view, (7, held(6, Phase::Alive))).len(), 1);
 }
 
@@ -157,7 +157,7 @@ fn tombstones_are_bounded() {
     assert_eq!(view.forgotten_order.len(), MAX_FORGOTTEN);
 }
 
-/// Different servers, as many as are wanted.
+/// This many different servers.
 fn names() -> impl Iterator<Item = Fingerprint> {
     (0u64..).map(|i| {
         let mut key = [200; 32];
@@ -190,7 +190,7 @@ fn members_are_bounded() {
         view.raise(who, first(0, Phase::Alive), record_of(who), NOW);
     }
     assert_eq!(view.live().len(), MAX_MEMBERS);
-    // One more is not taken in, and those that are known still change.
+    // The view takes no further server, but its entries still change.
     let (digest, who) = (view.digest(), names.next().unwrap());
     let notices = view.raise(who, first(0, Phase::Alive), record_of(who), NOW);
     assert!(notices.is_empty());
@@ -213,7 +213,7 @@ fn whoever_came_back_and_went_again_is_not_forgotten_before_its_time() {
     go(&mut view, who, 0);
     view.raise(who, first(1, Phase::Alive), record_of(who), NOW);
     go(&mut view, who, 1);
-    // It is the oldest of those that are remembered, until there is one more.
+    // It is the oldest that is remembered, until there is one more.
     for other in names.by_ref().take(MAX_FORGOTTEN - 1) {
         go(&mut view, other, 0);
     }

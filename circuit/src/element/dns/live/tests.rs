@@ -39,7 +39,7 @@ fn ask(records: &RwLock<Records>, name: &str, kind: RecordType, by: Transport) -
     Message::from_vec(&bytes).unwrap()
 }
 
-/// The ports of the servers that are listed: their numbers and 1.
+/// The ports of the servers that are listed; a port is a server's number plus 1.
 fn listed(answer: &Message) -> BTreeSet<u32> {
     let all = answer.answers.iter().map(|record| match &record.data {
         RData::SRV(srv) => u32::from(srv.port),
@@ -59,7 +59,7 @@ fn a_thousand_live_servers_are_listed() {
     let answer = ask(&records, SERVICE, RecordType::SRV, Transport::Tcp);
     assert!(!answer.metadata.truncation);
     assert_eq!(listed(&answer), (1..=1000).collect());
-    // The addresses of some besides, as there is room.
+    // There is room for the addresses of some of them.
     assert!(answer.additionals.len() > 100);
     let answer = ask(&records, SERVICE, RecordType::SRV, Transport::Udp);
     assert!(answer.metadata.truncation && answer.answers.is_empty());
@@ -109,7 +109,7 @@ fn who_leaves_is_not_listed_and_who_returns_is_listed_once() {
         assert_eq!(answer.answers.len(), 1);
         assert_eq!(answer.answers[0].data.to_string(), "10.0.0.2");
     }
-    // Of two behind one host's name and port, the other stays.
+    // One of two servers behind the same host name and port leaves, and the other stays.
     let [one, other] = [8, 9].map(|number| {
         let mut server = server(number, "host.example");
         server.url.port = 7;

@@ -150,7 +150,7 @@ fn hostile_packets_are_answered_over_sockets_as_without() {
                 let length = u16::try_from(answer.len()).unwrap();
                 [&length.to_be_bytes()[..], &answer].concat()
             }
-            // It hangs up.
+            // The server closes the connection.
             None => Vec::new(),
         };
         tcp.shutdown(std::net::Shutdown::Write).unwrap();

@@ -303,7 +303,7 @@ proptest! {
         prop_assert!(read.name.eq_case(&made.name), "{}", text);
         prop_assert_eq!(&read, &made);
         prop_assert_eq!(print(&read), text.clone());
-        // In the form of RFC 3597, the same.
+        // The form of RFC 3597 gives the same record.
         let mut bytes = Vec::new();
         made.data.emit(&mut BinEncoder::new(&mut bytes)).unwrap();
         if !matches!(made.data, RData::SOA(_)) {

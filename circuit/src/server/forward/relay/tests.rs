@@ -13,7 +13,7 @@ use super::*;
 /// The window of a stream, in bytes.
 const WINDOW: usize = 1_000;
 
-/// What becomes of one of the ends.
+/// An event at one of the ends.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     /// The connection of the end that speaks is lost.
@@ -36,7 +36,7 @@ const EVENTS: [Event; 5] = [
     Event::TooLong,
 ];
 
-/// What comes of it.
+/// The consequence of an event, as the other end hears it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Heard {
     /// The listener hears an orderly finish.
@@ -96,7 +96,7 @@ async fn expect(recv: &mut RecvHalf, bytes: &[u8]) {
     assert_eq!(read, bytes);
 }
 
-/// What the listener hears next, where `stage` comes next.
+/// Returns the next thing that the listener hears, where `stage` comes next.
 async fn hear(recv: &mut RecvHalf, stage: Stage) -> Heard {
     match recv.at_finish().await {
         Ok(true) => return Heard::Finish,
@@ -158,8 +158,9 @@ async fn passed<R: Future<Output = ()> + Send + 'static>(
     heard
 }
 
-/// What came whole, what came in part, what comes next, whether the operation changes anything; and
-/// what is heard when the speaker is lost, resets, finishes, is asked to stop, says too much.
+/// The bytes that came as whole frames, those that came as a part of one, the next stage, whether the
+/// operation changes anything; and the consequences when the speaker is lost, resets, finishes, is
+/// asked to stop, says too much.
 type Row<'a> = (&'a [u8], &'a [u8], Stage, bool, [Heard; 5]);
 
 /// The stages of an answer: what came whole and in part, what comes next, and what the caller hears
@@ -310,7 +311,7 @@ async fn a_caller_that_does_not_read_holds_the_other_server_back() {
         speaker.data(data).await.unwrap();
         speaker.end(Ok(())).await.unwrap();
     });
-    // What the windows and the relay hold is far less.
+    // The windows and the relay hold far less.
     tokio::task::yield_now().await;
     let early = tokio::time::timeout(Duration::from_millis(50), sent);
     tokio::pin!(early);

@@ -70,7 +70,7 @@ async fn take(call: &mut Call, pipeline: &mut Pipeline) -> Result<End, Gone> {
             () = pipeline.changed() => (),
             chunk = call.recv.whole_chunk(), if takes => match chunk? {
                 Some(chunk) => incoming.chunk = chunk,
-                // In the middle of a message.
+                // The batch ended in the middle of a message.
                 None if incoming.more => return Err(Gone),
                 None => last = Some(Ok(())),
             },

@@ -10,7 +10,7 @@ use super::failure::crash_one;
 /// How long the faults last.
 const LASTING: u32 = 300;
 
-/// What is asked once it is over.
+/// The rows that a scenario prints once its fault is over.
 fn outcome(sim: &mut Simulation) -> Vec<Row> {
     let removals = sim.false_removals();
     let raised: u64 = sim.up().map(|(_, machine)| machine.incarnation()).sum();
@@ -78,7 +78,7 @@ pub(super) fn stalls(sim: &mut Simulation, how_long: u32, tethers: bool) -> Vec<
     sim.tethers = tethers;
     for _ in 0..600 {
         let candidates = sim.some_up(8);
-        // Who is stopped cannot be stopped again.
+        // A server that is stopped cannot be stopped again.
         let running = candidates
             .into_iter()
             .find(|i| sim.nodes[*i].stalled.is_none());
