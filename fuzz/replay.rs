@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// Runs each body over the corpus of its target. Panics with the input that a body panics at.
-pub(super) fn replay(targets: &[(&str, fn(&[u8]))]) {
+pub(super) fn replay(targets: &[super::Target]) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     for (name, body) in targets {
         let files = std::fs::read_dir(corpus.join(name)).unwrap();
