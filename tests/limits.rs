@@ -96,7 +96,7 @@ async fn a_request_that_is_too_large_is_refused_here() {
     let one = home.start("one");
     let client = one.client(&home).await;
     let cmd = Cmd {
-        args: vec!["x".repeat(2 << 20)],
+        args: vec!["x".repeat(2 << 20).into()],
         ..Cmd::new("echo")
     };
     let refused = client.walk("/one/p").unwrap().make_proc(cmd).await;

@@ -157,11 +157,11 @@ fn input_that_is_no_command_is_refused_and_makes_nothing() {
     );
     with_example(
         r#"{"Path": "a", "path": "b"}"#,
-        "the field Path is given twice",
+        "the field path is given twice at line 1 column 15",
     );
     check(
         r#"{"Path": 3}"#,
-        "the field Path is wrong: invalid type: integer `3`, expected a string",
+        "the field Path is wrong: invalid type: integer `3`, expected a string or {\"Base64\": \"…\"}",
     );
     check(
         r#"{"Path": "ls", "Args": "/"}"#,

@@ -394,7 +394,7 @@ async fn bytes_whose_sending_is_given_up_and_tried_again_are_sent_once() {
     let script = format!("until [ -e {} ]; do sleep 0.01; done; wc -c", go.display());
     let anchor = one.client(&home).await.walk("/one/p").unwrap();
     let cmd = Cmd {
-        args: vec!["-c".into(), script],
+        args: vec!["-c".into(), script.into()],
         ..Cmd::new("sh")
     };
     let process = anchor.make_proc(cmd).await.unwrap();

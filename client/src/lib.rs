@@ -54,7 +54,7 @@ pub use circuit_proto::id::NotAnId;
 pub use circuit_proto::key::KeyError;
 pub use circuit_proto::path::{Path, PathError, Pattern, ServerPart};
 pub use circuit_proto::url::{Host, UrlError};
-pub use circuit_proto::{Code, Error as ServerError, Fingerprint, Key, ServerId, Url, url};
+pub use circuit_proto::{Code, Error as ServerError, Fingerprint, Key, OsText, ServerId, Url, url};
 pub use client::{Client, Dialled, DiscoverDialError};
 pub use element::channel::{Chan, MessageReader, MessageWriter, Receiver, Sender};
 pub use element::container::Container;

@@ -201,15 +201,17 @@ where
     deserializer.deserialize_seq(Growing(std::marker::PhantomData))
 }
 
-/// [`growing`] for texts that may be missing.
-pub fn growing_option<'de, D>(deserializer: D) -> Result<Option<Vec<String>>, D::Error>
+/// [`growing`] for a vector that may be missing.
+pub fn growing_option<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     D: Deserializer<'de>,
+    T: Deserialize<'de>,
 {
     #[derive(Deserialize)]
-    struct Texts(#[serde(deserialize_with = "growing")] Vec<String>);
+    #[serde(bound = "T: Deserialize<'de>")]
+    struct Grown<T>(#[serde(deserialize_with = "growing")] Vec<T>);
 
-    Ok(Option::<Texts>::deserialize(deserializer)?.map(|texts| texts.0))
+    Ok(Option::<Grown<T>>::deserialize(deserializer)?.map(|grown| grown.0))
 }
 
 /// For `#[serde(with)]` on byte vectors: in one piece, where serde's own goes byte by byte.

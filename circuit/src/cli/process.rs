@@ -117,21 +117,24 @@ mod tests {
         check("{}", "the command has no Path");
         check(r#"{"Path": ""}"#, "the command has no Path");
         check(r#"{"Path": "a", "Pth": 1}"#, r#"unknown field "Pth""#);
-        check(r#"{"Path": "a", "path": "b"}"#, "given twice");
         check(
-            r#"{"Path": "a", "Args": [], "Path": "b"}"#,
-            "the field Path is given twice",
+            r#"{"Path": "a", "path": "b"}"#,
+            "the field path is given twice at line 1 column 15",
         );
         check(
-            r#"{"Path": "a", "Terminal": {"Rows": 1, "Rows": 2, "Columns": 3}}"#,
-            "the field Rows is given twice",
+            r#"{"Path": "a", "Args": [], "Path": "b"}"#,
+            "the field Path is given twice at line 1 column 27",
+        );
+        check(
+            "{\n\t\"Path\": \"a\",\n\t\"Terminal\": {\"Rows\": 1, \"Rows\": 2, \"Columns\": 3}}",
+            "the field Rows is given twice at line 3 column 26",
         );
         // Pasted text does nothing to a terminal.
         let cleared = "\u{1b}[2J";
         let field = format!(r#"{{"{cleared}": 1}}"#);
         check(&field, r#"unknown field "\u{1b}[2J""#);
         for number in ["NaN", "Infinity", "-Infinity", "1e400"] {
-            let wrong = "the field Env is wrong: not a finite number";
+            let wrong = "the field Env is wrong: not a finite number at line 1 column ";
             check(&format!(r#"{{"Path": "a", "Env": {number}}}"#), wrong);
             check(
                 &format!(r#"{{"Path": "a", "Env": ["A=b", {number}]}}"#),

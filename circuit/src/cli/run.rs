@@ -72,7 +72,7 @@ const PASSED_ON: [Named; 6] = [
 async fn run(options: Run) -> Result<u8, Failure> {
     let mut cmd = command(&options.command)?;
     if options.interactive {
-        cmd.add_env = environment();
+        cmd = with_environment(cmd);
     }
     let place = place(&options.place)?;
     let terminal = match options.interactive {
@@ -110,31 +110,19 @@ async fn run(options: Run) -> Result<u8, Failure> {
 }
 
 fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {
-    let words: Result<Vec<String>, _> = words
-        .iter()
-        .map(|word| word.clone().into_string())
-        .collect();
-    let words = words.map_err(|word| {
-        Failure::usage(format!(
-            "the command is not UTF-8: {}",
-            word.to_string_lossy()
-        ))
-    })?;
     match words.split_first() {
         Some((program, args)) => Ok(Cmd::new(program).args(args)),
         None => Err(Failure::usage("no command to run")),
     }
 }
 
-/// The variables that give a command this terminal's name and this user's language.
-fn environment() -> Vec<String> {
+/// The command with the variables that give it this terminal's name and this user's language.
+fn with_environment(cmd: Cmd) -> Cmd {
     let is_passed =
         |name: &str| matches!(name, "TERM" | "COLORTERM" | "LANG") || name.starts_with("LC_");
-    let variables = std::env::vars_os().filter_map(|(name, value)| {
-        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-        is_passed(&name).then(|| format!("{name}={value}"))
-    });
-    variables.collect()
+    std::env::vars_os()
+        .filter(|(name, _)| name.to_str().is_some_and(is_passed))
+        .fold(cmd, |cmd, (name, value)| cmd.add_env(name, value))
 }
 
 /// The anchor, or the server's own, below which a new one is found.

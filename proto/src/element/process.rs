@@ -2,9 +2,12 @@
 //!
 //! The operations that it shares with a container are in [`streams`](super::streams).
 
+use std::ffi::OsStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::streams::{Input, Output};
+use crate::OsText;
 use crate::codec::{growing, growing_option};
 
 /// An operation on a process.
@@ -59,14 +62,14 @@ pub struct Cmd {
     /// The whole environment, as `NAME=value`; `None` inherits the server's. See
     /// [`add_env`](Cmd#structfield.add_env).
     #[serde(deserialize_with = "growing_option")]
-    pub env: Option<Vec<String>>,
+    pub env: Option<Vec<OsText>>,
     /// The working directory; `None` is the server's own.
-    pub dir: Option<String>,
+    pub dir: Option<OsText>,
     /// The program. Without a slash it is looked up in `PATH`.
-    pub path: String,
+    pub path: OsText,
     /// The arguments after the program's name.
     #[serde(deserialize_with = "growing")]
-    pub args: Vec<String>,
+    pub args: Vec<OsText>,
     /// Forget the element by itself, once the process has exited and readers that were attached
     /// have had their end.
     pub scrub: bool,
@@ -84,13 +87,13 @@ pub struct Cmd {
     /// Variables on top of the server's environment, as `NAME=value`. A server refuses them
     /// together with [`env`](Cmd#structfield.env).
     #[serde(deserialize_with = "growing")]
-    pub add_env: Vec<String>,
+    pub add_env: Vec<OsText>,
 }
 
 /// A command is built from its program on; its fields can be set as well.
 impl Cmd {
     /// A command without arguments; everything else as the server has it.
-    pub fn new(path: impl Into<String>) -> Cmd {
+    pub fn new(path: impl Into<OsText>) -> Cmd {
         Cmd {
             path: path.into(),
             ..Cmd::default()
@@ -98,36 +101,35 @@ impl Cmd {
     }
 
     /// Adds an argument.
-    pub fn arg(mut self, arg: impl Into<String>) -> Cmd {
+    pub fn arg(mut self, arg: impl Into<OsText>) -> Cmd {
         self.args.push(arg.into());
         self
     }
 
     /// Adds arguments.
-    pub fn args<T: Into<String>>(mut self, args: impl IntoIterator<Item = T>) -> Cmd {
+    pub fn args<T: Into<OsText>>(mut self, args: impl IntoIterator<Item = T>) -> Cmd {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
     /// Sets the whole environment, in place of the server's: names and values.
-    pub fn env<N: AsRef<str>, V: AsRef<str>>(
+    pub fn env<N: AsRef<OsStr>, V: AsRef<OsStr>>(
         mut self,
         variables: impl IntoIterator<Item = (N, V)>,
     ) -> Cmd {
-        let entry = |(name, value): (N, V)| format!("{}={}", name.as_ref(), value.as_ref());
+        let entry = |(name, value): (N, V)| entry(name.as_ref(), value.as_ref());
         self.env = Some(variables.into_iter().map(entry).collect());
         self
     }
 
     /// Adds a variable to the server's environment, or replaces it there.
-    pub fn add_env(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Cmd {
-        let entry = format!("{}={}", name.as_ref(), value.as_ref());
-        self.add_env.push(entry);
+    pub fn add_env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Cmd {
+        self.add_env.push(entry(name.as_ref(), value.as_ref()));
         self
     }
 
     /// Sets the working directory.
-    pub fn dir(mut self, dir: impl Into<String>) -> Cmd {
+    pub fn dir(mut self, dir: impl Into<OsText>) -> Cmd {
         self.dir = Some(dir.into());
         self
     }
@@ -151,9 +153,17 @@ impl Cmd {
     }
 }
 
+/// The entry of an environment for a variable.
+fn entry(name: &OsStr, value: &OsStr) -> OsText {
+    let mut entry = name.to_owned();
+    entry.push("=");
+    entry.push(value);
+    entry.into()
+}
+
 /// Where a process's output goes: `"pipe"`, `"discard"` (in any case), or a file's path.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[serde(from = "OsText", into = "OsText")]
 pub enum Sink {
     /// Held for a reader: 32 KiB of it, then the process blocks, as at any pipe.
     #[default]
@@ -162,21 +172,23 @@ pub enum Sink {
     Discard,
     /// Appended to this file on the server's host, which is made if it is not there. A relative
     /// path is one in the process's working directory.
-    File(String),
+    File(OsText),
 }
 
-impl From<String> for Sink {
-    fn from(text: String) -> Sink {
-        match text.to_ascii_lowercase().as_str() {
-            "" | "pipe" => Sink::Pipe,
-            "discard" => Sink::Discard,
-            _ => Sink::File(text),
+impl From<OsText> for Sink {
+    fn from(text: OsText) -> Sink {
+        if text.is_empty() || text.eq_ignore_ascii_case("pipe") {
+            Sink::Pipe
+        } else if text.eq_ignore_ascii_case("discard") {
+            Sink::Discard
+        } else {
+            Sink::File(text)
         }
     }
 }
 
-impl From<Sink> for String {
-    fn from(sink: Sink) -> String {
+impl From<Sink> for OsText {
+    fn from(sink: Sink) -> OsText {
         match sink {
             Sink::Pipe => "pipe".into(),
             Sink::Discard => "discard".into(),

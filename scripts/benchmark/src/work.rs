@@ -191,7 +191,7 @@ pub(crate) async fn stdout(
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let cmd = Cmd {
-            args: vec!["-c".into(), LENGTH.to_string(), "/dev/zero".into()],
+            args: vec!["-c".into(), LENGTH.to_string().into(), "/dev/zero".into()],
             stderr: Sink::Discard,
             ..Cmd::new("head")
         };

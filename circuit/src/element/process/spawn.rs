@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use circuit_proto::OsText;
 use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -94,7 +95,7 @@ pub(super) fn spawn(cmd: &Cmd, taken: Taken) -> Result<Spawned, SpawnError> {
     if cmd.env.is_some() {
         command.env_clear();
     }
-    command.envs(variables(cmd).filter_map(|entry| entry.split_once('=')));
+    command.envs(variables(cmd).filter_map(|entry| name_and_value(entry)));
     if let Some(dir) = directory(cmd) {
         command.current_dir(dir);
     }
@@ -232,7 +233,9 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
         (Some(_), true) => "Env",
         (None, _) => "AddEnv",
     };
-    if let Some(at) = variables(cmd).position(|entry| entry.find('=').is_none_or(|at| at == 0)) {
+    if let Some(at) = variables(cmd)
+        .position(|entry| name_and_value(entry).is_none_or(|(name, _)| name.is_empty()))
+    {
         // The entry may be a secret, and what is said here is logged: its place must do.
         let number = at + 1;
         return invalid(format!("entry {number} of {field} is not NAME=value"));
@@ -243,38 +246,46 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
             .chain(&cmd.dir)
             .chain([&cmd.path])
     };
-    if texts().map(String::len).sum::<usize>() > LONGEST_COMMAND {
+    if texts().map(|text| text.len()).sum::<usize>() > LONGEST_COMMAND {
         return invalid(format!(
             "the command is longer than {} KiB",
             LONGEST_COMMAND >> 10
         ));
     }
-    if texts().any(|text| text.contains('\0')) {
+    if texts().any(|text| text.as_bytes().contains(&0)) {
         return invalid("the command holds a zero byte".to_owned());
     }
     Ok(())
 }
 
 /// The variables that the command sets, as `NAME=value`.
-fn variables(cmd: &Cmd) -> impl DoubleEndedIterator<Item = &String> {
+fn variables(cmd: &Cmd) -> impl DoubleEndedIterator<Item = &OsText> {
     cmd.env.iter().flatten().chain(&cmd.add_env)
 }
 
-fn directory(cmd: &Cmd) -> Option<&str> {
+/// The name and value of an entry of an environment.
+fn name_and_value(entry: &OsStr) -> Option<(&OsStr, &OsStr)> {
+    let entry = entry.as_bytes();
+    let at = entry.iter().position(|byte| *byte == b'=')?;
+    let (name, value) = (&entry[..at], &entry[at + 1..]);
+    Some((OsStr::from_bytes(name), OsStr::from_bytes(value)))
+}
+
+fn directory(cmd: &Cmd) -> Option<&OsStr> {
     cmd.dir.as_deref().filter(|dir| !dir.is_empty())
 }
 
 /// The program's file: a name without a slash is looked up in the command's own `PATH` if it sets
 /// one, else in the server's.
 fn find_program(cmd: &Cmd) -> Result<PathBuf, SpawnError> {
-    if cmd.path.contains('/') {
+    if cmd.path.as_bytes().contains(&b'/') {
         return Ok(PathBuf::from(&cmd.path));
     }
     let own = variables(cmd)
-        .filter_map(|entry| entry.strip_prefix("PATH="))
-        .next_back();
+        .filter_map(|entry| name_and_value(entry))
+        .rfind(|(name, _)| *name == "PATH");
     let search = match own {
-        Some(path) => Some(path.into()),
+        Some((_, path)) => Some(path.to_owned()),
         None => std::env::var_os("PATH"),
     };
     let search = search.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
@@ -293,7 +304,7 @@ fn find_program(cmd: &Cmd) -> Result<PathBuf, SpawnError> {
         },
         None => SpawnError::NotFound {
             reason: "no such program in PATH".to_owned(),
-            path: cmd.path.clone(),
+            path: cmd.path.to_string(),
         },
     })
 }
@@ -324,7 +335,7 @@ fn output(
         }
         Sink::File(path) => path,
     };
-    let place = Path::new(directory(cmd).unwrap_or(".")).join(path);
+    let place = Path::new(directory(cmd).unwrap_or(OsStr::new("."))).join(path);
     // Without blocking: a FIFO that nobody reads would stop the server.
     let opened = OpenOptions::new()
         .append(true)
@@ -340,7 +351,7 @@ fn output(
         Ok(file) => Ok((file.into(), None)),
         Err(error) => Err(SpawnError::File {
             reason: words(&error),
-            path: path.clone(),
+            path: path.to_string(),
             field,
         }),
     }
@@ -359,7 +370,7 @@ fn explain(cmd: &Cmd, program: &Path, error: &io::Error) -> SpawnError {
     {
         return SpawnError::File {
             reason: words(&error),
-            path: dir.to_owned(),
+            path: dir.display().to_string(),
             field: "Dir",
         };
     }
@@ -369,15 +380,15 @@ fn explain(cmd: &Cmd, program: &Path, error: &io::Error) -> SpawnError {
         }
         Some(Errno::NOENT) if program.exists() => SpawnError::Exec {
             reason: "its interpreter does not exist".to_owned(),
-            path: cmd.path.clone(),
+            path: cmd.path.to_string(),
         },
         Some(Errno::NOENT) => SpawnError::NotFound {
             reason: words(error),
-            path: cmd.path.clone(),
+            path: cmd.path.to_string(),
         },
         _ => SpawnError::Exec {
             reason: words(error),
-            path: cmd.path.clone(),
+            path: cmd.path.to_string(),
         },
     }
 }
