@@ -12,6 +12,7 @@ mod many;
 mod model;
 pub(crate) mod random;
 mod soak;
+mod waits;
 
 use serde_json::{Value, json};
 

@@ -159,7 +159,7 @@ async fn output_is_of_any_length_and_from_wherever_it_goes() {
     let cat = anchor.output(Cmd::new("cat")).await.unwrap();
     assert!(cat.status.success() && cat.stdout.is_empty());
     let file = home.file("log");
-    let sink = Sink::File(file.into());
+    let sink = Sink::File((&file).into());
     let elsewhere = sh("echo out; echo err >&2")
         .stdout(sink)
         .stderr(Sink::Discard);

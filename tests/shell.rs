@@ -478,3 +478,152 @@ fn a_hangup_ends_a_reader_in_order() {
     recv.signal(Signal::HUP);
     assert_eq!(recv.finish().status.code(), Some(128 + 1));
 }
+
+#[test]
+fn a_run_in_the_background_leaves_the_terminal_to_the_shell() {
+    let home = Home::new();
+    let one = home.start("one");
+    let mut terminal = Terminal::new(24, 80);
+    // A shell with job control, whose terminal the run does not have.
+    let script = r#"exec setsid --ctty sh -mc '
+        "$0" "$@" & echo begun; read line; echo "read $line"; wait; echo "over: $?"; fg; echo gone
+    ' "$0" "$@""#;
+    let line = format!("run one -d {} -- cat", one.url());
+    let shell = home.circuit_under(script, &line).spawn_on(&terminal);
+    shell.shows("begun\r\n");
+    one.is_executing(&["stdin", "wait"]);
+    terminal.types("hello\n");
+    shell.shows("read hello\r\n");
+    let cat = one.ls("/one/...").join("");
+    one.circuit(format!("signal TERM {cat}")).run();
+    shell.shows("over: ");
+    assert!(shell.stdout().text().contains("over: 0\r\n"));
+}
+
+#[test]
+fn a_run_that_comes_to_the_foreground_reads_the_terminal() {
+    let home = Home::new();
+    let one = home.start("one");
+    let mut terminal = Terminal::new(24, 80);
+    let script = r#"exec setsid --ctty bash -mc '
+        "$0" "$@" & read line; echo "read $line"; fg; echo "over: $?"
+    ' "$0" "$@""#;
+    let line = format!("run one -d {} -- cat", one.url());
+    let shell = home.circuit_under(script, &line).spawn_on(&terminal);
+    one.is_executing(&["stdin", "wait"]);
+    terminal.types("first\n");
+    shell.shows("read first\r\n");
+    terminal.types("second\n");
+    shell.shows("second\r\nsecond\r\n");
+    terminal.types("\u{4}");
+    shell.shows("over: 0\r\n");
+}
+
+#[test]
+fn an_output_that_was_read_already_says_so() {
+    let home = Home::new();
+    let one = home.start("one");
+    one.make("/one/p", sh("echo hello"));
+    one.circuit("wait /one/p").any_stdout().run();
+    one.circuit("stdout /one/p").stdout("hello\n").run();
+    let again = one.circuit("stdout /one/p").status(1).any_stderr().run();
+    let begins = "circuit: stdout /one/p: it was read already: by 127.0.0.1:";
+    let said = again.stderr();
+    assert!(
+        said.starts_with(begins) && said.contains(", until 2"),
+        "{said}"
+    );
+    // Nothing is something to be read, too.
+    one.circuit("stderr /one/p").run();
+    one.circuit("stderr /one/p").status(1).any_stderr().run();
+    // One that leaves the rest has not read all.
+    one.make("/one/q", sh("echo hello; exec cat"));
+    let reader = one.circuit("stdout /one/q").spawn();
+    reader.shows("hello\n");
+    reader.signal(Signal::INT);
+    assert_eq!(reader.finish().status.code(), Some(130));
+    one.circuit("stdin /one/q").stdin("bye\n").run();
+    one.circuit("stdout /one/q").stdout("bye\n").run();
+}
+
+#[test]
+fn texts_that_are_not_utf_8_pass_as_they_are() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let home = Home::new();
+    let one = home.start("one");
+    let odd = OsStr::from_bytes(b"od\xff\xfed");
+    let dir = home.file("").join(odd);
+    fs::create_dir(&dir).unwrap();
+    let program = dir.join(OsStr::from_bytes(b"prog\xff"));
+    fs::write(&program, "#!/bin/sh\nprintf '%s|' \"$@\" \"$ODD\"; pwd\n").unwrap();
+    rustix::fs::chmod(&program, rustix::fs::Mode::from_raw_mode(0o700)).unwrap();
+    // On the command line, with what it prints as its own bytes tell.
+    let run = one.circuit("run one -- sh -c");
+    let script = r#"printf %s "$1" | od -An -tx1"#;
+    run.arg(script)
+        .arg("sh")
+        .arg(odd)
+        .stdout(" 6f 64 ff fe 64\n")
+        .run();
+    one.circuit("run one --")
+        .arg(&program)
+        .arg("x")
+        .any_stdout()
+        .run();
+    // In JSON, all of them.
+    let base64 = |bytes: &[u8]| {
+        let text = circuit_client::OsText::from_bytes(bytes.to_vec());
+        serde_json::to_value(text).unwrap()
+    };
+    assert_eq!(base64(b"x\xff"), serde_json::json!({"Base64": "eP8="}));
+    let output = dir.join(OsStr::from_bytes(b"out\xff"));
+    let cmd = serde_json::json!({
+        "Path": base64(program.as_os_str().as_bytes()),
+        "Args": ["plain", base64(odd.as_bytes())],
+        "Env": ["A=b", base64(b"ODD=\xff"), "PATH=/usr/bin:/bin"],
+        "Dir": base64(dir.as_os_str().as_bytes()),
+        "Stdout": base64(output.as_os_str().as_bytes()),
+    });
+    one.make("/one/odd", cmd.to_string());
+    let ended = one.circuit("wait /one/odd").any_stdout().run().json();
+    assert_eq!(ended["Exit"], serde_json::Value::Null, "{ended}");
+    let mut expected = b"plain|od\xff\xfed|\xff|".to_vec();
+    expected.extend_from_slice(dir.as_os_str().as_bytes());
+    expected.push(b'\n');
+    assert_eq!(fs::read(&output).unwrap(), expected);
+    let shown = one.peek("/one/odd")["Cmd"].clone();
+    for (field, value) in cmd.as_object().unwrap() {
+        assert_eq!(shown[field], *value, "{field}");
+    }
+    // What peek shows makes the same again.
+    fs::remove_file(&output).unwrap();
+    one.make("/one/again", shown.to_string());
+    one.circuit("wait /one/again").any_stdout().run();
+    assert_eq!(fs::read(&output).unwrap(), expected);
+    for (wrong, why) in [
+        (r#"{"Base64": "?"}"#, "the text of Base64 is not base64"),
+        (
+            r#"{"Base65": "eA=="}"#,
+            r#"an object is not {"Base64": "…"}"#,
+        ),
+        ("{}", r#"an object is not {"Base64": "…"}"#),
+        (
+            "3",
+            r#"invalid type: integer `3`, expected a string or {"Base64": "…"}"#,
+        ),
+    ] {
+        let made = one
+            .circuit("mkproc /one/bad")
+            .stdin(format!("{{Path: 'a', Dir: {wrong}}}"));
+        let said = made.status(1).any_stderr().run();
+        let begins = format!("circuit: mkproc: the field Dir is wrong: {why}");
+        assert!(said.stderr().starts_with(&begins), "{said}");
+    }
+    one.circuit("mkproc /one/zero")
+        .stdin(r#"{Path: "a", Args: [{base64: "eAB4"}]}"#)
+        .status(1)
+        .stderr("circuit: mkproc /one/zero: the command holds a zero byte\n")
+        .run();
+}

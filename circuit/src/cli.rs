@@ -12,7 +12,6 @@ mod channel;
 mod command;
 mod container;
 mod definition;
-mod descriptor;
 mod dial;
 mod dns;
 mod error;
@@ -25,6 +24,7 @@ mod process;
 mod run;
 mod server;
 mod start;
+mod stdin;
 mod streams;
 mod subscription;
 

@@ -6,6 +6,7 @@
 
 pub mod anchor;
 pub mod cli;
+mod descriptor;
 pub mod element;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

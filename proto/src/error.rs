@@ -64,6 +64,8 @@ codes! {
     Fenced = 16,
     /// There is no such program to execute.
     NoSuchProgram = 17,
+    /// Nothing was there in the time that the caller gave.
+    Empty = 18,
 }
 
 impl From<Code> for u32 {
@@ -126,12 +128,12 @@ mod tests {
 
     #[test]
     fn codes_are_read_as_they_are_written() {
-        for number in 0..=17 {
+        for number in 0..=18 {
             let code = Code::from(number);
             assert_eq!(u32::from(code), number);
             let bytes = codec::encode(&Error::new(code, "")).unwrap();
             assert_eq!(codec::decode(&bytes), Ok(Error::new(code, "")));
         }
-        assert_eq!(Code::from(18), Code::Internal);
+        assert_eq!(Code::from(19), Code::Internal);
     }
 }

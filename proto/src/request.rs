@@ -16,7 +16,7 @@
 //! | [`streams::Op::Wait`] | | value: [`Ended`](streams::Ended) |
 //! | [`container::Op::Make`](crate::element::container::Op::Make) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
 //! | [`server::Op::Stacks`](crate::element::server::Op::Stacks) | | text |
-//! | [`channel::Op::Send`](crate::element::channel::Op::Send), `Receive`, `SendMany`, `ReceiveMany`, and those of [`subscription`](crate::element::subscription) that receive | see [`channel`](crate::element::channel) | |
+//! | [`channel::Op::Send`](crate::element::channel::Op::Send), `Receive`, `SendMany`, `ReceiveMany`, `ReceiveWithin`, and those of [`subscription`](crate::element::subscription) that receive | see [`channel`](crate::element::channel) | |
 //! | all others | | value: `()` |
 
 use serde::{Deserialize, Serialize};
@@ -172,6 +172,7 @@ mod tests {
             Op::from(anchor::Op::List { recursive: true }),
             streams::Op::Wait.into(),
             channel::Op::ReceiveMany.into(),
+            channel::Op::ReceiveWithin { wait: 500 }.into(),
             container::Op::Make(container::Run::new("ubuntu")).into(),
         ] {
             check(&codec::encode(&op).unwrap(), Ok(op));
@@ -208,10 +209,11 @@ mod tests {
             | channel::Op::Send
             | channel::Op::Receive
             | channel::Op::Close
-            | channel::Op::SendMany => None,
-            channel::Op::ReceiveMany => Some(op),
+            | channel::Op::SendMany
+            | channel::Op::ReceiveMany => None,
+            channel::Op::ReceiveWithin { .. } => Some(op),
         };
-        let last = last(channel::Op::ReceiveMany).unwrap();
+        let last = last(channel::Op::ReceiveWithin { wait: 0 }).unwrap();
         let mut bytes = codec::encode(&Op::from(last)).unwrap();
         assert!(Op::decode(&bytes).is_ok());
         bytes[1] += 1;

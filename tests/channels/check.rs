@@ -2,7 +2,7 @@
 //!
 //! The sequential specification ([`super::model`] executes it): a send puts its message at the end
 //! of the line; a receive takes the first message that no other holds, and later commits it, or
-//! leaves it, which puts it back in its place; at most `capacity` messages are stored and not
+//! leaves it, which puts it back in its place, or says *empty* when nothing is in line; at most `capacity` messages are stored and not
 //! committed; after `close` none is put in line, and a receive says *closed* once nothing is left;
 //! `scrub` takes everything.
 //!
@@ -29,6 +29,7 @@ pub(crate) fn check(history: &History) -> Vec<String> {
     check.sends_and_receives();
     check.order();
     check.closing();
+    check.emptiness();
     check.scrubbing();
     check.capacity();
     check.wrong
@@ -111,7 +112,10 @@ impl<'a> Check<'a> {
     fn may_have_been_held(&self, message: u64, from: u64, to: u64) -> Held {
         let mut held = Held::default();
         for receive in &self.history.receives {
-            let lost = !matches!(receive.outcome, Received::Taken | Received::Closed);
+            let lost = !matches!(
+                receive.outcome,
+                Received::Taken | Received::Closed | Received::Empty
+            );
             if lost && receive.begun < to && receive.noticed > from {
                 match receive.saw {
                     Some(Some(saw)) => held.surely |= saw == message,
@@ -234,6 +238,28 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// A receive does not say *empty* if a message was in line all the time, and nobody held it.
+    fn emptiness(&mut self) {
+        let receives = self.history.receives.iter();
+        for empty in receives.filter(|r| r.outcome == Received::Empty) {
+            for (message, taker) in &self.takers {
+                let Some(send) = self.sends.get(message) else {
+                    continue;
+                };
+                let was_there = send.in_line.is_some_and(|time| time < empty.begun)
+                    && taker.begun > empty.ended;
+                if was_there {
+                    let held = self.may_have_been_held(*message, empty.begun, empty.ended);
+                    if !held.surely && held.perhaps == 0 {
+                        self.wrong.push(format!(
+                            "empty while a message was left: {empty:?}, {send:?}"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
     fn scrubbing(&mut self) {
         let (begun, ended) = self.history.scrub.unwrap_or((NEVER, NEVER));
         let lost_senders: Vec<&Send> = self
@@ -246,7 +272,12 @@ impl<'a> Check<'a> {
             .history
             .receives
             .iter()
-            .filter(|r| !matches!(r.outcome, Received::Taken | Received::Closed))
+            .filter(|r| {
+                !matches!(
+                    r.outcome,
+                    Received::Taken | Received::Closed | Received::Empty
+                )
+            })
             .collect();
         for send in &self.history.sends {
             if self.is_effective(send) && send.begun > ended {

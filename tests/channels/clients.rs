@@ -120,6 +120,14 @@ impl Actor {
         Duration::from_micros(self.random.below(1500))
     }
 
+    /// For how long it waits for a message: not at all, or a moment.
+    fn wait(&mut self) -> Duration {
+        match self.random.below(3) {
+            0 => Duration::ZERO,
+            _ => self.moment(),
+        }
+    }
+
     fn length(&mut self) -> usize {
         match self.random.below(100) {
             0 => 100_000 + self.random.below(200_000) as usize,
@@ -384,7 +392,17 @@ impl Actor {
         };
         let receive = self.number();
         self.log.write(Event::Receives { receive });
-        let opened = if at == 0 && self.habits.lets_go_early {
+        let opened = if self.random.one_in(8) {
+            let time = self.wait();
+            match self.chan.recv_within(time).await {
+                Ok(Some(reader)) => Ok(reader),
+                Ok(None) => {
+                    self.received(receive, Received::Empty);
+                    return Ok(());
+                }
+                Err(error) => Err(error),
+            }
+        } else if at == 0 && self.habits.lets_go_early {
             let moment = self.moment();
             match tokio::time::timeout(moment, self.chan.recv()).await {
                 Ok(opened) => opened,
@@ -457,7 +475,13 @@ impl Actor {
             for receive in &receives {
                 self.log.write(Event::Receives { receive: *receive });
             }
-            let waiting = receiver.batch(most);
+            let time = self.random.one_in(4).then(|| self.wait());
+            let waiting = async {
+                match time {
+                    Some(time) => receiver.batch_within(most, time).await,
+                    None => receiver.batch(most).await,
+                }
+            };
             let batch = if self.habits.lets_go_early && self.lets_go() {
                 let moment = self.moment();
                 match tokio::time::timeout(moment, waiting).await {
@@ -486,7 +510,12 @@ impl Actor {
                     return self.receive_ended(receives[0], false, &error).await;
                 }
             };
-            for receive in &receives[batch.len()..] {
+            let mut rest = &receives[batch.len()..];
+            if batch.is_empty() {
+                self.received(rest[0], Received::Empty);
+                rest = &rest[1..];
+            }
+            for receive in rest {
                 self.log.write(Event::Unused { receive: *receive });
             }
             let used = &receives[..batch.len()];

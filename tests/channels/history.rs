@@ -69,6 +69,8 @@ pub(crate) enum Received {
     Taken,
     /// The channel is closed and empty.
     Closed,
+    /// It had no message by the end of its time.
+    Empty,
     /// The channel was scrubbed, or the sender went away in the middle.
     Aborted,
     /// It was given up before it said that it had all: somebody else has the message.

@@ -168,6 +168,11 @@ fn made(seed: u64, sends: u64, capacity: u64) -> History {
                     says(Event::Received { receive, outcome });
                     Client::Idle
                 }
+                None if random.below(10) == 0 => {
+                    let outcome = Received::Empty;
+                    says(Event::Received { receive, outcome });
+                    Client::Idle
+                }
                 None => Client::Receives(receive),
             },
             Client::Holds(receive, place) if random.below(10) == 0 => {
@@ -239,7 +244,7 @@ fn histories_that_were_tampered_with_are_refused() {
         let mut sends = history.sends.iter_mut();
         sends.find(|send| Some(send.message) == message).unwrap()
     }
-    let cases: [(&str, Tamper); 14] = [
+    let cases: [(&str, Tamper); 15] = [
         ("lost", |h, r| {
             let at = taken(h, r);
             of(h, at).outcome = Sent::Stored;
@@ -291,6 +296,23 @@ fn histories_that_were_tampered_with_are_refused() {
         ("ended while a message was left", |h, r| {
             let at = taken(h, r);
             h.receives[at].accepted = Some(NEVER);
+        }),
+        ("empty while a message was left", |h, r| {
+            h.receives
+                .retain(|receive| receive.outcome == Received::Taken);
+            let at = taken(h, r);
+            let in_line = of(h, at).ended;
+            h.receives[at].begun = in_line + 3;
+            h.receives.push(Receive {
+                begun: in_line + 1,
+                matched: None,
+                saw: None,
+                accepted: None,
+                ended: in_line + 2,
+                outcome: Received::Empty,
+                noticed: in_line + 2,
+            });
+            of(h, at).in_line = Some(in_line);
         }),
         ("heard of a close to come", |h, _| h.closes.clear()),
         ("sent after the close", |h, r| {

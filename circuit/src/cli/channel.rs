@@ -1,5 +1,7 @@
 //! Channels: `mkchan`, `send`, `recv`, `close`.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use circuit_client::{Chan, Code, Error, Path, Receiver, Sender};
 use circuit_proto::element::channel::MAX_CAPACITY;
@@ -7,11 +9,11 @@ use clap::{Args, Subcommand};
 use tokio::io::AsyncReadExt;
 
 use super::arguments::path;
-use super::descriptor;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::interrupt::{Asked, Interrupts};
 use super::output::{Pipe, Target};
+use super::stdin;
 use super::{block_on, interruptible};
 
 pub(super) use super::output::print_json as print_status;
@@ -49,7 +51,7 @@ pub(super) enum Command {
     /// Receive a message from a channel or subscription, and print it
     ///
     /// The message is gone from the channel once it is printed; a receiver that is interrupted
-    /// leaves it to another.
+    /// leaves it to another. With -try and -wait the exit status is 3 if no message was there.
     Recv(Recv),
     /// Close a channel: what it holds is received still, and it takes no more
     Close {
@@ -73,6 +75,12 @@ pub(super) struct Recv {
     /// Receive until the channel is closed
     #[arg(long)]
     follow: bool,
+    /// Wait so long at most, for each message
+    #[arg(long, value_name = "SECONDS", value_parser = wait)]
+    wait: Option<Duration>,
+    /// Do not wait for a message
+    #[arg(long = "try", conflicts_with = "wait")]
+    no_wait: bool,
     /// The channel or subscription
     #[arg(value_parser = path)]
     path: Path,
@@ -108,6 +116,14 @@ fn messages(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("not a number of messages from 0 to {}", u64::MAX))
 }
 
+fn wait(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().unwrap_or(f64::NAN);
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if seconds <= 1e9 => Ok(time),
+        _ => Err("not a number of seconds from 0 to 1000000000".to_owned()),
+    }
+}
+
 /// Makes a channel.
 async fn mkchan(path: Path, capacity: u64, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
@@ -138,7 +154,7 @@ const READ: usize = 64 << 10;
 
 /// Waits for a place first: stdin is not read before, and then as it comes.
 async fn send_one(chan: &Chan) -> Result<(), Failure> {
-    let mut stdin = descriptor::stdin();
+    let mut stdin = stdin::open();
     let mut message = chan.send().await?;
     let mut buffer = BytesMut::new();
     loop {
@@ -186,7 +202,7 @@ impl From<Error> for Fed {
 }
 
 async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
-    let mut stdin = descriptor::stdin();
+    let mut stdin = stdin::open();
     let mut buffer = BytesMut::new();
     // How much of the buffer is known to hold no line end.
     let mut searched = 0;
@@ -219,7 +235,7 @@ async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
     Ok(())
 }
 
-async fn read(stdin: &mut descriptor::Stdin, buffer: &mut BytesMut) -> Result<usize, Failure> {
+async fn read(stdin: &mut stdin::Stdin, buffer: &mut BytesMut) -> Result<usize, Failure> {
     buffer.reserve(READ);
     stdin
         .read_buf(buffer)
@@ -240,21 +256,41 @@ async fn recv(options: Recv) -> Result<u8, Failure> {
         (true, _) => None,
         (false, count) => Some(count.unwrap_or(1)),
     };
+    let wait = match options.no_wait {
+        true => Some(Duration::ZERO),
+        false => options.wait,
+    };
     // Of a subscription too: the server knows which.
     let chan = client.anchor(options.path).chan();
     let (chan, lines) = (&chan, options.lines);
     let receive = async move |asked| match many {
-        true => recv_many(chan, most, lines, asked).await,
-        false => recv_one(chan, asked).await,
+        true => recv_many(chan, most, wait, lines, asked).await,
+        false => recv_one(chan, wait, asked).await,
     };
     let status = interrupts.in_order(options.dial.timeout, receive).await?;
     Ok(status)
 }
 
-async fn recv_one(chan: &Chan, mut asked: Asked) -> Result<(), Failure> {
+/// The failure of a wait that came to its end.
+fn nothing(chan: &Chan, wait: Option<Duration>) -> Failure {
+    let why = match wait.is_none_or(|wait| wait.is_zero()) {
+        true => "no message is there".to_owned(),
+        false => format!(
+            "no message came in {} s",
+            wait.unwrap_or_default().as_secs_f32()
+        ),
+    };
+    Failure::not_had(chan.path(), &why)
+}
+
+async fn recv_one(chan: &Chan, wait: Option<Duration>, mut asked: Asked) -> Result<(), Failure> {
     let mut out = Pipe::new(Target::Stdout);
     let written = async {
-        let mut message = chan.recv().await?;
+        let message = match wait {
+            Some(wait) => chan.recv_within(wait).await?,
+            None => Some(chan.recv().await?),
+        };
+        let mut message = message.ok_or_else(|| nothing(chan, wait))?;
         while let Some(piece) = message.chunk().await? {
             out.write(piece).await?;
         }
@@ -279,6 +315,7 @@ const LONGEST_OF_MANY: usize = 1 << 30;
 async fn recv_many(
     chan: &Chan,
     most: Option<u64>,
+    wait: Option<Duration>,
     lines: bool,
     mut asked: Asked,
 ) -> Result<(), Failure> {
@@ -287,7 +324,18 @@ async fn recv_many(
     let mut left = most.unwrap_or(u64::MAX);
     while left > 0 {
         let most_now = left.min(AT_ONCE) as u32;
-        match batch(&mut receiver, most_now, &mut out, lines, &mut asked).await {
+        match batch(&mut receiver, most_now, wait, &mut out, lines, &mut asked).await {
+            Ok(0) => {
+                let failure = nothing(chan, wait);
+                receiver.finish().await;
+                return Err(match most {
+                    Some(most) if most > 1 => {
+                        let hint = format!("{} of {most} messages were received", most - left);
+                        failure.with_hint(hint)
+                    }
+                    _ => failure,
+                });
+            }
             Ok(count) => left -= count,
             Err(Stop::Interrupted) => break,
             // Whoever follows a channel to its end has come to it.
@@ -311,19 +359,27 @@ enum Stop {
     Interrupted,
 }
 
-/// Receives what is there, and writes it. Only what was written is received.
+/// Receives what is there, and writes it: so many messages, or none if the wait ends before one is
+/// there. Only what was written is received.
 async fn batch(
     receiver: &mut Receiver,
     most: u32,
+    wait: Option<Duration>,
     out: &mut Pipe,
     lines: bool,
     asked: &mut Asked,
 ) -> Result<u64, Stop> {
     let failed = |error: Error| Stop::Failed(error.into());
+    let received = async {
+        match wait {
+            Some(wait) => receiver.batch_within(most, wait).await,
+            None => receiver.batch(most).await,
+        }
+    };
     let messages = tokio::select! {
         biased;
         _ = asked => return Err(Stop::Interrupted),
-        messages = receiver.batch(most) => messages,
+        messages = received => messages,
     };
     let messages = match messages {
         Ok(messages) => messages,

@@ -11,8 +11,8 @@ use circuit_client::{Code, DialError, Error, Path, SearchError};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
-use super::descriptor::Descriptor;
 use super::output;
+use crate::descriptor::Descriptor;
 use crate::text::{cut, one_line};
 
 /// The operation failed. Input on stdin or in a file that makes no sense counts as that too.
@@ -20,6 +20,9 @@ const FAILED: u8 = 1;
 
 /// Wrong usage: of the command line or of an environment variable.
 const USAGE: u8 = 2;
+
+/// What was asked for was not to be had in the time that was given.
+const NOT_HAD: u8 = 3;
 
 /// No circuit could be reached, or it refused us.
 const NO_CIRCUIT: u8 = 255;
@@ -68,6 +71,14 @@ impl Failure {
     /// An argument, flag or environment variable makes no sense.
     pub(super) fn usage(text: impl Into<String>) -> Failure {
         Failure::new(USAGE, text)
+    }
+
+    /// What was asked for was not there in time.
+    pub(super) fn not_had(path: &Path, why: &str) -> Failure {
+        Failure {
+            of_anchor: true,
+            ..Failure::new(NOT_HAD, format!("{path}: {why}"))
+        }
     }
 
     /// No circuit was reached.

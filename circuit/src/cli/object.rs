@@ -1,15 +1,16 @@
 //! Reads the description of a process or container from stdin: a JSON object as people paste it,
 //! with trailing commas and comments, and keys in any case.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use tokio::io::AsyncReadExt;
 
-use super::descriptor;
 use super::error::Failure;
+use super::stdin;
 use crate::text::one_line;
 
 /// The longest object that is read, in bytes: with what a server takes, and comments.
@@ -40,7 +41,7 @@ impl Form {
         let failed = |error| {
             Failure::operation(&format!("cannot read the {} from stdin", self.what), &error)
         };
-        let mut stdin = descriptor::stdin().take(LONGEST + 1);
+        let mut stdin = stdin::open().take(LONGEST + 1);
         stdin.read_to_string(&mut text).await.map_err(failed)?;
         Ok(text)
     }
@@ -73,9 +74,6 @@ impl Form {
                 let all = self.fields.join(", ");
                 return Err(self.bad(format!("unknown field {key:?}: there are {all}")));
             };
-            if fields.iter().any(|(seen, _)| *seen == name) {
-                return Err(self.bad(format!("the field {name} is given twice")));
-            }
             fields.push((name, value));
         }
         Ok(fields)
@@ -87,21 +85,34 @@ impl Form {
     }
 }
 
-/// A value in which no object has the same key twice: nobody knows which of the two was meant.
+/// A value in which no object has the same key twice, as nobody knows which of the two was meant; of
+/// the outermost object, whose keys may be in any case, in no case.
 struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unique, D::Error> {
-        deserializer.deserialize_any(UniqueVisitor).map(Unique)
+        let outermost = UniqueValue { field: None };
+        outermost.deserialize(deserializer).map(Unique)
     }
 }
 
-struct UniqueVisitor;
+/// Reads a value. Errors are those of the reader at this place of the text, so that the parser adds the
+/// line and column.
+#[derive(Clone, Copy)]
+struct UniqueValue<'a> {
+    /// The field whose value it is, or is a part of; `None` for the outermost.
+    field: Option<&'a str>,
+}
 
-/// The error of NaN, of Infinity, and of numbers that are too large for a float.
-const NOT_FINITE: &str = "not a finite number";
+impl<'de> DeserializeSeed<'de> for UniqueValue<'_> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for UniqueVisitor {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for UniqueValue<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,11 +132,15 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        match value.is_finite() {
-            true => Ok(value.into()),
-            // JSON has no such numbers: `Value` would make null of them.
-            false => Err(E::custom(NOT_FINITE)),
+        if value.is_finite() {
+            return Ok(value.into());
         }
+        // JSON has no such numbers: `Value` would make null of them.
+        const NOT_FINITE: &str = "not a finite number";
+        Err(match self.field {
+            Some(field) => E::custom(format_args!("the field {field} is wrong: {NOT_FINITE}")),
+            None => E::custom(NOT_FINITE),
+        })
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -142,7 +157,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(Unique(item)) = items.next_element()? {
+        while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
         }
         Ok(list.into())
@@ -150,23 +165,48 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            let Unique(value) = entries.next_value().map_err(|error: A::Error| {
-                match error.to_string().starts_with(NOT_FINITE) {
-                    true => {
-                        A::Error::custom(format_args!("the field {key} is wrong: {NOT_FINITE}"))
-                    }
-                    false => error,
-                }
-            })?;
-            if object.contains_key(&key) {
-                return Err(A::Error::custom(format_args!(
-                    "the field {key} is given twice"
-                )));
-            }
+        let mut keys = UniqueKeys {
+            seen: BTreeSet::new(),
+            in_any_case: self.field.is_none(),
+        };
+        while let Some(key) = entries.next_key_seed(&mut keys)? {
+            let value = entries.next_value_seed(UniqueValue { field: Some(&key) })?;
             object.insert(key, value);
         }
         Ok(object.into())
+    }
+}
+
+/// Reads the keys of an object, each of which is not among those before it.
+struct UniqueKeys {
+    seen: BTreeSet<String>,
+    in_any_case: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut UniqueKeys {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut UniqueKeys {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
+        let seen = match self.in_any_case {
+            true => key.to_ascii_lowercase(),
+            false => key.to_owned(),
+        };
+        match self.seen.insert(seen) {
+            true => Ok(key.to_owned()),
+            false => Err(E::custom(format_args!("the field {key} is given twice"))),
+        }
     }
 }
 

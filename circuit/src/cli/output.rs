@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use super::descriptor::Descriptor;
 use super::error::Failure;
+use crate::descriptor::Descriptor;
 
 /// How many pieces may wait for a slow reader of stdout. Chosen: half a megabyte at most.
 const QUEUE: usize = 8;

@@ -10,10 +10,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::path;
 use super::block_on;
-use super::descriptor;
 use super::dial::{Dial, dial};
 use super::error::Failure;
 use super::output::{Pipe, Target};
+use super::stdin;
 use super::streams::{Copied, copy};
 
 #[derive(Debug, Subcommand)]
@@ -159,7 +159,7 @@ async fn attached(
     let feed = async {
         let copied = match no_stdin {
             true => Ok(()),
-            false => copy(descriptor::stdin(), &mut stdin).await,
+            false => copy(stdin::open_in_foreground(), &mut stdin).await,
         };
         match copied {
             // A process that reads no more is no failure of its own.

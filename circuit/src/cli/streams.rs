@@ -11,12 +11,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::arguments::{is_number, path};
-use super::descriptor;
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interrupt::{Asked, Interrupts};
 use super::output::{Pipe, Target, json_line, print_json};
 use super::run::exit_status;
+use super::stdin;
 use super::{block_on, interruptible};
 use crate::element::signals;
 
@@ -116,7 +116,7 @@ impl Command {
 async fn stdin(path: Path, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
     let mut writer = client.anchor(path).proc().stdin().await?;
-    copy(descriptor::stdin(), &mut writer).await?;
+    copy(stdin::open(), &mut writer).await?;
     writer.finish().await?;
     Ok(0)
 }
@@ -237,7 +237,7 @@ pub(super) const AT_ONCE: usize = 1000;
 async fn waitall(as_they: bool, json: bool, options: Dial) -> Result<u8, Failure> {
     // All paths are read and understood before anything is waited for.
     let mut paths: Vec<Path> = Vec::new();
-    let mut lines = BufReader::new(descriptor::stdin()).lines();
+    let mut lines = BufReader::new(stdin::open()).lines();
     let failed = |error| Failure::operation("cannot read stdin", &error);
     let mut number = 0;
     while let Some(line) = lines.next_line().await.map_err(failed)? {

@@ -21,6 +21,7 @@ mod tests;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
@@ -28,6 +29,7 @@ use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::channel::{HELD, MAX_CAPACITY, Status};
 use circuit_proto::{Code, ElementKind, Error};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Lifecycle;
 use queue::{Claim, Fate, Match, Pulled, Queue, Refused, Ticket};
@@ -118,19 +120,13 @@ impl Channel {
     /// Gets in line for a message.
     pub fn receive(self: &Arc<Self>) -> Receiving {
         let claim = self.lock().receive();
-        Receiving {
-            channel: self.clone(),
-            claim,
-        }
+        Receiving::new(self, claim)
     }
 
     /// The next message, if all of it is here and no longer than `limit`.
     pub fn receive_ready(self: &Arc<Self>, limit: usize) -> Option<Receiving> {
         let claim = self.lock().receive_ready(limit)?;
-        Some(Receiving {
-            channel: self.clone(),
-            claim,
-        })
+        Some(Receiving::new(self, claim))
     }
 
     fn refused(&self, refused: Refused) -> Error {
@@ -154,6 +150,10 @@ impl Channel {
 
     fn aborted(&self) -> Error {
         Error::new(Code::Aborted, format!("the {} was scrubbed", self.what))
+    }
+
+    fn empty(&self) -> Error {
+        Error::new(Code::Empty, format!("the {} has no message", self.what))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -392,14 +392,38 @@ impl Drop for Pipeline {
 pub struct Receiving {
     channel: Arc<Channel>,
     claim: Arc<Claim>,
+    /// When it waits no longer for a message.
+    until: Option<Instant>,
 }
 
 impl Receiving {
+    fn new(channel: &Arc<Channel>, claim: Arc<Claim>) -> Receiving {
+        Receiving {
+            channel: channel.clone(),
+            claim,
+            until: None,
+        }
+    }
+
+    /// Has it wait for a message for so long from now, and fail with `Empty` then. A message that is
+    /// its own by then is received, however long it takes to come.
+    pub fn wait_for(&mut self, time: Duration) {
+        self.until = Instant::now().checked_add(time);
+    }
+
     /// Resolves when there is a message for this receiver.
     pub async fn matched(&self) -> Result<(), Error> {
         loop {
             match self.claim.state() {
-                Match::Waits => self.claim.changed().await,
+                Match::Waits => match self.until {
+                    None => self.claim.changed().await,
+                    Some(until) => {
+                        let changed = tokio::time::timeout_at(until, self.claim.changed()).await;
+                        if changed.is_err() && self.claim.state() == Match::Waits {
+                            return Err(self.channel.empty());
+                        }
+                    }
+                },
                 Match::Message(_) => return Ok(()),
                 Match::Closed => return Err(self.channel.closed()),
                 Match::Aborted | Match::Done => return Err(self.channel.aborted()),

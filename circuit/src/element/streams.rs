@@ -7,9 +7,11 @@ mod descriptor;
 mod input;
 mod output;
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::pipe::PipeFlags;
 use tokio::sync::watch;
@@ -17,6 +19,8 @@ use tokio::sync::watch;
 pub use descriptor::Descriptor;
 pub use input::{Input, Sink, Writing};
 pub use output::{Output, Reading};
+
+use super::process::rfc3339;
 
 /// How many bytes are held for a reader who comes late. docs/design.md, "Process".
 const HELD: usize = 32 << 10;
@@ -153,6 +157,29 @@ impl Streams {
                 output.discard();
             }
         }
+    }
+}
+
+/// The caller who is attached to a stream, or was, and since when or until when.
+#[derive(Debug, Clone)]
+struct Attached {
+    who: Arc<str>,
+    time: SystemTime,
+}
+
+impl Attached {
+    /// A caller, now.
+    fn now(who: &Arc<str>) -> Attached {
+        Attached {
+            who: who.clone(),
+            time: SystemTime::now(),
+        }
+    }
+}
+
+impl fmt::Display for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, since {}", self.who, rfc3339(self.time))
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::operations::Done;
+use crate::descriptor::Descriptor;
 use crate::runtime::counters::Counter;
 use crate::text::one_line;
 
@@ -135,7 +136,7 @@ pub fn start(format: Format) -> io::Result<Log> {
     let writer = Writer {
         queue: queue.clone(),
     };
-    spawn(queue.clone(), io::stderr(), format)?;
+    spawn(queue.clone(), Descriptor::stderr(), format)?;
     let builder = tracing_subscriber::fmt()
         .with_writer(writer)
         .with_ansi(false)

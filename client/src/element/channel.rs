@@ -3,6 +3,8 @@
 mod many;
 mod one;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use circuit_proto::element::channel::Op;
 
@@ -122,6 +124,39 @@ impl<K: Receives> Handle<K> {
     /// ```
     pub async fn recv(&self) -> Result<MessageReader, Error> {
         one::receive(self.anchor(), Op::Receive).await
+    }
+
+    /// Receives as [`recv`](Self::recv) does, if a message is there within this time; `None` if
+    /// not. The channel keeps the time, so that no message is lost as it ends.
+    ///
+    /// A message that has its receiver in time is waited for, however long it takes to come.
+    ///
+    /// ```no_run
+    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
+    /// use std::time::Duration;
+    /// match chan.recv_within(Duration::from_secs(10)).await? {
+    ///     Some(message) => println!("{} bytes", message.read_all(1 << 20).await?.len()),
+    ///     None => println!("nothing came"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn recv_within(&self, time: Duration) -> Result<Option<MessageReader>, Error> {
+        one::receive_within(self.anchor(), time).await
+    }
+
+    /// Receives a message that is there; `None` if there is none.
+    ///
+    /// ```no_run
+    /// # async fn example(chan: circuit_client::Chan) -> Result<(), circuit_client::Error> {
+    /// while let Some(message) = chan.try_recv().await? {
+    ///     println!("{} bytes", message.read_all(1 << 20).await?.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn try_recv(&self) -> Result<Option<MessageReader>, Error> {
+        self.recv_within(Duration::ZERO).await
     }
 
     /// Receives a whole message of at most `limit` bytes.

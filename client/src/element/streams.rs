@@ -103,7 +103,8 @@ impl<K: Runs> Handle<K> {
     ///
     /// # Errors
     ///
-    /// [`Busy`](crate::Code::Busy) while somebody else reads.
+    /// [`Busy`](crate::Code::Busy) while somebody else reads, [`Closed`](crate::Code::Closed) if
+    /// somebody has read all of it, or it goes to a file.
     ///
     /// ```no_run
     /// # async fn example(process: circuit_client::Proc) -> Result<(), Box<dyn std::error::Error>> {

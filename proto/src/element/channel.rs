@@ -4,6 +4,8 @@
 //! with a one-byte chunk once the message has its place, and with an `End` once it is
 //! [stored](#stored). [`Receive`](Op::Receive): the server sends the data and an `End`; the caller
 //! answers with an `End` (*Ack*), the server with a framed `End` (*Done*).
+//! [`ReceiveWithin`](Op::ReceiveWithin) is the same, and fails with [`Empty`](crate::Code::Empty)
+//! if the time ends before a message is there.
 //!
 //! **Many messages** on one stream: [`SendMany`](Op::SendMany) and
 //! [`ReceiveMany`](Op::ReceiveMany). Chunks hold whole [records](Record), each a message or a piece
@@ -42,6 +44,11 @@ pub enum Op {
     SendMany,
     /// Receive many messages on one stream.
     ReceiveMany,
+    /// Receive one message, if it is there in time.
+    ReceiveWithin {
+        /// For how long the channel waits for a message, in milliseconds.
+        wait: u64,
+    },
 }
 
 impl Op {
@@ -50,7 +57,7 @@ impl Op {
         match self {
             Op::Make { .. } => "mkchan",
             Op::Send | Op::SendMany => "send",
-            Op::Receive | Op::ReceiveMany => "recv",
+            Op::Receive | Op::ReceiveMany | Op::ReceiveWithin { .. } => "recv",
             Op::Close => "close",
         }
     }
@@ -62,14 +69,16 @@ impl Op {
             // The message may be right behind the request.
             Op::Send => true,
             // A caller of these says nothing more before the answer.
-            Op::Receive | Op::SendMany | Op::ReceiveMany => false,
+            Op::Receive | Op::SendMany | Op::ReceiveMany | Op::ReceiveWithin { .. } => false,
         }
     }
 
     /// Whether the operation waits for others by nature.
     pub fn waits(&self) -> bool {
         match self {
-            Op::Send | Op::Receive | Op::SendMany | Op::ReceiveMany => true,
+            Op::Send | Op::Receive | Op::SendMany | Op::ReceiveMany | Op::ReceiveWithin { .. } => {
+                true
+            }
             Op::Make { .. } | Op::Close => false,
         }
     }
@@ -105,6 +114,8 @@ pub enum Demand {
     Want(u32),
     /// The messages that came since the last one are received.
     Ack,
+    /// What is wanted now is wanted for so many milliseconds more. Nothing, if nothing is wanted.
+    Within(u64),
 }
 
 /// The answer to a [`Demand`]: the first byte of each chunk.
@@ -117,14 +128,21 @@ pub enum Delivery {
     Last = 1,
     /// The acknowledged messages are committed.
     Done = 2,
+    /// No message came in the time that was given: nothing is wanted any more.
+    Empty = 3,
 }
 
 impl Delivery {
     /// The meaning of a first byte.
     pub fn of(byte: u8) -> Option<Delivery> {
-        [Delivery::Part, Delivery::Last, Delivery::Done]
-            .into_iter()
-            .find(|delivery| *delivery as u8 == byte)
+        [
+            Delivery::Part,
+            Delivery::Last,
+            Delivery::Done,
+            Delivery::Empty,
+        ]
+        .into_iter()
+        .find(|delivery| *delivery as u8 == byte)
     }
 }
 

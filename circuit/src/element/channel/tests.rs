@@ -95,6 +95,51 @@ fn without_capacity_a_send_waits_for_its_receiver_to_commit() {
     now(sending.stored()).unwrap();
 }
 
+/// A receiver that waits for so long.
+fn receiving_within(channel: &Arc<Channel>, milliseconds: u64) -> Receiving {
+    let mut receiving = channel.receive();
+    receiving.wait_for(Duration::from_millis(milliseconds));
+    receiving
+}
+
+#[tokio::test]
+async fn a_receiver_waits_no_longer_than_its_time() {
+    let channel = channel(1);
+    let receiving = receiving_within(&channel, 20);
+    let begun = Instant::now();
+    assert_eq!(code(receiving.pull().await), Code::Empty);
+    assert!(begun.elapsed() >= Duration::from_millis(20));
+    // A message that comes between the end of the time and the receiver's going is another's.
+    let sending = sent(&channel, "a");
+    drop(receiving);
+    now(sending.stored()).unwrap();
+    let receiving = receiving_within(&channel, 0);
+    assert_eq!(read(&receiving), "a");
+    receiving.commit().unwrap();
+    let receiving = receiving_within(&channel, 0);
+    assert_eq!(code(receiving.pull().await), Code::Empty);
+    drop(receiving);
+    assert_eq!(channel.status().receivers, 0);
+}
+
+#[tokio::test]
+async fn a_message_that_is_a_receivers_own_in_time_is_waited_for() {
+    let channel = channel(0);
+    let (first, second) = (channel.send().unwrap(), channel.send().unwrap());
+    let receiving = receiving_within(&channel, 0);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(waits(receiving.pull()));
+    now(first.push("x".into())).unwrap();
+    first.end();
+    assert_eq!(read(&receiving), "x");
+    receiving.commit().unwrap();
+    // One whose sender goes away before it has said anything is none.
+    let receiving = receiving_within(&channel, 0);
+    assert!(waits(receiving.pull()));
+    drop(second);
+    assert_eq!(code(receiving.pull().await), Code::Empty);
+}
+
 #[test]
 fn a_slot_is_taken_until_its_message_is_committed() {
     let channel = channel(1);

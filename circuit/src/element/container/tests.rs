@@ -144,7 +144,7 @@ async fn scrubbing_a_container_that_does_not_read_lets_go_of_its_engine() {
     let mut played = Played::start().await;
     let container = played.container().await;
     played.has_open(&ALL).await;
-    let mut writing = container.streams.stdin.attach().unwrap();
+    let mut writing = container.streams.stdin.attach(&"a test".into()).unwrap();
     let data = vec![0; 4 << 20];
     let written = writing.write(&data);
     let blocks = tokio::time::timeout(Duration::from_secs(1), written).await;

@@ -12,6 +12,7 @@ use circuit_proto::element::streams::Input as InputStatus;
 use circuit_proto::{Code, Error};
 use rustix::io::Errno;
 
+use super::Attached;
 use super::descriptor::Descriptor;
 use crate::runtime::budget::Budget;
 
@@ -24,7 +25,7 @@ pub struct Input {
 #[derive(Debug)]
 struct State {
     sink: Option<Sink>,
-    attached: bool,
+    writer: Option<Attached>,
 }
 
 /// Where the data goes.
@@ -58,7 +59,7 @@ impl Input {
         Arc::new(Input {
             state: Mutex::new(State {
                 sink: Some(sink),
-                attached: false,
+                writer: None,
             }),
         })
     }
@@ -68,17 +69,18 @@ impl Input {
         let state = self.lock();
         InputStatus {
             open: state.sink.is_some(),
-            writer: state.attached,
+            writer: state.writer.is_some(),
         }
     }
 
-    /// Becomes the writer. Fails with `Busy` while there is another.
-    pub fn attach(self: &Arc<Self>) -> Result<Writing, Error> {
+    /// Becomes the writer, under this name. Fails with `Busy` while there is another.
+    pub fn attach(self: &Arc<Self>, who: &Arc<str>) -> Result<Writing, Error> {
         let mut state = self.lock();
-        if state.attached {
-            return Err(Error::new(Code::Busy, "somebody else is writing to it"));
+        if let Some(writer) = &state.writer {
+            let message = format!("somebody else is writing to it: {writer}");
+            return Err(Error::new(Code::Busy, message));
         }
-        state.attached = true;
+        state.writer = Some(Attached::now(who));
         Ok(Writing {
             input: self.clone(),
             turn: Budget::new(TURN),
@@ -150,7 +152,7 @@ impl Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.input.lock().attached = false;
+        self.input.lock().writer = None;
     }
 }
 

@@ -11,7 +11,6 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use circuit_proto::codec::MAX_CHUNK;
@@ -23,8 +22,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::watch;
 
-use super::HELD;
 use super::descriptor::Descriptor;
+use super::{Attached, HELD};
 use crate::element::process::rfc3339;
 use crate::runtime::budget::Budget;
 use crate::runtime::drain::Drains;
@@ -57,9 +56,9 @@ struct State {
     source: Option<Arc<Descriptor>>,
     /// A chunk that was read and not yet handed on.
     pending: Bytes,
-    attached: bool,
-    /// The reader that is attached, and the time since when it is, or the one before it.
-    reader: Option<(Arc<str>, SystemTime)>,
+    reader: Option<Attached>,
+    /// The reader that read the output to its end, and when; or discarded the rest.
+    read: Option<Attached>,
     /// The process has exited: when nobody reads, what is left is taken over.
     settles: bool,
     /// Nobody will read any more.
@@ -84,8 +83,8 @@ impl Output {
         let state = State {
             source,
             pending: Bytes::new(),
-            attached: false,
             reader: None,
+            read: None,
             settles: false,
             discarded: false,
             failure: None,
@@ -102,8 +101,8 @@ impl Output {
     pub fn status(&self) -> OutputStatus {
         let state = self.lock();
         OutputStatus {
-            ended: state.source.is_none() && state.next.is_none() && state.pending.is_empty(),
-            reader: state.attached,
+            ended: state.has_ended(),
+            reader: state.reader.is_some(),
             held: state.pending.len() as u64 + state.in_pipe(),
         }
     }
@@ -114,19 +113,21 @@ impl Output {
         !state.discarded && state.is_full()
     }
 
-    /// Becomes the reader, under this name. Fails with `Busy` while there is another.
+    /// Becomes the reader, under this name. Fails with `Busy` while there is another, and with
+    /// `Closed` if another has read all of it.
     pub fn attach(self: &Arc<Self>, who: &Arc<str>) -> Result<Reading, Error> {
         let mut state = self.lock();
-        if state.attached {
-            let reader = match &state.reader {
-                Some((who, since)) => format!(": {who}, since {}", rfc3339(*since)),
-                None => String::new(),
-            };
-            let message = format!("somebody else is reading it{reader}");
+        if let Some(reader) = &state.reader {
+            let message = format!("somebody else is reading it: {reader}");
             return Err(Error::new(Code::Busy, message));
         }
-        state.attached = true;
-        state.reader = Some((who.clone(), SystemTime::now()));
+        if let Some(Attached { who, time }) = &state.read
+            && state.has_ended()
+        {
+            let message = format!("it was read already: by {who}, until {}", rfc3339(*time));
+            return Err(Error::new(Code::Closed, message));
+        }
+        state.reader = Some(Attached::now(who));
         self.attached.send_replace(true);
         Ok(Reading {
             output: self.clone(),
@@ -190,12 +191,17 @@ impl Output {
 }
 
 impl State {
+    /// Whether nothing is left to read, and nothing will be.
+    fn has_ended(&self) -> bool {
+        self.source.is_none() && self.next.is_none() && self.pending.is_empty()
+    }
+
     /// See [`Output::settle`].
     fn settle(&mut self) -> bool {
         let Some(source) = self.source.clone() else {
             return true;
         };
-        if self.attached {
+        if self.reader.is_some() {
             // The reader comes to the end of the pipe, or leaves the rest.
             return true;
         }
@@ -309,13 +315,20 @@ impl Reading {
     pub fn discard(&self) {
         self.output.discard();
     }
+
+    /// The reader has all that it wants: nothing is left for another.
+    pub fn finish(&self) {
+        let mut state = self.output.lock();
+        let who = state.reader.as_ref().map(|reader| reader.who.clone());
+        state.read = who.map(|who| Attached::now(&who));
+    }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
         {
             let mut state = self.output.lock();
-            state.attached = false;
+            state.reader = None;
             if state.settles {
                 state.settle();
             }

@@ -12,6 +12,7 @@ mod many;
 pub(super) use many::receive as receive_many;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use circuit_proto::Error;
@@ -56,7 +57,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let channel = call.element_of::<Channel>();
             channel.map(|channel| (channel, Form::Message))
         }
-        Op::Receive | Op::ReceiveMany => source(call),
+        Op::Receive | Op::ReceiveWithin { .. } | Op::ReceiveMany => source(call),
     };
     let (channel, form) = match element {
         Ok(found) => found,
@@ -64,7 +65,12 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
     };
     match op {
         Op::Send => send(call, &channel).await,
-        Op::Receive => receive(call, &channel, form).await,
+        Op::Receive => receive(call, channel.receive(), form).await,
+        Op::ReceiveWithin { wait } => {
+            let mut receiving = channel.receive();
+            receiving.wait_for(Duration::from_millis(wait));
+            receive(call, receiving, form).await
+        }
         Op::SendMany => many::send(call, &channel).await,
         Op::ReceiveMany => many::receive(call, &channel, form).await,
         Op::Make { .. } | Op::Close => {
@@ -123,12 +129,7 @@ async fn take(call: &mut Call, sending: &Sending) -> Result<End, Gone> {
 }
 
 /// Gives one message to the caller.
-pub(super) async fn receive(
-    call: &mut Call,
-    channel: &Arc<Channel>,
-    form: Form,
-) -> Result<(), Gone> {
-    let receiving = channel.receive();
+pub(super) async fn receive(call: &mut Call, receiving: Receiving, form: Form) -> Result<(), Gone> {
     let abandoned = call.send.abandoned();
     let given = tokio::select! {
         given = give(call, &receiving, form) => given?,

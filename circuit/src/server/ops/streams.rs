@@ -23,7 +23,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
     };
     let streams = program.streams();
     match op {
-        Op::Stdin => match streams.stdin.attach() {
+        Op::Stdin => match streams.stdin.attach(call.operation.who()) {
             Ok(writing) => write(call, writing, program.attachable()).await,
             Err(error) => call.refuse(error).await,
         },
@@ -192,6 +192,9 @@ async fn parting(recv: &mut RecvHalf) -> Parting {
 /// Hands an output to the caller, live, until the output ends or one of them goes away.
 async fn read(call: &mut Call, mut reading: Reading, element: &dyn Attachable) -> Result<(), Gone> {
     let given = give(call, &mut reading, element).await;
+    if let Ok(Given::All(Ok(()))) = given {
+        reading.finish();
+    }
     // The place is free before the caller hears of the end.
     drop(reading);
     match given {

@@ -32,7 +32,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             match op {
                 Op::ReceiveMany => channel::receive_many(call, channel, Form::Message).await,
                 Op::Receive | Op::Make { .. } => {
-                    channel::receive(call, channel, Form::Message).await
+                    channel::receive(call, channel.receive(), Form::Message).await
                 }
             }
         }

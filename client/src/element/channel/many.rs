@@ -1,14 +1,16 @@
 //! Many messages on one stream.
 
 use std::future::poll_fn;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use circuit_proto::codec::{self, MAX_CHUNK};
 use circuit_proto::element::channel::{Delivery, Demand, Op, RECORD_HEADER, Record};
 use circuit_proto::request;
 use circuit_proto::{Code, Path};
+use tokio::time::Instant;
 
-use super::one::too_large;
+use super::one::{milliseconds, too_large};
 use crate::anchor::Anchor;
 use crate::client::Client;
 use crate::error::Error;
@@ -308,9 +310,34 @@ impl Receiver {
     /// # }
     /// ```
     pub async fn recv_many(&mut self, most: u32) -> Result<Vec<Bytes>, Error> {
+        self.receive(most, None).await
+    }
+
+    /// Receives as [`recv_many`](Self::recv_many) does, if a message is there within this time; no
+    /// messages if not. The channel keeps the time, so that no message is lost as it ends.
+    ///
+    /// ```no_run
+    /// # async fn example(mut receiver: circuit_client::Receiver) -> Result<(), circuit_client::Error> {
+    /// use std::time::Duration;
+    /// let messages = receiver.recv_many_within(100, Duration::from_secs(10)).await?;
+    /// if messages.is_empty() {
+    ///     println!("nothing came");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn recv_many_within(
+        &mut self,
+        most: u32,
+        time: Duration,
+    ) -> Result<Vec<Bytes>, Error> {
+        self.receive(most, Some(time)).await
+    }
+
+    async fn receive(&mut self, most: u32, time: Option<Duration>) -> Result<Vec<Bytes>, Error> {
         // A call that was dropped may have acknowledged messages that it did not return.
         if self.stage != Stage::Acknowledged {
-            self.batch(most).await?;
+            self.wait(most, time).await?;
         }
         self.commit().await?;
         Ok(std::mem::take(&mut self.batch))
@@ -329,27 +356,64 @@ impl Receiver {
     /// # }
     /// ```
     pub async fn batch(&mut self, most: u32) -> Result<&[Bytes], Error> {
+        self.wait(most, None).await?;
+        Ok(&self.batch)
+    }
+
+    /// Waits for messages as [`recv_many_within`](Self::recv_many_within) does, without saying that
+    /// they are received: that is for [`commit`](Self::commit) to do, before the next batch.
+    ///
+    /// ```no_run
+    /// # async fn example(mut receiver: circuit_client::Receiver) -> Result<(), circuit_client::Error> {
+    /// use std::time::Duration;
+    /// for message in receiver.batch_within(100, Duration::ZERO).await? {
+    ///     println!("{} bytes", message.len());
+    /// }
+    /// receiver.commit().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn batch_within(&mut self, most: u32, time: Duration) -> Result<&[Bytes], Error> {
+        self.wait(most, Some(time)).await?;
+        Ok(&self.batch)
+    }
+
+    /// Waits for a batch, which is empty only if the time ends before.
+    async fn wait(&mut self, most: u32, time: Option<Duration>) -> Result<(), Error> {
         match self.stage {
             Stage::Acknowledged => self.commit().await?,
             Stage::Failed => return Err(too_large(&self.path, self.limit)),
             Stage::Idle | Stage::Wanted | Stage::Received => (),
         }
-        if self.stage == Stage::Idle {
-            self.batch.clear();
-            self.demand(Demand::Want(most.max(1)))?;
-            self.stage = Stage::Wanted;
-        }
-        while self.stage == Stage::Wanted {
-            match self.delivery(false).await? {
-                (Delivery::Part, records) => self.take(records)?,
-                (Delivery::Last, records) => {
-                    self.take(records)?;
-                    self.stage = Stage::Received;
+        let now = Instant::now();
+        let until = time.and_then(|time| now.checked_add(time));
+        let mut left = until.map(|until| until - now);
+        loop {
+            if self.stage == Stage::Idle {
+                self.batch.clear();
+                self.demand(Demand::Want(most.max(1)))?;
+                self.stage = Stage::Wanted;
+            }
+            if let (Stage::Wanted, Some(left)) = (self.stage, left) {
+                self.demand(Demand::Within(milliseconds(left)))?;
+            }
+            while self.stage == Stage::Wanted {
+                match self.delivery(false).await? {
+                    (Delivery::Part, records) => self.take(records)?,
+                    (Delivery::Last, records) => {
+                        self.take(records)?;
+                        self.stage = Stage::Received;
+                    }
+                    (Delivery::Empty, _) => self.stage = Stage::Idle,
+                    (Delivery::Done, _) => return Err(self.broken()),
                 }
-                (Delivery::Done, _) => return Err(self.broken()),
+            }
+            left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            // The time of a call whose future was dropped may have been shorter.
+            if self.stage == Stage::Received || left.is_some_and(|left| left.is_zero()) {
+                return Ok(());
             }
         }
-        Ok(&self.batch)
     }
 
     /// Says that the messages of the last batch are received, and waits until the channel has

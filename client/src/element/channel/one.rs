@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use circuit_proto::element::channel::Op;
@@ -83,6 +84,23 @@ pub(super) async fn send_all(anchor: &Anchor, message: Bytes) -> Result<(), Erro
 enum Failed {
     Request(Error),
     Message(StreamError),
+}
+
+/// Opens the next message, if there is one in time.
+pub(super) async fn receive_within(
+    anchor: &Anchor,
+    time: Duration,
+) -> Result<Option<MessageReader>, Error> {
+    let wait = milliseconds(time);
+    match receive(anchor, Op::ReceiveWithin { wait }).await {
+        Err(error) if error.code() == Some(Code::Empty) => Ok(None),
+        opened => opened.map(Some),
+    }
+}
+
+/// As many whole milliseconds as it takes.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// Opens the next message.

@@ -1,6 +1,7 @@
 //! Many messages on one stream: records in chunks, taken or given as fast as the channel goes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use circuit_proto::codec::{self, MAX_CHUNK};
@@ -24,6 +25,9 @@ const BATCH: usize = 256 << 10;
 
 /// The answer to an acknowledgement: what was acknowledged is committed.
 const DONE: Bytes = Bytes::from_static(&[Delivery::Done as u8]);
+
+/// The answer to a demand that came to its time.
+const EMPTY: Bytes = Bytes::from_static(&[Delivery::Empty as u8]);
 
 /// Takes messages from the caller until it ends.
 pub(super) async fn send(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
@@ -94,16 +98,40 @@ pub(in crate::server::ops) async fn receive(
 
 async fn give(call: &mut Call, channel: &Arc<Channel>, form: Form) -> Result<End, Gone> {
     call.accept().await?;
+    // The place in line of what is wanted, and how many messages are.
+    let mut wanted: Option<(Receiving, usize)> = None;
     let mut given: Vec<Receiving> = Vec::new();
     loop {
-        let Some(chunk) = call.recv.whole_chunk().await? else {
+        let chunk = tokio::select! {
+            biased;
+            begun = begun(wanted.as_ref(), form) => {
+                let Some((first, count)) = wanted.take() else {
+                    continue;
+                };
+                match begun {
+                    Ok(piece) => {
+                        let batch = give_batch(call, channel, form, first, piece, count, &mut given);
+                        if let Err(error) = batch.await? {
+                            return Ok(Err(error));
+                        }
+                    }
+                    Err(error) if error.code == Code::Empty => call.send.data(EMPTY).await?,
+                    Err(error) => return Ok(Err(error)),
+                }
+                continue;
+            }
+            chunk = call.recv.whole_chunk() => chunk?,
+        };
+        let Some(chunk) = chunk else {
             return Ok(Ok(()));
         };
         match codec::decode(&chunk) {
-            Ok(Demand::Want(count)) if given.is_empty() && count > 0 => {
-                let count = UNDER_WAY.min(count as usize);
-                if let Err(error) = give_batch(call, channel, form, count, &mut given).await? {
-                    return Ok(Err(error));
+            Ok(Demand::Want(count)) if wanted.is_none() && given.is_empty() && count > 0 => {
+                wanted = Some((channel.receive(), UNDER_WAY.min(count as usize)));
+            }
+            Ok(Demand::Within(wait)) => {
+                if let Some((first, _)) = &mut wanted {
+                    first.wait_for(Duration::from_millis(wait));
                 }
             }
             Ok(Demand::Ack) if !given.is_empty() => {
@@ -123,20 +151,25 @@ async fn give(call: &mut Call, channel: &Arc<Channel>, form: Form) -> Result<End
     }
 }
 
-/// Gives one message as soon as there is one, and with it those that are there already.
+/// The first piece of what is wanted. While nothing is, it does not resolve.
+async fn begun(wanted: Option<&(Receiving, usize)>, form: Form) -> Result<Bytes, Error> {
+    match wanted {
+        Some((first, _)) => Ok(joined(form.of(first.pull().await?.unwrap_or_default()))),
+        None => std::future::pending().await,
+    }
+}
+
+/// Gives a message that has begun, and with it those that are there already.
 async fn give_batch(
     call: &mut Call,
     channel: &Arc<Channel>,
     form: Form,
+    first: Receiving,
+    mut piece: Bytes,
     count: usize,
     given: &mut Vec<Receiving>,
 ) -> Result<End, Gone> {
-    let first = channel.receive();
     let mut chunk = Outgoing::new();
-    let mut piece = match first.pull().await {
-        Ok(pieces) => joined(form.of(pieces.unwrap_or_default())),
-        Err(error) => return Ok(Err(error)),
-    };
     loop {
         match first.pull().await {
             Ok(Some(next)) => {
