@@ -68,12 +68,12 @@ impl Drop for Release {
 fn hanging(number: usize) -> Cmd {
     match number % 3 {
         0 => Cmd {
-            dir: Some("hung".to_owned()),
+            dir: Some("hung".into()),
             ..Cmd::new("true")
         },
         1 => Cmd::new("hung/true"),
         _ => Cmd {
-            stdout: Sink::File("hung/output".to_owned()),
+            stdout: Sink::File("hung/output".into()),
             ..Cmd::new("true")
         },
     }
