@@ -94,21 +94,14 @@ macro_rules! operations {
                     $(Op::$Room(op) => op.changes(),)*
                 }
             }
-        }
 
-        impl Op {
             /// Whether the operation waits for others by nature, for as long as they like: it then
             /// takes another place of its connection than those that are done at once.
             pub fn waits(&self) -> bool {
                 match self {
+                    Op::Anchor(op) => op.waits(),
                     Op::Streams(op) => op.waits(),
-                    Op::Channel(op) => op.waits(),
-                    Op::Subscription(op) => op.waits(),
-                    Op::Anchor(_)
-                    | Op::Process(_)
-                    | Op::Container(_)
-                    | Op::Dns(_)
-                    | Op::Server(_) => false,
+                    $(Op::$Room(op) => op.waits(),)*
                 }
             }
         }

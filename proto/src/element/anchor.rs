@@ -38,6 +38,13 @@ impl Op {
             Op::List { .. } | Op::Peek => false,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::List { .. } | Op::Peek | Op::Scrub => false,
+        }
+    }
 }
 
 /// One line of a listing. A chunk of a listing holds the encoded lines one behind the other: see

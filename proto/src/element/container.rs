@@ -33,6 +33,13 @@ impl Op {
             Op::Make(_) => true,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Make(_) => false,
+        }
+    }
 }
 
 /// The container that a container element runs.

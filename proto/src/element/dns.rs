@@ -46,6 +46,13 @@ impl Op {
             Op::Make { .. } | Op::Set { .. } | Op::Unset { .. } => true,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Make { .. } | Op::Set { .. } | Op::Unset { .. } => false,
+        }
+    }
 }
 
 /// The status of a DNS server, as `peek` prints it.

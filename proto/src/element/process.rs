@@ -39,6 +39,13 @@ impl Op {
             Op::Make(_) | Op::Resize { .. } => true,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Make(_) | Op::Resize { .. } => false,
+        }
+    }
 }
 
 /// The command that a process element executes.

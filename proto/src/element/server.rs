@@ -40,6 +40,13 @@ impl Op {
             Op::Stacks => false,
         }
     }
+
+    /// Whether the operation waits for others by nature.
+    pub fn waits(&self) -> bool {
+        match self {
+            Op::Join { .. } | Op::Suicide | Op::Stacks => false,
+        }
+    }
 }
 
 /// The status of a server, as `peek` prints it.
