@@ -134,6 +134,31 @@ fn orphans_of_a_server_that_is_process_1_are_reaped() {
 }
 
 #[test]
+fn orphans_become_the_servers_and_are_reaped() {
+    let home = Home::new();
+    let one = home.start("one");
+    // Among its ancestors there may be one that reaps nobody.
+    one.make("/one/p", sh("sleep 1000 >/dev/null 2>&1 & echo $!; exit 0"));
+    one.circuit("wait /one/p").any_stdout().run();
+    let orphan = one.circuit("stdout /one/p").any_stdout().run();
+    let orphan: i32 = orphan.stdout().trim().parse().unwrap();
+    let adopted = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", one.pid())).unwrap();
+        tasks.flatten().any(|task| {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            children.split(' ').any(|pid| pid == orphan.to_string())
+        })
+    };
+    eventually("the orphan is the server's", || adopted().then_some(()));
+    one.circuit("signal -group KILL /one/p").run();
+    // Reaped it has no number any more, a zombie has one.
+    let path = format!("/proc/{orphan}");
+    eventually("it is reaped", || {
+        (!Path::new(&path).exists()).then_some(())
+    });
+}
+
+#[test]
 fn who_is_left_of_a_group_can_be_signalled() {
     let home = Home::new();
     let one = home.start("one");

@@ -98,16 +98,17 @@ fn start(flags: Start) -> Result<u8, Failure> {
     let log = log::start(format).map_err(|error| Failure::operation("cannot log", &error))?;
     options.log = Some(log.lines());
     // One thread carries the network: measured on two cores, handing a request from one thread to
-    // another costs more than serving it. What blocks is done by the threads of a few pools.
+    // another costs more than serving it. A few pools of threads do the work that blocks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build();
     let runtime = runtime.map_err(|error| Failure::operation("cannot start", &error))?;
     let result = runtime.block_on(async {
-        // Before the URL is out, so that whoever read it can stop the server in order.
+        // Before the URL is printed, so that its reader can stop the server in order.
         let stopped = stop_signal()?;
         crate::element::process::keep_from_children();
+        crate::element::process::orphans::adopt();
         let running = server::start(options)
             .await
             .map_err(|error| Failure::failed(chain(&error)))?;
@@ -260,8 +261,8 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     })
 }
 
-/// Whether a hang-up is to end this process: it has a controlling terminal, and whoever started it has
-/// not had hang-ups ignored.
+/// Whether a hang-up is to end this process: it has a controlling terminal, and was not started with
+/// hang-ups ignored.
 fn heeds_hangups() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status

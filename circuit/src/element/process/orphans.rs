@@ -1,5 +1,6 @@
-//! Reaps orphans: processes that lost their parent, and were given to this server because it is process 1
-//! of a container, or was made a subreaper (prctl(2)).
+//! Reaps orphans: processes that lost their parent, and were given to this server because it is a subreaper
+//! (prctl(2)), or process 1 of a container. Without that they would go to the nearest ancestor that is one,
+//! which may never reap them.
 //!
 //! **Invariant:** no child that the server waits for itself is reaped here. A thread that starts a child
 //! holds a gate open until the child is known; orphans are reaped only while nobody holds it.
@@ -55,6 +56,13 @@ pub(super) fn forget(pid: Pid) {
     OWN.lock().get_or_insert_default().remove(&pid);
 }
 
+/// Has all that begin below this process, and lose their parent, become its children. It has to
+/// [reap](reap) them.
+pub fn adopt() {
+    // Without it they go to an ancestor.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+}
+
 /// Whether processes that lose their parent become this one's children.
 pub fn are_given_to_us() -> bool {
     rustix::process::getpid().is_init()
@@ -83,6 +91,12 @@ fn reap_all() -> io::Result<()> {
     let Some(_gate) = GATE.try_write() else {
         return Ok(());
     };
+    // Most of the time nothing has exited, and the list of children need not be read.
+    let exited = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if let Ok(None) | Err(_) = rustix::process::waitid(WaitId::All, exited | WaitIdOptions::NOWAIT)
+    {
+        return Ok(());
+    }
     let own = OWN.lock();
     for thread in fs::read_dir("/proc/self/task")? {
         let children = fs::read_to_string(thread?.path().join("children"))?;
@@ -92,8 +106,7 @@ fn reap_all() -> io::Result<()> {
             if own.as_ref().is_some_and(|own| own.contains(&child)) {
                 continue;
             }
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            let _ = rustix::process::waitid(WaitId::Pid(child), options);
+            let _ = rustix::process::waitid(WaitId::Pid(child), exited);
         }
     }
     Ok(())
