@@ -1,9 +1,10 @@
 //! The operation log: every operation, in order, and no secret.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -210,4 +211,31 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_server_nor_its_end() {
     let status = eventually("it ends", || server.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
     drop(unread);
+}
+
+#[test]
+fn a_stderr_that_does_not_block_is_waited_for() {
+    let home = Home::new();
+    let (mut read, write) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&write).unwrap();
+    fcntl_setfl(&write, flags | OFlags::NONBLOCK).unwrap();
+    let (printed, print) = std::io::pipe().unwrap();
+    let server = home.circuit("start -name one");
+    let server = server.spawn_with(Stdio::null(), print, write);
+    let mut url = String::new();
+    BufReader::new(printed).read_line(&mut url).unwrap();
+    let long = format!("/one/{}", ["a"; 20].map(|name| name.repeat(250)).join("/"));
+    // The pipe holds a dozen lines of them.
+    for _ in 0..30 {
+        let peek = home
+            .circuit(format!("peek -d {}", url.trim_end()))
+            .arg(&long);
+        peek.stdout("null\n").run();
+    }
+    server.signal(Signal::TERM);
+    let mut log = String::new();
+    read.read_to_string(&mut log).unwrap();
+    assert_eq!(log.matches(&long["/one".len()..]).count(), 30, "{log}");
+    assert!(!log.contains("dropped"), "{log}");
+    assert_eq!(server.finish().status.code(), Some(0));
 }

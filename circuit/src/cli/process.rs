@@ -52,7 +52,8 @@ async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// A command as people paste it; its fields in the reference's order, then ours.
+/// A command as people paste it. Its fields are in the reference's order; those that the reference
+/// does not have follow.
 const COMMAND: Form = Form {
     what: "command",
     fields: &[
@@ -85,19 +86,23 @@ pub(super) fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use circuit_client::Sink;
+    use circuit_client::{Sink, TerminalSize};
 
     use super::*;
 
     #[test]
     fn commands_as_people_paste_them() {
         let cmd = parse_cmd(
-            "// list\n{\n\tPATH: '/bin/ls',\n\t\"args\": [\"/\",],\n\t\"Env\": null,\n\t\"stderr\": \"discard\",\n}",
+            "// list\n{\n\tPATH: '/bin/ls',\n\t\"args\": [\"/\",],\n\t\"Env\": null,\n\t\"stderr\": \"discard\",\n\t\"terminal\": {\"rows\": 24, \"Columns\": 80},\n}",
         )
         .unwrap();
         let expected = Cmd {
             args: vec!["/".into()],
             stderr: Sink::Discard,
+            terminal: Some(TerminalSize {
+                rows: 24,
+                columns: 80,
+            }),
             ..Cmd::new("/bin/ls")
         };
         assert_eq!(cmd, expected);

@@ -84,6 +84,15 @@ pub enum DialError {
         /// How long it was tried.
         after: Duration,
     },
+    /// It is no address of a server.
+    #[error(
+        "{address} stands for all addresses of a host: name one of them, as in 127.0.0.1:{}",
+        .address.port()
+    )]
+    Unspecified {
+        /// The address in question.
+        address: SocketAddr,
+    },
     /// This host does not know a way there.
     #[error("no route to {address}: {reason}")]
     NoRoute {
@@ -147,7 +156,7 @@ impl DialError {
 /// The addresses of a URL's host, in the resolver's order, at least one. Fails within `timeout`.
 pub async fn resolve(url: &Url, timeout: Duration) -> Result<Vec<SocketAddr>, DialError> {
     if let Some(address) = url.address() {
-        return Ok(vec![address]);
+        return specified(vec![address]);
     }
     let host = url.host.to_string();
     let lookup = tokio::net::lookup_host((host.as_str(), url.port));
@@ -159,12 +168,23 @@ pub async fn resolve(url: &Url, timeout: Duration) -> Result<Vec<SocketAddr>, Di
         )),
     };
     match found {
-        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(found) if !found.is_empty() => specified(found),
         Ok(_) => {
             let source = io::Error::new(io::ErrorKind::NotFound, "the resolver knows none");
             Err(DialError::Resolve { host, source })
         }
         Err(source) => Err(DialError::Resolve { host, source }),
+    }
+}
+
+/// Fails if one of them stands for all addresses of a host, as that which a server listens on may.
+fn specified(addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
+    let mut unspecified = addresses
+        .iter()
+        .filter(|address| address.ip().is_unspecified());
+    match unspecified.next() {
+        Some(address) => Err(DialError::Unspecified { address: *address }),
+        None => Ok(addresses),
     }
 }
 

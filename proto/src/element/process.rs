@@ -209,8 +209,10 @@ impl From<Sink> for OsText {
 #[serde(rename_all = "PascalCase")]
 pub struct TerminalSize {
     /// Its height.
+    #[serde(alias = "rows")]
     pub rows: u16,
     /// Its width.
+    #[serde(alias = "columns")]
     pub columns: u16,
 }
 
