@@ -1,4 +1,4 @@
-//! `ls`, `peek` and `scrub`: what any anchor can be asked.
+//! `ls`, `peek` and `scrub`, the commands for any anchor.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
-//! Long flags with one dash, as the reference has them: `-discover` is `--discover`.
+//! Makes long flags of those with one dash, as the reference has them: `-discover` is `--discover`.
 //!
-//! **Invariant:** arguments behind `--`, and those that are no flag of ours, stay as they are.
+//! **Invariant:** arguments behind `--`, and those that are no flag of this tool, stay as they are.
 
 use std::ffi::OsString;
 
@@ -28,7 +28,7 @@ pub(super) fn normalized(arguments: impl IntoIterator<Item = OsString>) -> Vec<O
             .to_str()
             .is_some_and(|text| takes_value(command, text));
         all.push(lengthened(command, argument));
-        // A flag's value is nobody's flag, whatever it looks like.
+        // A flag's value is no flag, even if it begins with a dash.
         all.extend(arguments.by_ref().take(usize::from(value_follows)));
     }
     all.extend(arguments);

@@ -169,7 +169,7 @@ async fn send_one(chan: &Chan) -> Result<(), Failure> {
     }
 }
 
-/// The longest line, in bytes. Chosen: it is held in memory.
+/// The longest line, in bytes. Chosen, not measured: it is held in memory.
 const LONGEST_LINE: usize = 64 << 20;
 
 async fn send_lines(chan: &Chan) -> Result<(), Failure> {
@@ -177,7 +177,7 @@ async fn send_lines(chan: &Chan) -> Result<(), Failure> {
     match feed_lines(&mut sender).await {
         Ok(()) => Ok(sender.finish().await?),
         Err(Fed::NotRead(failure)) => {
-            // What was read counts.
+            // The lines that were read are sent all the same.
             sender.flush().await?;
             Err(failure)
         }
@@ -218,7 +218,7 @@ async fn feed_lines(sender: &mut Sender) -> Result<(), Fed> {
             let what = "a line of more than 64 MiB: send it without -lines";
             return Err(Fed::NotRead(Failure::failed(what.to_owned())));
         }
-        // What was read goes now: the next line may be long in coming.
+        // The lines that were read are sent now: the next one may be long in coming.
         sender.push().await?;
         let count = tokio::select! {
             count = read(&mut stdin, &mut buffer) => count.map_err(Fed::NotRead)?,
@@ -243,8 +243,7 @@ async fn read(stdin: &mut stdin::Stdin, buffer: &mut BytesMut) -> Result<usize, 
         .map_err(|error| Failure::operation("cannot read stdin", &error))
 }
 
-/// Receives one message, or many, on stdout. Interrupted, it still tells the channel of what it has
-/// written.
+/// Prints one message, or many. Interrupted, it still tells the channel which ones it has written.
 async fn recv(options: Recv) -> Result<u8, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let client = match interrupts.unless(dial(&options.dial)).await {
@@ -300,16 +299,16 @@ async fn recv_one(chan: &Chan, wait: Option<Duration>, mut asked: Asked) -> Resu
         message = written => message?,
         _ = &mut asked => return Ok(()),
     };
-    // Only what was written is received.
+    // The message is received only once it is written.
     out.finish().await?;
     Ok(message.accept().await?)
 }
 
-/// How many messages are asked for at once. Chosen: what is there when the last ones were written
-/// is rarely more.
+/// How many messages are asked for at once. Chosen, not measured: rarely more come while the last ones
+/// are written.
 const AT_ONCE: u64 = 1024;
 
-/// The longest of many messages. Chosen: it is held in memory.
+/// The longest of many messages, in bytes. Chosen, not measured: it is held in memory.
 const LONGEST_OF_MANY: usize = 1 << 30;
 
 async fn recv_many(
@@ -359,8 +358,8 @@ enum Stop {
     Interrupted,
 }
 
-/// Receives what is there, and writes it: so many messages, or none if the wait ends before one is
-/// there. Only what was written is received.
+/// Receives the messages that are there, and writes them. Returns how many: none if the wait ends
+/// before one is there. A message is received only once it is written.
 async fn batch(
     receiver: &mut Receiver,
     most: u32,

@@ -1,4 +1,4 @@
-//! Containers: `mkdkr`. What is done with them afterwards is done as with processes.
+//! Containers: `mkdkr`. [`streams`](super::streams) has the commands for containers that are there.
 
 use circuit_client::container::Inspected;
 use circuit_client::{Path, Run};
@@ -48,7 +48,8 @@ impl Command {
     }
 }
 
-/// A container as people paste it; its fields in the reference's order, then ours.
+/// A container as people paste it. Its fields are in the reference's order; those that the reference
+/// does not have follow.
 const CONTAINER: Form = Form {
     what: "container",
     fields: &[

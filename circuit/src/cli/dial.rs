@@ -1,5 +1,5 @@
-//! Which circuit a command means, and the way in: the flags, and then what the client crate's
-//! [`Search`] finds.
+//! Finds the circuit that a command means, by its flags or else by the client crate's [`Search`], and
+//! dials it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -65,11 +65,11 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// How long the circuit may take to say whom it suspects. Chosen: a command that fails is not to be
-/// held up.
+/// How long the circuit may take to say whom it suspects. Chosen, not measured: it does not hold up a
+/// command that fails.
 const OPINION: Duration = Duration::from_secs(1);
 
-/// What the server that was dialled says of the one of this anchor, if it thinks that it has failed.
+/// The opinion of the server that was dialled on the server of this anchor, if it takes that for failed.
 pub(super) async fn suspicion(path: &circuit_client::Path) -> Option<&'static str> {
     let (client, meant) = (DIALLED.get()?, path.server()?);
     let servers = tokio::time::timeout(OPINION, client.servers()).await;

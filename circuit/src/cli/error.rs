@@ -21,7 +21,7 @@ const FAILED: u8 = 1;
 /// Wrong usage: of the command line or of an environment variable.
 const USAGE: u8 = 2;
 
-/// What was asked for was not to be had in the time that was given.
+/// Nothing was there in the time that was given.
 const NOT_HAD: u8 = 3;
 
 /// No circuit could be reached, or it refused us.
@@ -73,7 +73,7 @@ impl Failure {
         Failure::new(USAGE, text)
     }
 
-    /// What was asked for was not there in time.
+    /// Nothing was there in the time that was given.
     pub(super) fn not_had(path: &Path, why: &str) -> Failure {
         Failure {
             of_anchor: true,
@@ -301,7 +301,7 @@ pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
             .lines()
             .find_map(move |l| l.trim().strip_prefix(start))
     };
-    // The parser's other tip is how to pass what looks like a flag as a value: hardly ever meant.
+    // The parser's other tip is how to pass a value that looks like a flag, which hardly anybody means.
     let tip = after("tip: ").filter(|tip| !tip.starts_with("to pass"));
     if let Some(hint) = hint_of_usage(wrong, tip.is_some()) {
         say(&format!("hint: {hint}"));
@@ -416,7 +416,7 @@ fn usage_text(wrong: &clap::Error) -> String {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let first = first.strip_prefix("error: ").unwrap_or(first);
-    // What is missing, or what there is to choose from, stands below the first line.
+    // The parser lists missing arguments, and possible values, below its first line.
     let rest: Vec<&str> = lines
         .take_while(|line| {
             !line.starts_with("Usage") && !line.starts_with("tip:") && !line.starts_with("For more")
@@ -429,11 +429,12 @@ fn usage_text(wrong: &clap::Error) -> String {
     })
 }
 
-/// How much of a message is shown, in bytes. Chosen: a URL or two, a path of a few long names.
+/// How much of a message is shown, in bytes. Chosen, not measured: a URL or two, a path of a few
+/// long names.
 const LONGEST: usize = 2000;
 
-/// How much of a value that the parser refuses is shown, in bytes. Chosen: a name of an anchor that is
-/// just too long is seen whole.
+/// How much of a value that the parser refuses is shown, in bytes. Chosen, not measured: a name of an
+/// anchor that is just too long is seen whole.
 const LONGEST_VALUE: usize = 300;
 
 /// Says a line on stderr. A stderr that is closed hears nothing.

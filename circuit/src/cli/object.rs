@@ -13,11 +13,12 @@ use super::error::Failure;
 use super::stdin;
 use crate::text::one_line;
 
-/// The longest object that is read, in bytes: with what a server takes, and comments.
+/// The longest object that is read, in bytes. Chosen, not measured: a server takes half as much, and the
+/// rest may be comments.
 const LONGEST: u64 = 1 << 20;
 
-/// How deep brackets may be nested: those of what is made are three deep, and its strings hold
-/// some.
+/// How deep brackets may be nested. Chosen, not measured: those of a command or container are three deep,
+/// and its strings may hold some.
 const DEEPEST: usize = 1000;
 
 /// The name of the described thing, and how it is described.
@@ -79,7 +80,7 @@ impl Form {
         Ok(fields)
     }
 
-    /// The failure of what is not of this form.
+    /// The failure of a text that is not of this form.
     pub(super) fn bad(self, what: String) -> Failure {
         Failure::failed(one_line(&what)).with_hint(format!("for example {}", self.example))
     }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::Failure;
 use crate::descriptor::Descriptor;
 
-/// How many pieces may wait for a slow reader of stdout. Chosen: half a megabyte at most.
+/// How many pieces may wait for a slow reader of stdout. Chosen, not measured: half a megabyte at most.
 const QUEUE: usize = 8;
 
 /// Prints text as it is.
@@ -59,7 +59,7 @@ fn indented(json: &str) -> String {
         }
         let closes = matches!(c, '}' | ']');
         depth = depth.saturating_sub(usize::from(closes));
-        // What is empty stays on its line.
+        // An empty object or list stays on its line.
         if matches!((last, closes), ('{' | '[', false) | (',', _))
             || (closes && !matches!(last, '{' | '['))
         {
@@ -174,7 +174,7 @@ fn write_all(mut queue: mpsc::Receiver<Piece>, out: &mut impl Write) -> io::Resu
                 let _ = written.send(());
             }
         }
-        // Live: what comes is shown, but a flood is not flushed piece by piece.
+        // A piece is shown as soon as it comes, but a flood is not flushed piece by piece.
         if queue.is_empty() {
             out.flush()?;
         }

@@ -57,8 +57,8 @@ impl Command {
 /// A signal's name, and the signal.
 type Named = (&'static str, fn() -> SignalKind);
 
-/// What is passed on to the process, and ends this command while there is none. Not SIGPIPE,
-/// SIGCHLD and those that cannot be caught; a terminal's own signals come as bytes.
+/// The signals that are passed on to the process, and that end this command while there is none. SIGPIPE,
+/// SIGCHLD and those that cannot be caught are not among them; a terminal's own signals come as bytes.
 const PASSED_ON: [Named; 6] = [
     ("HUP", SignalKind::hangup),
     ("INT", SignalKind::interrupt),
@@ -215,7 +215,8 @@ async fn attached(
     }
 }
 
-/// Prints an output. When nobody reads what is printed, the process feels it as at a local pipe.
+/// Prints an output. When the reader of this command's own output has gone, the process gets SIGPIPE, as
+/// at a local pipe.
 async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), Failure> {
     let mut out = Pipe::new(target);
     while let Some(piece) = reader.chunk().await? {
@@ -251,8 +252,8 @@ fn low_byte(number: i32) -> u8 {
     number.to_le_bytes()[0]
 }
 
-/// Passes a signal on as a terminal would: what ends a command goes to all of its group, as a
-/// shell does not heed it while it waits for a child.
+/// Passes a signal on as a terminal would: a signal that ends a command goes to all of its group, as a
+/// shell that waits for a child does not heed it.
 async fn pass(process: &Proc, signal: &str) -> Result<(), Error> {
     match signal {
         "USR1" | "USR2" => process.signal(signal).await,

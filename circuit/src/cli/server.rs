@@ -53,11 +53,11 @@ impl Command {
     }
 }
 
-/// How long the dialled server may take to hear of the one that was joined. Chosen: many times what
-/// news takes.
+/// How long the dialled server may take to hear of the one that was joined. Chosen, not measured: news
+/// takes a fraction of it.
 const NEWS: Duration = Duration::from_secs(2);
 
-/// How often it is asked meanwhile.
+/// How often the dialled server is asked meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Merges a server's circuit with another. Says so if another server than the one that was meant
@@ -69,7 +69,7 @@ async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Failure> {
     if let Some(server) = url.server {
         let (meant, there) = (server.id.in_url(), format!("{}:{}", url.host, url.port));
         let another = |id: &str| format!("{there} is {id}, not {meant}: joined it all the same");
-        // It has joined, whatever becomes of the question whom.
+        // It has joined, even if nobody can say whom.
         let warning = match tokio::time::timeout(NEWS, found_at(&client, &url)).await {
             Ok(Ok(found)) if found == server.id => None,
             Ok(Ok(found)) => Some(another(&found.in_url())),

@@ -128,7 +128,7 @@ pub(super) async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Writer) -> R
         buffer.reserve(64 << 10);
         let count = tokio::select! {
             count = from.read_buf(&mut buffer) => count,
-            // Who types nothing is to know as well.
+            // A person who types nothing is told as well.
             failure = to.failed() => return Err(Copied::NotTaken(failure.into())),
         };
         let count = count
@@ -144,9 +144,9 @@ pub(super) async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Writer) -> R
 /// Which side of a copy failed.
 #[derive(Debug)]
 pub(super) enum Copied {
-    /// What was to be read.
+    /// The source was not read.
     NotRead(Failure),
-    /// Who was to take it.
+    /// The process did not take the data.
     NotTaken(Failure),
 }
 
