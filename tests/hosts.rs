@@ -21,6 +21,7 @@
 mod addresses;
 mod channels;
 mod clients;
+mod copies;
 mod crashes;
 mod cuts;
 mod discovery;

@@ -329,6 +329,7 @@ async fn a_link_carries_no_requests() {
         url: url.parse().unwrap(),
         name: "two".to_owned(),
         count: 0,
+        instance: 0,
     };
     let timeout = Duration::from_secs(3);
     let opens = async |role: Role| {

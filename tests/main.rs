@@ -15,6 +15,7 @@
 
 mod channels;
 mod containers;
+mod copies;
 mod dialing;
 mod dns;
 mod documents;

@@ -234,6 +234,7 @@ async fn a_server_must_be_who_its_url_says() {
         url: one.url().clone(),
         name: "one".to_owned(),
         count: 0,
+        instance: 0,
     };
     for role in [
         Role::Link(identity.clone(), Vec::new()),
@@ -259,6 +260,7 @@ fn member(certificate: &Certificate) -> Role {
         url: format!("circuit://127.0.0.1:9/1/{id}").parse().unwrap(),
         name: "two".to_owned(),
         count: 0,
+        instance: 0,
     };
     Role::Link(identity, Vec::new())
 }
@@ -366,6 +368,7 @@ async fn a_peer_that_does_not_read_loses_its_link_and_is_told_of_once() {
         let (fingerprint, count) = (certificate.fingerprint(), identity.count);
         let held = Held {
             count,
+            instance: 0,
             incarnation: 0,
             phase: Phase::Alive,
         };
@@ -374,6 +377,7 @@ async fn a_peer_that_does_not_read_loses_its_link_and_is_told_of_once() {
             url: identity.url.clone(),
             name: identity.name.clone(),
             count,
+            instance: 0,
         };
         let hello = Message::Hello {
             entry: Entry {
@@ -394,6 +398,7 @@ async fn a_peer_that_does_not_read_loses_its_link_and_is_told_of_once() {
         nonce: 1,
         held: Held {
             count: 0,
+            instance: 0,
             incarnation: 0,
             phase: Phase::Alive,
         },

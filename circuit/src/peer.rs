@@ -9,6 +9,7 @@
 
 mod addresses;
 pub mod alone;
+mod copies;
 pub mod datagram;
 pub mod discovery;
 mod link;
@@ -28,7 +29,9 @@ use circuit_client::transport::endpoint::plain;
 use circuit_client::transport::tls::Pin;
 use circuit_proto::element::anchor::{ServerEntry, ServerState};
 use circuit_proto::handshake::Close;
-use circuit_proto::membership::{Input, Machine, Message, Notice, Output, Record, TetherState};
+use circuit_proto::membership::{
+    Gone, Input, Machine, Message, Notice, Output, Record, TetherState,
+};
 use circuit_proto::{Code, Error, Fingerprint, Life, ServerId, Url};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -90,7 +93,10 @@ enum Event {
     /// Something else about the connection of this number; 0 if it is about none.
     Input { number: u64, input: Input },
     /// Leaves the circuit; done when the last messages on all links have been sent.
-    Leave(oneshot::Sender<()>),
+    Leave {
+        silently: bool,
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The part of `peek` that is about the view.
@@ -232,9 +238,13 @@ impl Peer {
             if is_joined.map_err(|e| unreachable(e.to_string()))? {
                 return Ok(());
             }
-            let accepted = seek::dial(self, url)
-                .await
-                .map_err(|e| unreachable(e.to_string()))?;
+            let accepted = match seek::dial(self, url).await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.failed_by_copy(url, &error).await;
+                    return Err(unreachable(error.to_string()));
+                }
+            };
             let life = accepted.life();
             self.adopt_in_order(accepted, Origin::Dialled).await;
             self.seen(life).await;
@@ -259,7 +269,10 @@ impl Peer {
     /// may be faster than the news of it.
     pub async fn outlived(&self, life: Life) {
         self.seen(life).await;
-        self.until(|| self.life(life.id) != Some(life)).await;
+        // A process goes on where it has only raised its count.
+        let instance = |life: Life| life.instance;
+        self.until(|| self.life(life.id).map(instance) != Some(life.instance))
+            .await;
     }
 
     /// Counts the changes of the view.
@@ -305,10 +318,12 @@ impl Peer {
         self.machine().hello()
     }
 
-    /// Leaves the circuit: says so to all neighbours.
-    pub async fn leave(&self) {
+    /// Leaves the circuit: says so to all neighbours, unless it is to go silently, because another
+    /// server with this one's identity stays.
+    pub async fn leave(&self, silently: bool) {
         let (done, left) = oneshot::channel();
-        if self.events.send(Event::Leave(done)).await.is_ok() {
+        let leave = Event::Leave { silently, done };
+        if self.events.send(leave).await.is_ok() {
             let _ = left.await;
         }
     }
@@ -356,9 +371,12 @@ impl Driver {
             let due = self.peer.machine().poll_timeout().map(|at| self.begin + at);
             tokio::select! {
                 event = self.queue.recv() => match event {
-                    Some(Event::Leave(done)) => {
-                        self.handle(Input::Leave);
-                        self.close_links().await;
+                    Some(Event::Leave { silently, done }) => {
+                        if !silently {
+                            self.handle(Input::Leave);
+                        }
+                        let why = if silently { Close::Copy } else { Close::Leaving };
+                        self.close_links(why).await;
                         // Nobody waits any more if the time ran out.
                         let _ = done.send(());
                         return;
@@ -393,10 +411,18 @@ impl Driver {
                     });
                 }
             }
-            Event::Input { number, input } => {
-                match &input {
-                    Input::Disconnected { peer, .. } if self.is_current(peer, number) => {
-                        self.links.remove(peer);
+            Event::Input { number, mut input } => {
+                match &mut input {
+                    Input::Disconnected { peer, why } if self.is_current(peer, number) => {
+                        let link = self.links.remove(peer);
+                        let known = self.peer.life(peer.id());
+                        // The life that leaves need not be the one that is in the view.
+                        if let (Some(link), Some(known)) = (link, known)
+                            && link.accepted.identity.instance != known.instance
+                            && *why == Gone::Leaving
+                        {
+                            *why = Gone::Closed;
+                        }
                     }
                     Input::Tether { peer, state } if self.is_current(peer, number) => match state {
                         TetherState::Broken => info!("tether broke: {}", peer.id()),
@@ -409,7 +435,7 @@ impl Driver {
                 self.handle(input);
             }
             // Handled by the loop.
-            Event::Leave(_) => (),
+            Event::Leave { .. } => (),
         }
     }
 
@@ -421,18 +447,21 @@ impl Driver {
 
     /// Keeps one connection per peer. When two servers dial each other at the same time, both
     /// keep the one that the lower fingerprint dialled. Of two from the same side the newer is kept:
-    /// the server that dialled it knows that the older is gone. A connection to an earlier life gives
-    /// way to any other.
+    /// the server that dialled it knows that the older is gone. Of two to different lives of one server
+    /// the one to the later life is kept, unless something is held against that life.
     fn on_up(&mut self, accepted: Accepted, origin: Origin) {
         let peer = accepted.fingerprint;
         let dialled = matches!(origin, Origin::Dialled);
         if let Some(old) = self.links.get(&peer)
             && old.is_open()
-            && old.dialled != dialled
-            && old.accepted.life() == accepted.life()
         {
+            let same = old.accepted.identity.instance == accepted.identity.instance;
             let preferred = self.me < peer;
-            if old.dialled == preferred {
+            let redundant = match same {
+                true => old.dialled != dialled && old.dialled == preferred,
+                false => self.peer.taken(&peer, accepted.life()).is_some(),
+            };
+            if redundant {
                 circuit_client::transport::endpoint::close(&accepted.connection, Close::Redundant);
                 return;
             }
@@ -515,12 +544,16 @@ impl Driver {
                     self.datagrams.send(to.fingerprint, address, &message);
                 }
             }
+            Output::Ask { to } => {
+                let peer = self.peer.clone();
+                tokio::spawn(async move { peer.ask(to).await });
+            }
             Output::Notice(notice) => {
                 let counters = &self.peer.outbound.runtime().counters;
                 match &notice {
                     Notice::Join(who) if who.fingerprint == self.me => warn!(
-                        "the circuit knows of a later life of this server than -var does (was it set \
-                         back?): this is life {} from now on",
+                        "the circuit knew of a later life of this server than -var did (was the \
+                         directory set back, or copied?): this is life {} from now on",
                         who.count
                     ),
                     Notice::Leave(who) if who.fingerprint == self.me => (),
@@ -578,6 +611,7 @@ impl Driver {
                 Ok(accepted) => peer.adopt_in_order(accepted, Origin::Dialled).await,
                 Err(error) => {
                     debug!("no link: {error}");
+                    peer.failed_by_copy(&to.url, &error).await;
                     let input = Input::ConnectFailed {
                         peer: to.fingerprint,
                     };
@@ -588,11 +622,11 @@ impl Driver {
     }
 
     /// Closes all links, once the messages on them have been sent.
-    async fn close_links(&mut self) {
+    async fn close_links(&mut self, why: Close) {
         let links = std::mem::take(&mut self.links).into_values();
         let mut closing = tokio::task::JoinSet::new();
         for link in links {
-            closing.spawn(link.drain_and_close(Close::Leaving));
+            closing.spawn(link.drain_and_close(why));
         }
         closing.join_all().await;
     }

@@ -224,6 +224,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         url,
         name: options.name.clone(),
         count: kept.life,
+        instance: kept.instance,
     };
     let started = SystemTime::now();
     let windows = Windows::default();
@@ -235,6 +236,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         url: me.url.clone(),
         name: me.name.clone(),
         count: me.count,
+        instance: me.instance,
     };
     let certificate = &kept.certificate;
     let outbound = Outbound::new(
@@ -329,6 +331,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         let keeping = members::run(members.clone(), server.peer.clone());
         tasks.ending("keeper of members", keeping);
     }
+    if let Some(dir) = kept.dir.clone() {
+        let keeping = var_dir::keep_count(dir, server.peer.clone());
+        tasks.ending("keeper of the count", keeping);
+    }
     Ok(Running {
         server,
         bound,
@@ -373,7 +379,10 @@ impl Running {
             _ = leaving.wait_for(|leaving| *leaving) => Ok(()),
             failure = self.tasks.failed() => Err(failure),
         };
-        if let Err(failure) = &result {
+        let copied = matches!(result, Err(Failure::Copied { .. }));
+        if let Err(failure) = &result
+            && !copied
+        {
             error!("{failure}: this server cannot go on");
         }
         self.server.stop();
@@ -383,7 +392,7 @@ impl Running {
         self.server.keep_members().await;
         self.server.shut_elements_down().await;
         info!("leaving the circuit");
-        let _ = tokio::time::timeout(LEAVE_WAIT, self.server.peer.leave()).await;
+        let _ = tokio::time::timeout(LEAVE_WAIT, self.server.peer.leave(copied)).await;
         endpoint::close_all(&self.server.endpoint, &self.server.windows, Close::Leaving);
         // The closes are sent once the connections' tasks have had their turn.
         let _ = tokio::time::timeout(LEAVE_WAIT, self.server.endpoint.wait_idle()).await;

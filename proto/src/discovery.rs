@@ -115,7 +115,7 @@ pub enum Output {
         bytes: Vec<u8>,
     },
     /// There is a server with our key that is not in the live view, or only in an earlier life:
-    /// merge with it. Its URL is pinned.
+    /// merge with it. Or there is another server with our identity. Its URL is pinned.
     Heard(Identity),
 }
 
@@ -280,11 +280,14 @@ impl Machine {
         };
         // Another host's loopback is not ours.
         let elsewhere = identity.url.is_loopback() && !from.ip().is_loopback();
-        if id == self.me || elsewhere {
+        let is_me = id == self.me && identity.instance == self.identity.instance;
+        if elsewhere || is_me {
             return;
         }
-        state.roster.insert(id, life_of);
-        if life_of(id) >= identity.life() {
+        if id != self.me {
+            state.roster.insert(id, life_of);
+        }
+        if id != self.me && life_of(id) >= identity.life() {
             self.candidates.forget(id);
             state.trickle.on_consistent(id);
             return;
@@ -344,7 +347,8 @@ impl Machine {
 
     fn on_time(&mut self, now: Duration, life_of: LifeOf<'_>) {
         for (id, identity) in self.candidates.take_due(now) {
-            if life_of(id) >= identity.life() || !self.newcomers.take(now) {
+            let known = id != self.me && life_of(id) >= identity.life();
+            if known || !self.newcomers.take(now) {
                 self.candidates.forget(id);
                 continue;
             }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::auth::{KeyMismatch, Proof};
 use crate::codec::{self, CodecError};
 use crate::path::check_name;
-use crate::{Fingerprint, Life, Url};
+use crate::{Fingerprint, Life, Tenure, Url};
 
 /// The protocol's name in the TLS handshake (ALPN, RFC 7301).
 pub const ALPN: &[u8] = b"circuit";
@@ -73,6 +73,14 @@ pub enum Role {
     Link(Identity, #[serde(with = "crate::codec::bytes")] Vec<u8>),
     /// Requests that another server forwards.
     Transfer(Identity),
+    /// The question of a server that has heard of its own identity with another number. It is not
+    /// accepted: the answer is [`Refused::Copy`], and both ends decide which of them goes on.
+    Copy {
+        /// Where the dialler is; pinned.
+        url: Url,
+        /// The dialler's claim.
+        tenure: Tenure,
+    },
 }
 
 /// The identity that a server claims. The id in its URL must be that of its TLS certificate.
@@ -84,6 +92,8 @@ pub struct Identity {
     pub name: String,
     /// Which of its lives this is: [`Life::count`].
     pub count: u64,
+    /// The random number that it drew at its start: [`Life::instance`].
+    pub instance: u64,
 }
 
 impl Identity {
@@ -93,6 +103,7 @@ impl Identity {
         Some(Life {
             id,
             count: self.count,
+            instance: self.instance,
         })
     }
 }
@@ -141,6 +152,12 @@ pub enum Refused {
     /// The server is leaving.
     #[error("it is leaving the circuit")]
     Leaving,
+    /// The dialler and the acceptor are two servers with one identity. The acceptor's claim.
+    #[error("it is another server with our identity")]
+    Copy(Tenure),
+    /// The acceptor has a link with another server of the dialler's identity, in a later life.
+    #[error("it has a link with another server of our identity, at {}", .0.url)]
+    Taken(Box<Identity>),
 }
 
 /// Why a connection is closed, as the code of its QUIC `CONNECTION_CLOSE` frame.
@@ -171,6 +188,8 @@ pub enum Close {
     Slow = 10,
     /// Another connection between the same two serves the purpose.
     Redundant = 11,
+    /// Two servers have one identity.
+    Copy = 12,
 }
 
 impl Refused {
@@ -183,6 +202,7 @@ impl Refused {
             Refused::Version(_) => Close::Version,
             Refused::Identity => Close::Identity,
             Refused::Myself => Close::Myself,
+            Refused::Copy(_) | Refused::Taken(_) => Close::Copy,
             Refused::Busy => Close::Busy,
             Refused::Malformed => Close::Malformed,
             Refused::Leaving => Close::Leaving,

@@ -28,7 +28,7 @@ pub use element::ElementKind;
 pub use error::{Code, Error};
 pub use id::{Fingerprint, ServerId};
 pub use key::Key;
-pub use life::Life;
+pub use life::{Life, Tenure};
 pub use os_text::OsText;
 pub use path::Path;
 pub use url::Url;

@@ -29,6 +29,7 @@ use crate::{Fingerprint, Life, ServerId, Url};
 
 mod audit;
 mod connection;
+mod copies;
 mod detector;
 mod dissemination;
 mod echo;
@@ -61,6 +62,7 @@ pub use message::{BUCKETS, MAX_DATAGRAM, MAX_ENTRIES, MAX_HASHES, Message, Wish}
 pub use output::{Notice, Output};
 
 use connection::Connection;
+use copies::Copies;
 use detector::Detector;
 use dissemination::Dissemination;
 use links::Links;
@@ -80,6 +82,8 @@ pub struct Record {
     pub name: String,
     /// Which of its lives this is: [`Life::count`].
     pub count: u64,
+    /// Which of several lives of that count: [`Life::instance`].
+    pub instance: u64,
 }
 
 impl Record {
@@ -88,6 +92,7 @@ impl Record {
         Life {
             id: self.fingerprint.id(),
             count: self.count,
+            instance: self.instance,
         }
     }
 }
@@ -110,8 +115,7 @@ pub struct Machine {
     news: Dissemination,
     links: Links,
     detector: Detector,
-    /// When another process with this server's key was last outbid.
-    outbid: Option<Duration>,
+    copies: Copies,
 }
 
 /// The offset that is added to the driver's time, so that what happened before it began can be dated.
@@ -141,7 +145,7 @@ impl Machine {
             news: Dissemination::new(now),
             links,
             detector: Detector::new(first_nonce),
-            outbid: None,
+            copies: Copies::default(),
         };
         let (who, held) = (machine.me.fingerprint, machine.my_held());
         machine
@@ -174,6 +178,8 @@ impl Machine {
             Input::Message { from, message } => self.on_message(from, message),
             Input::Datagram { from, message } => self.on_datagram(from, message),
             Input::Tether { peer, state } => self.on_tether(peer, state),
+            Input::Copy { record } => self.on_copy(record),
+            Input::Settled { above } => self.on_settled(above),
             Input::Leave => self.on_leave(),
             Input::Tick => {}
         }
@@ -209,8 +215,12 @@ impl Machine {
             Message::Pong {
                 nonce,
                 count,
+                instance,
                 incarnation,
-            } => self.on_pong(from, nonce, count, incarnation),
+            } => {
+                let held = answering(count, instance, incarnation);
+                self.on_pong(from, nonce, held);
+            }
             Message::Witness {
                 nonce,
                 subject,
@@ -239,8 +249,12 @@ impl Machine {
             Message::Pong {
                 nonce,
                 count,
+                instance,
                 incarnation,
-            } => self.on_pong(from, nonce, count, incarnation),
+            } => {
+                let held = answering(count, instance, incarnation);
+                self.on_pong(from, nonce, held);
+            }
             Message::Knock { nonce, url, held } => self.on_knock(from, nonce, url, held),
             Message::Witness {
                 nonce,
@@ -397,6 +411,12 @@ impl Machine {
             .map(|member| &*member.record)
     }
 
+    /// The server with this fingerprint, if there is a link to it and nothing is held against it.
+    pub fn trusted_neighbour(&self, fingerprint: &Fingerprint) -> Option<&Record> {
+        let trusted = self.links.contains(fingerprint) && self.view.is_trusted(fingerprint);
+        trusted.then(|| self.record(fingerprint)).flatten()
+    }
+
     /// The servers that failed and are still looked for, the longest gone first.
     pub fn failed(&self) -> impl Iterator<Item = &Record> {
         self.view
@@ -419,5 +439,15 @@ impl Machine {
     /// The digest of the live members: two servers with the same one hold the same.
     pub fn digest(&self) -> u64 {
         self.view.digest()
+    }
+}
+
+/// The value that a server's answer to a ping tells of it.
+fn answering(count: u64, instance: u64, incarnation: u64) -> Held {
+    Held {
+        count,
+        instance,
+        incarnation,
+        phase: Phase::Alive,
     }
 }

@@ -122,6 +122,7 @@ mod tests {
                 .unwrap(),
             name: String::new(),
             count: 0,
+            instance: 0,
         })
     }
 

@@ -25,6 +25,7 @@ pub async fn run(peer: Arc<Peer>, multicast: Multicast, key: Option<Key>) {
         url: me.url,
         name: me.name,
         count: me.count,
+        instance: me.instance,
     };
     // A server's own URL always says who it is.
     let Ok(machine) = Machine::new(me, key, random_seed()) else {

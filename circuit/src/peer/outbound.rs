@@ -12,8 +12,9 @@ use circuit_client::transport::endpoint;
 use circuit_client::transport::tls::{Certificate, Pin};
 use circuit_proto::handshake::{Identity, Role};
 use circuit_proto::membership::Message;
-use circuit_proto::{Key, Url};
+use circuit_proto::{Key, Tenure, Url};
 use quinn::{TransportConfig, VarInt};
+use tokio::time::Instant;
 
 use crate::runtime::Runtime;
 
@@ -27,6 +28,7 @@ pub struct Outbound {
     /// The count of this life, which membership may have found to be greater than the one that was
     /// kept.
     life: AtomicU64,
+    begin: Instant,
     link: Arc<TransportConfig>,
     transfer: Arc<TransportConfig>,
     runtime: Arc<Runtime>,
@@ -51,6 +53,7 @@ impl Outbound {
             key: key.cloned(),
             me: me.clone(),
             life: AtomicU64::new(me.count),
+            begin: Instant::now(),
             link: Arc::new(link),
             transfer: Arc::new(endpoint::transport_config(windows)),
             runtime: runtime.clone(),
@@ -62,6 +65,16 @@ impl Outbound {
         Identity {
             count: self.life.load(Ordering::Relaxed),
             ..self.me.clone()
+        }
+    }
+
+    /// The claim of this process to its identity, as of now.
+    pub fn tenure(&self) -> Tenure {
+        let lived = self.begin.elapsed().as_millis();
+        Tenure {
+            count: self.life.load(Ordering::Relaxed),
+            instance: self.me.instance,
+            lived: u64::try_from(lived).unwrap_or(u64::MAX),
         }
     }
 
@@ -109,6 +122,22 @@ impl Outbound {
             timeout,
         )
         .await
+    }
+
+    /// Asks a server that may have this server's identity for its claim to it. The answer is a
+    /// refusal, as nothing else is wanted of the connection.
+    pub(super) async fn ask(
+        &self,
+        url: &Url,
+        pin: Pin,
+        mine: Tenure,
+        timeout: Duration,
+    ) -> Result<Accepted, DialError> {
+        let role = Role::Copy {
+            url: self.me.url.clone(),
+            tenure: mine,
+        };
+        self.dial(url, pin, role, &self.link, timeout).await
     }
 
     async fn dial(

@@ -32,6 +32,12 @@ const SEEN_WAIT: Duration = Duration::from_secs(4);
 pub async fn follow(peer: Arc<Peer>, url: Url, way: Way) {
     let me = peer.me().fingerprint.id();
     if url.server.is_some_and(|server| server.id == me) {
+        // Elsewhere this identity is that of a copy.
+        if url.authority() != peer.me().url.authority()
+            && let Err(error) = dial(&peer, &url).await
+        {
+            peer.failed_by_copy(&url, &error).await;
+        }
         return;
     }
     let mut seed = Seed::new(url, way, peer.outbound().has_key());
@@ -101,6 +107,7 @@ async fn attempt(peer: &Arc<Peer>, seed: &mut Seed) -> Attempt {
             // The name may stand for other servers as well, at another time.
             Host::Name(_) => None,
         },
+        Err(error) if peer.failed_by_copy(&url, &error).await => None,
         Err(error) => seed.on_failed(&error),
     };
     say(line);
@@ -117,7 +124,7 @@ fn say(line: Option<Line>) {
 
 /// Dials a server that was heard of in this life, once.
 pub async fn once(peer: Arc<Peer>, url: Url, life: Life) {
-    if peer.life(life.id) >= Some(life) {
+    if life.id != peer.me().fingerprint.id() && peer.life(life.id) >= Some(life) {
         return;
     }
     match dial(&peer, &url).await {
@@ -125,6 +132,7 @@ pub async fn once(peer: Arc<Peer>, url: Url, life: Life) {
             info!("found {accepted}");
             peer.adopt(accepted, Origin::Dialled);
         }
+        Err(error) if peer.failed_by_copy(&url, &error).await => (),
         Err(error) => info!("heard of {url}, but: {error}"),
     }
 }

@@ -30,6 +30,19 @@ pub enum Failure {
         /// The error.
         error: String,
     },
+    /// It is no task: another server has this server's identity, and goes on.
+    #[error(
+        "another server with this server's identity is at {there} and has run for {lived}, this one \
+         for {here}: this one ends; was its -var directory copied? give it one of its own"
+    )]
+    Copied {
+        /// The other server's address.
+        there: String,
+        /// For how long the other server has run.
+        lived: String,
+        /// For how long this one has.
+        here: String,
+    },
     /// It panicked, which is a defect.
     #[error("the {name} panicked: {message}")]
     Panicked {
@@ -165,6 +178,12 @@ impl Alarm {
         (Alarm(alarm), failures)
     }
 
+    /// Reports a failure.
+    pub fn raise(&self, failure: Failure) {
+        // Where the queue is full, others have failed before.
+        let _ = self.0.try_send(failure);
+    }
+
     /// Starts a thread. Its panic is a failure, and so is an error that it returns; `Ok` is its end
     /// in order.
     pub fn thread(
@@ -192,8 +211,7 @@ impl Alarm {
                 message: message(&*panic),
             },
         };
-        // Where the queue is full, others have failed before.
-        let _ = self.0.try_send(failure);
+        self.raise(failure);
     }
 }
 

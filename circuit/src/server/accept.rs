@@ -152,7 +152,10 @@ async fn handshake(
         Ok(_) => None,
         Err(reason) => {
             server.runtime.counters.refused.one();
-            refusals.log(address, &reason);
+            // Two servers with one identity say so themselves.
+            if !matches!(reason, Refused::Copy(_)) {
+                refusals.log(address, &reason);
+            }
             let _ = tokio::time::timeout(CLOSE_WAIT, connection.closed()).await;
             close(&connection, reason.close());
             None
@@ -191,9 +194,17 @@ fn admit(
                 [] => None,
                 bytes => Message::decode(bytes).map_err(|_| Refused::Malformed)?,
             };
-            Admitted::Link(peer(server, connection, identity)?, hello)
+            let peer = peer(server, connection, identity)?;
+            match server.peer.taken(&peer.fingerprint, peer.life()) {
+                Some(other) => return Err(Refused::Taken(Box::new(other))),
+                None => Admitted::Link(peer, hello),
+            }
         }
         Role::Transfer(identity) => Admitted::Transfer(peer(server, connection, identity)?),
+        Role::Copy { url, tenure } => {
+            let by = peer_fingerprint(connection).ok_or(Refused::Identity)?;
+            return Err(server.peer.on_asked(by, url, tenure));
+        }
     };
     let proof = key.map(|key| auth::prove(key, End::Acceptor, &exporter));
     Ok((
@@ -214,7 +225,11 @@ fn peer(
     let fingerprint = peer_fingerprint(connection).ok_or(Refused::Identity)?;
     check_identity(&identity, fingerprint)?;
     if fingerprint == server.fingerprint {
-        return Err(Refused::Myself);
+        let mine = server.outbound.tenure();
+        return Err(match identity.instance == mine.instance {
+            true => Refused::Myself,
+            false => Refused::Copy(mine),
+        });
     }
     Ok(Accepted {
         connection: connection.clone(),
@@ -251,6 +266,10 @@ fn our_view(reason: &Refused) -> String {
         Refused::Version(_) => "it speaks no version of the protocol that we speak".to_owned(),
         Refused::Identity => "its URL does not name its own key".to_owned(),
         Refused::Malformed => "its handshake is malformed".to_owned(),
+        Refused::Copy(_) => "it has this server's identity".to_owned(),
+        Refused::Taken(_) => {
+            "there is a link with another server of its identity, in a later life".to_owned()
+        }
         Refused::Myself | Refused::Busy | Refused::Leaving => reason.to_string(),
     }
 }

@@ -99,6 +99,7 @@ impl Peer {
             url,
             name: "hand".to_owned(),
             count: 0,
+            instance: 0,
         };
         let mut transport = transport_config(&Windows::default());
         transport.max_concurrent_uni_streams(VarInt::from_u32(1));

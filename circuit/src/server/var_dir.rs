@@ -18,6 +18,8 @@ use circuit_client::transport::tls::{Certificate, CertificateReadError};
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::peer::Peer;
+
 /// How long the lock is waited for. A server that was told to leave holds it for a second at most,
 /// and a killed one until the kernel has taken it apart.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -41,6 +43,8 @@ pub struct Kept {
     pub reset_secret: [u8; 32],
     /// How many lives it had before: 0 in the first.
     pub life: u64,
+    /// The random number of this life.
+    pub instance: u64,
     /// The directory. `None` for a server that keeps nothing.
     pub dir: Option<Arc<VarDir>>,
 }
@@ -110,6 +114,7 @@ pub fn forgetful() -> Result<Kept, VarDirError> {
         certificate,
         reset_secret: random()?,
         life: 0,
+        instance: instance()?,
         dir: None,
     })
 }
@@ -154,6 +159,7 @@ async fn open_within(path: &Path, wait: Duration) -> Result<Kept, VarDirError> {
         certificate,
         reset_secret,
         life,
+        instance: instance()?,
         dir: Some(Arc::new(dir)),
     })
 }
@@ -234,6 +240,27 @@ fn count(dir: &Path, has_identity: bool) -> Result<u64, VarDirError> {
     Ok(count)
 }
 
+/// Keeps the count of this life whenever the server has raised it above that of another life: the
+/// next start is to begin above both.
+pub async fn keep_count(dir: Arc<VarDir>, peer: Arc<Peer>) {
+    let mut changes = peer.changes();
+    let mut kept = peer.me().count;
+    while changes.changed().await.is_ok() {
+        let count = peer.me().count;
+        if count == kept {
+            continue;
+        }
+        let dir = dir.clone();
+        let text = format!("{count}\n");
+        let replaced =
+            tokio::task::spawn_blocking(move || dir.replace(COUNTER, text.as_bytes())).await;
+        if let Ok(Err(error)) = replaced {
+            warn!("cannot keep the count of this life: {error}");
+        }
+        kept = count;
+    }
+}
+
 fn reset_secret(dir: &Path) -> Result<[u8; 32], VarDirError> {
     let path = dir.join("reset.key");
     match read(&path)?.map(<[u8; 32]>::try_from) {
@@ -293,6 +320,12 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> VarDirError {
 
 fn generate() -> Result<(Certificate, String), VarDirError> {
     Certificate::generate().map_err(|error| VarDirError::Make(error.to_string()))
+}
+
+/// A number that no other process draws.
+fn instance() -> Result<u64, VarDirError> {
+    let [a, b, c, d, e, f, g, h, ..] = random()?;
+    Ok(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 fn random() -> Result<[u8; 32], VarDirError> {

@@ -427,6 +427,7 @@ impl Accepted {
         Life {
             id: self.fingerprint.id(),
             count: self.identity.count,
+            instance: self.identity.instance,
         }
     }
 }

@@ -125,6 +125,7 @@ mod tests {
             url,
             name: String::new(),
             count: 0,
+            instance: 0,
         }
     }
 

@@ -221,6 +221,7 @@ mod tests {
             url: url.parse().unwrap(),
             name: name.into(),
             count: u64::MAX,
+            instance: u64::MAX,
         }
     }
 

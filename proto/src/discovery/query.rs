@@ -103,6 +103,7 @@ mod tests {
             url,
             name: "a".into(),
             count: 0,
+            instance: 0,
         }
     }
 

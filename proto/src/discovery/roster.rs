@@ -70,7 +70,11 @@ mod tests {
 
     /// All servers live.
     fn all(id: ServerId) -> Option<Life> {
-        Some(Life { id, count: 0 })
+        Some(Life {
+            id,
+            count: 0,
+            instance: 0,
+        })
     }
 
     fn roster(ids: &[u64]) -> Roster {

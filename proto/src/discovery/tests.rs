@@ -22,12 +22,17 @@ fn identity(server: usize) -> Identity {
         url: url.parse().unwrap(),
         name: "b".into(),
         count: 0,
+        instance: 0,
     }
 }
 
 /// A view in which all servers are in their first life.
 fn all(id: ServerId) -> Option<Life> {
-    Some(Life { id, count: 0 })
+    Some(Life {
+        id,
+        count: 0,
+        instance: 0,
+    })
 }
 
 fn from(server: usize) -> SocketAddr {

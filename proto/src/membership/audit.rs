@@ -86,31 +86,39 @@ impl Machine {
         if url.server.is_none_or(|server| server.id != from.id()) {
             return;
         }
-        self.on_held_of_me(held);
+        self.on_held_of_me(from, held);
         let to = Arc::new(Record {
             fingerprint: from,
             url,
             name: String::new(),
             count: 0,
+            instance: 0,
         });
         let message = Message::Pong {
             nonce,
             count: self.me.count,
+            instance: self.me.instance,
             incarnation: self.incarnation,
         };
         self.outputs.push_back(Output::Datagram { to, message });
     }
 
     /// Takes note of the value that a peer holds of this server.
-    pub(super) fn on_held_of_me(&mut self, held: Held) {
+    pub(super) fn on_held_of_me(&mut self, from: Fingerprint, held: Held) {
         let entry = Entry {
             fingerprint: self.me.fingerprint,
             held,
             age: 0,
             record: None,
         };
-        if held.is_sane() {
-            self.on_entry_about_me(&entry, None);
+        if !held.is_sane() || self.on_entry_about_me(&entry, None) {
+            return;
+        }
+        if self.connections.contains_key(&from) {
+            let members = vec![self.me.fingerprint];
+            self.send(from, Message::Who { members });
+        } else {
+            self.meet(from);
         }
     }
 

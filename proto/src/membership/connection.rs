@@ -235,6 +235,7 @@ impl Machine {
         };
         Held {
             count: self.me.count,
+            instance: self.me.instance,
             incarnation: self.incarnation,
             phase,
         }

@@ -46,6 +46,8 @@ impl Phase {
 pub struct Held {
     /// The life of the member: [`Life::count`](crate::Life::count).
     pub count: u64,
+    /// Which of several lives of that count: [`Life::instance`](crate::Life::instance).
+    pub instance: u64,
     /// The incarnation in that life: 0 at its start. The member raises it to outbid suspicions.
     pub incarnation: u64,
     /// The state in that incarnation.
@@ -53,6 +55,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// Whether it is of this record's life.
+    pub(super) fn is_of(&self, record: &Record) -> bool {
+        (self.count, self.instance) == (record.count, record.instance)
+    }
+
     /// Whether a peer's numbers can be believed.
     pub(super) fn is_sane(&self) -> bool {
         self.count <= MAX_LIVES && self.incarnation <= MAX_INCARNATION
@@ -126,6 +133,7 @@ impl From<Wire> for Entry {
                 url,
                 name,
                 count: held.count,
+                instance: held.instance,
             })
         });
         Entry {

@@ -48,8 +48,7 @@ impl Machine {
         }
         let who = entry.fingerprint;
         if who == self.me.fingerprint {
-            self.on_entry_about_me(&entry, from);
-            return true;
+            return self.on_entry_about_me(&entry, from);
         }
         match self.view.compare(&who, &entry.held) {
             Standing::Unknown if entry.record.is_none() => return !entry.held.phase.is_live(),
@@ -60,7 +59,7 @@ impl Machine {
                 let known = self
                     .view
                     .get(&who)
-                    .is_some_and(|member| member.record.count == entry.held.count);
+                    .is_some_and(|member| entry.held.is_of(&member.record));
                 if entry.record.is_none() && !known && entry.held.phase.is_live() {
                     return false;
                 }

@@ -197,6 +197,7 @@ impl Node {
                     said.push(message);
                 }
                 Output::Connect { to } => assert!(to.fingerprint != machine.me().fingerprint),
+                Output::Ask { to } => assert_ne!(to.instance, machine.me().instance),
                 Output::Disconnect { .. } => {}
             }
         }
@@ -231,5 +232,6 @@ fn record(who: u8, count: u64) -> Record {
         },
         name: String::new(),
         count,
+        instance: 0,
     }
 }

@@ -1,6 +1,8 @@
 //! The inputs of a machine.
 
-use super::Message;
+use std::sync::Arc;
+
+use super::{Message, Record};
 use crate::Fingerprint;
 
 /// An event that a machine is told of.
@@ -47,6 +49,18 @@ pub enum Input {
         peer: Fingerprint,
         /// Its state from now on.
         state: TetherState,
+    },
+    /// There is another server with this server's identity, as somebody says who is no peer.
+    Copy {
+        /// Where it is, and its life.
+        record: Arc<Record>,
+    },
+    /// An [`Output::Ask`](super::Output::Ask) is settled, or another server with this server's
+    /// identity has asked: this server goes on.
+    Settled {
+        /// The count of the other life, above which this server raises its own; `None` if nothing
+        /// was found out.
+        above: Option<u64>,
     },
     /// Leave the circuit in order: the outputs that follow say so to all neighbours, and are the
     /// last.

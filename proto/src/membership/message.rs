@@ -101,6 +101,8 @@ pub enum Message {
         nonce: u64,
         /// Which life of the sender answers.
         count: u64,
+        /// Which of several lives of that count.
+        instance: u64,
         /// The sender's incarnation.
         incarnation: u64,
     },
@@ -190,6 +192,7 @@ mod tests {
     const WHO: Fingerprint = Fingerprint([255; 32]);
     const HELD: Held = Held {
         count: u64::MAX,
+        instance: u64::MAX,
         incarnation: u64::MAX,
         phase: Phase::Left,
     };
@@ -217,6 +220,7 @@ mod tests {
             url,
             name: "n".repeat(255),
             count: u64::MAX,
+            instance: u64::MAX,
         });
         let entry = Entry {
             fingerprint: WHO,
@@ -244,6 +248,7 @@ mod tests {
             Message::Pong {
                 nonce: u64::MAX,
                 count: u64::MAX,
+                instance: u64::MAX,
                 incarnation: u64::MAX,
             },
             Message::Knock {

@@ -34,6 +34,13 @@ pub enum Output {
         /// The message.
         message: Message,
     },
+    /// There is another life of this server at this address: ask there whether somebody lives it,
+    /// and decide by the [`Tenure`](crate::Tenure)s of both who goes on. Answered by
+    /// [`Input::Settled`](super::Input::Settled), unless this server ends.
+    Ask {
+        /// The other life.
+        to: Arc<Record>,
+    },
     /// Tell the subscribers.
     Notice(Notice),
 }

@@ -6,7 +6,7 @@
 
 use super::Machine;
 use super::detector::{Ask, Begun, Stage, Step, Verdict};
-use super::entry::{Entry, Held, Phase};
+use super::entry::{Entry, Held};
 use super::message::Message;
 use super::timer::Timer;
 use super::tuning::*;
@@ -150,10 +150,11 @@ impl Machine {
 
     /// Answers a ping.
     pub(super) fn on_ping(&mut self, from: Fingerprint, nonce: u64, held: Held, datagram: bool) {
-        self.on_held_of_me(held);
+        self.on_held_of_me(from, held);
         let answer = Message::Pong {
             nonce,
             count: self.me.count,
+            instance: self.me.instance,
             incarnation: self.incarnation,
         };
         if datagram {
@@ -165,7 +166,7 @@ impl Machine {
     }
 
     /// A server answers a ping.
-    pub(super) fn on_pong(&mut self, from: Fingerprint, nonce: u64, count: u64, incarnation: u64) {
+    pub(super) fn on_pong(&mut self, from: Fingerprint, nonce: u64, held: Held) {
         let Some(pinged) = self.pinged(nonce) else {
             return;
         };
@@ -177,15 +178,10 @@ impl Machine {
             self.reunite(from);
             return;
         };
-        if member.record.count != count {
+        if !held.is_of(&member.record) {
             // Another life, of which we have not heard yet.
             self.meet(from);
-        } else if incarnation > member.incarnation {
-            let held = Held {
-                count,
-                incarnation,
-                phase: Phase::Alive,
-            };
+        } else if held.incarnation > member.incarnation {
             self.on_entry(
                 Entry {
                     fingerprint: from,

@@ -36,6 +36,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// another with them.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the driver waits for an answer to [`Output::Ask`](super::Output::Ask).
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How often a join URL is tried again.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
 

@@ -170,7 +170,7 @@ impl Machine {
         let Some(member) = self.view.live_member(&entry.fingerprint) else {
             return false;
         };
-        if entry.held.phase != Phase::Down || entry.held.count != member.record.count {
+        if entry.held.phase != Phase::Down || !entry.held.is_of(&member.record) {
             return false;
         }
         let for_long = self.now.saturating_sub(member.since);
@@ -216,44 +216,40 @@ impl Machine {
         self.arm_suspicion(who);
     }
 
-    /// An entry is about this server itself: outbids anything that is worse than the truth.
-    pub(super) fn on_entry_about_me(&mut self, entry: &Entry, from: Option<Fingerprint>) {
+    /// An entry is about this server itself: outbids anything that is worse than the truth. Returns
+    /// false if it is of no use without a record.
+    pub(super) fn on_entry_about_me(&mut self, entry: &Entry, from: Option<Fingerprint>) -> bool {
         let (mine, me) = (self.my_held(), self.me.fingerprint);
         if self.leaving || entry.held == mine {
-            return;
+            return true;
         }
         if entry.held < mine {
             if let Some(from) = from {
                 self.tell(from, me);
             }
-            return;
+            return true;
         }
-        // Of two running processes with one key each outbids the other, but not without rest.
-        if entry.held.count != mine.count {
-            if self.outbid.is_some_and(|at| at + OUTBID > self.now) {
-                return;
-            }
-            self.outbid = Some(self.now);
+        if !entry.held.is_of(&self.me) {
+            return self.on_other_life_of_me(entry, from);
         }
-        let (count, incarnation) = if entry.held.count == mine.count || mine.count == MAX_LIVES {
-            let higher = (entry.held.incarnation + 1).min(MAX_INCARNATION);
-            (mine.count, higher)
-        } else {
-            // The count that was kept has been set back: this life is a later one than it says.
-            ((entry.held.count + 1).min(MAX_LIVES), 0)
-        };
-        if (count, incarnation) <= (mine.count, mine.incarnation) {
-            // A hostile member has said the last word there is: to object would be no news.
-            return;
+        let incarnation = (entry.held.incarnation + 1).min(MAX_INCARNATION);
+        // Else a hostile member has said the last word there is: to object would be no news.
+        if incarnation > mine.incarnation {
+            self.speak_of_me(mine.count, incarnation, from);
         }
-        if count != mine.count {
+        true
+    }
+
+    /// Raises the value that this server holds of itself, and tells everybody.
+    pub(super) fn speak_of_me(&mut self, count: u64, incarnation: u64, from: Option<Fingerprint>) {
+        if count != self.me.count {
             self.me = Arc::new(Record {
                 count,
                 ..Record::clone(&self.me)
             });
         }
         self.incarnation = incarnation;
-        let (held, record) = (self.my_held(), Arc::clone(&self.me));
+        let (me, held, record) = (self.me.fingerprint, self.my_held(), Arc::clone(&self.me));
         let notices = self.view.raise(me, held, Some(record), self.now);
         self.outputs.extend(notices.into_iter().map(Output::Notice));
         self.spread(me, None);
@@ -287,9 +283,9 @@ impl Machine {
         self.end_probe(who);
         if held.phase == Phase::Alive {
             self.links.avoid_no_more(&who);
-            if before
-                .is_some_and(|before| before.phase.is_suspected() && before.count == held.count)
-            {
+            let is_same_life =
+                |before: &Held| (before.count, before.instance) == (held.count, held.instance);
+            if before.is_some_and(|before| before.phase.is_suspected() && is_same_life(&before)) {
                 self.detector.raise_suspicion_factor(who, self.now);
             }
         } else {

@@ -6,6 +6,7 @@ use super::sim::Simulation;
 
 mod audit;
 mod bounds;
+mod copies;
 mod digest;
 mod echo;
 mod introduction;

@@ -78,8 +78,18 @@ pub(super) const PING_SUSPECT: Duration = ms(500);
 /// delays.
 pub(super) const LATE: Duration = ms(500);
 
-/// For how long a server that has outbid another process with its own key lets that be.
+/// For how long a server that has raised its count above that of another life of its own does not do
+/// so again: where two servers on one identity cannot ask each other, each outbids the other. The rest
+/// doubles each time. Chosen, not measured: as long as everybody needs to have heard.
 pub(super) const OUTBID: Duration = ms(1000);
+
+/// The longest such rest; after twice as long it is short again. Chosen, not measured: a change of
+/// the view a minute disturbs nobody.
+pub(super) const OUTBID_MAX: Duration = ms(64_000);
+
+/// After how long a question to another life of this server counts as lost: longer than the driver
+/// waits for the answer.
+pub(super) const COPY_WAIT: Duration = ms(5000);
 
 /// How long before a suspicion's end its accuser tries again: pings and witnesses.
 pub(super) const SECOND_ROUND: Duration = ms(1150);

@@ -39,6 +39,7 @@ impl Member {
     pub(super) fn held(&self) -> Held {
         Held {
             count: self.record.count,
+            instance: self.record.instance,
             incarnation: self.incarnation,
             phase: self.phase,
         }
@@ -242,7 +243,7 @@ impl View {
         };
         let before = self.take(&who);
         let mut notices = Vec::new();
-        let same_life = before.as_ref().is_some_and(|old| old.count == record.count);
+        let same_life = before.as_ref().is_some_and(|old| held.is_of(old));
         if let Some(old) = before
             && !(held.phase.is_live() && same_life)
         {
@@ -265,13 +266,14 @@ impl View {
     ) -> Option<Arc<Record>> {
         let known = self.members.get(&who).map(|member| &member.record);
         match (record, known) {
-            (_, Some(known)) if known.count == held.count => Some(Arc::clone(known)),
+            (_, Some(known)) if held.is_of(known) => Some(Arc::clone(known)),
             (Some(record), _) if self.members.len() < MAX_MEMBERS || known.is_some() => {
                 Some(record)
             }
             // Of a life that was never seen, only its end is told: a tombstone at the last place.
             (None, Some(known)) if !held.phase.is_live() => Some(Arc::new(Record {
                 count: held.count,
+                instance: held.instance,
                 ..Record::clone(known)
             })),
             _ => None,
@@ -374,6 +376,7 @@ pub(super) fn bucket(who: &Fingerprint) -> usize {
 pub(super) fn hash(who: &Fingerprint, held: &Held) -> u64 {
     let mut state = mix(held.incarnation ^ (held.phase as u64) << 56);
     state = mix(state ^ held.count);
+    state = mix(state ^ held.instance);
     for word in who.0.chunks_exact(8) {
         let word = word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         state = mix(state ^ word);
@@ -390,9 +393,8 @@ fn mix(value: u64) -> u64 {
 
 /// Whether an entry can be believed at all: a peer may send anything.
 pub(super) fn is_sane(entry: &Entry) -> bool {
-    let of_the_same = |record: &Record| {
-        record.fingerprint == entry.fingerprint && record.count == entry.held.count
-    };
+    let of_the_same =
+        |record: &Record| record.fingerprint == entry.fingerprint && entry.held.is_of(record);
     entry.held.is_sane()
         && entry
             .record

@@ -17,7 +17,7 @@ impl Machine {
         held: Held,
     ) {
         if subject == self.me.fingerprint {
-            self.on_held_of_me(held);
+            self.on_held_of_me(asker, held);
             self.say(
                 asker,
                 Message::Witnessed {

@@ -25,6 +25,7 @@ fn server(number: u64) -> Arc<Server> {
         url: "circuit://10.0.0.1:1".parse().unwrap(),
         name: "a".to_owned(),
         count: 1,
+        instance: 0,
     })
 }
 

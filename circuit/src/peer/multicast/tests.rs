@@ -40,6 +40,7 @@ impl Server {
             url,
             name: "a".to_owned(),
             count: 0,
+            instance: 0,
         };
         let machine = Machine::new(me, key, id.0).unwrap();
         let multicast = Multicast::open(group, Scope::Loopback).unwrap();
@@ -48,7 +49,11 @@ impl Server {
         let view = live.clone();
         let life_of: LifeOf = Arc::new(move |id| {
             let live = view.lock().unwrap().contains(&id);
-            live.then_some(Life { id, count: 0 })
+            live.then_some(Life {
+                id,
+                count: 0,
+                instance: 0,
+            })
         });
         let (sender, heard) = mpsc::channel(8);
         let task = tokio::spawn(run(multicast, machine, life_of, sender));

@@ -20,6 +20,7 @@ fn record(peer: &Peer) -> Record {
         url: peer.identity.url.clone(),
         name: peer.identity.name.clone(),
         count: peer.identity.count,
+        instance: peer.identity.instance,
     }
 }
 
@@ -29,6 +30,7 @@ fn hello(peer: &Peer) -> Message {
             fingerprint: peer.fingerprint,
             held: Held {
                 count: peer.identity.count,
+                instance: peer.identity.instance,
                 incarnation: 0,
                 phase: Phase::Alive,
             },
@@ -129,6 +131,7 @@ async fn a_ping_is_answered_and_a_message_that_is_not_known_is_skipped() {
     linked.say_bytes(&[200, 1, 2, 3]).await;
     let held = Held {
         count: one.server().me.count,
+        instance: one.server().me.instance,
         incarnation: 0,
         phase: Phase::Alive,
     };
@@ -166,6 +169,7 @@ async fn a_peer_that_closes_as_one_that_leaves_is_gone_at_once() {
             fingerprint: linked.peer.fingerprint,
             held: Held {
                 count: linked.peer.identity.count,
+                instance: linked.peer.identity.instance,
                 incarnation: 0,
                 phase: Phase::Left,
             },

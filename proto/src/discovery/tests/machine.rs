@@ -212,6 +212,7 @@ fn another_hosts_loopback_is_not_ours() {
             url,
             name: String::new(),
             count: 0,
+            instance: 0,
         })
         .encode(None);
         let packet = Input::Packet {

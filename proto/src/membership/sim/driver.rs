@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::event::Event;
 use super::node::{End, number};
-use super::{DIAL_TIMEOUT, IDLE_TIMEOUT, JOIN_AGAIN, RETRANSMIT, RETRY, Simulation};
+use super::{ASK_TIMEOUT, DIAL_TIMEOUT, IDLE_TIMEOUT, JOIN_AGAIN, RETRANSMIT, RETRY, Simulation};
 use crate::Fingerprint;
 use crate::membership::{Gone, Input, Message, Notice, Output};
 
@@ -126,6 +126,12 @@ impl Simulation {
             Event::Resume { node } => {
                 self.nodes[node].stalled = None;
                 self.settle(node);
+            }
+            Event::Settled { node, life, above } => {
+                if self.nodes[node].life == life {
+                    let above = Some(above);
+                    self.input(node, Input::Settled { above });
+                }
             }
             Event::Tick { node, life } => {
                 if self.nodes[node].life == life {
@@ -284,6 +290,16 @@ impl Simulation {
                 }
                 Output::Send { to, message } => self.send(i, to, message),
                 Output::Datagram { to, message } => self.datagram(i, to.fingerprint, message),
+                // No two of these servers have one identity.
+                Output::Ask { to } => {
+                    let (above, life) = (to.count, self.nodes[i].life);
+                    let settled = Event::Settled {
+                        node: i,
+                        life,
+                        above,
+                    };
+                    self.push(self.now + ASK_TIMEOUT, settled);
+                }
                 Output::Notice(Notice::Join(_)) => {}
                 Output::Notice(Notice::Leave(record)) => {
                     if let Some(j) = self.find(&record.fingerprint)

@@ -63,6 +63,12 @@ pub(super) enum Event {
     Resume {
         node: usize,
     },
+    /// Nobody has answered the question to another life of this server, of this count.
+    Settled {
+        node: usize,
+        life: u64,
+        above: u64,
+    },
     Tick {
         node: usize,
         life: u64,
@@ -83,6 +89,7 @@ impl Event {
             | Event::Late { node, .. }
             | Event::Datagram { node, .. }
             | Event::Tether { node, .. }
+            | Event::Settled { node, .. }
             | Event::Tick { node, .. } => Some(*node),
         }
     }

@@ -111,6 +111,7 @@ impl Node {
                 url,
                 name: format!("host-{i}"),
                 count: 0,
+                instance: 0,
             },
             machine: None,
             life: 0,
@@ -145,6 +146,7 @@ impl Node {
         self.stalled = None;
         self.armed = None;
         self.record.count = self.count;
+        self.record.instance = self.life;
         self.count += 1;
         let machine = Machine::new(self.record.clone(), seed, self.local(now));
         self.subscriber = Subscriber::default();

@@ -39,6 +39,7 @@ fn audits(machine: &mut Machine, begun: &mut Begun, from: u64, to: u64) -> Audit
         let message = Message::Pong {
             nonce: *nonce,
             count: 1,
+            instance: 0,
             incarnation: 0,
         };
         machine.handle(Input::Datagram { from, message }, now);

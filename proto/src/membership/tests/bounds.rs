@@ -23,6 +23,7 @@ fn few_are_dialled_at_a_time_of_those_that_came_back() {
                 let message = Message::Pong {
                     nonce,
                     count: 2,
+                    instance: 0,
                     incarnation: 0,
                 };
                 machine.handle(Input::Datagram { from, message }, at);
@@ -70,6 +71,7 @@ fn a_server_is_tried_for_so_many_at_the_same_time() {
     tell_of(&mut machine, 1, [subject], Phase::Alive, NOW);
     let held = Held {
         count: 1,
+        instance: 0,
         incarnation: 0,
         phase: Phase::Alive,
     };

@@ -41,6 +41,7 @@ fn pong(nonce: u64) -> Message {
     Message::Pong {
         nonce,
         count: 1,
+        instance: 0,
         incarnation: 0,
     }
 }
@@ -49,6 +50,7 @@ fn pong(nonce: u64) -> Message {
 fn said_once() -> Vec<Message> {
     let held = Held {
         count: 1,
+        instance: 0,
         incarnation: 0,
         phase: Phase::Alive,
     };

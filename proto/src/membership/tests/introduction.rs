@@ -163,6 +163,7 @@ fn incarnations_beyond_the_highest_are_not_believed() {
         Message::Pong {
             nonce,
             count,
+            instance: 0,
             incarnation,
         },
         Message::Witness {

@@ -115,6 +115,7 @@ fn every_table_is_bounded() {
             for i in first..first + 3 {
                 let held = Held {
                     count: 1,
+                    instance: 0,
                     incarnation: 0,
                     phase,
                 };
@@ -301,6 +302,7 @@ fn answer(machine: &mut Machine, output: &Output, (pong, testimony): Answers, no
         Message::Ping { nonce, .. } if pong => Message::Pong {
             nonce,
             count: 1,
+            instance: 0,
             incarnation: 0,
         },
         Message::Witness { nonce, subject, .. } => match testimony {

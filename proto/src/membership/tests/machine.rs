@@ -25,6 +25,7 @@ pub(super) fn entry(who: Fingerprint, number: u8, incarnation: u64, phase: Phase
         fingerprint: who,
         held: Held {
             count: 1,
+            instance: 0,
             incarnation,
             phase,
         },

@@ -42,6 +42,7 @@ fn fail(failure: Failure) -> impl Fn(&mut Machine, &Output, Duration) {
             let message = Message::Pong {
                 nonce: *nonce,
                 count: held.count,
+                instance: held.instance,
                 incarnation: held.incarnation,
             };
             machine.handle(Input::Datagram { from, message }, now);

@@ -105,6 +105,7 @@ pub(in crate::membership) fn record(who: u8, count: u64) -> Record {
         url,
         name: String::new(),
         count,
+        instance: 0,
     }
 }
 
@@ -114,6 +115,7 @@ pub(in crate::membership) fn known(others: u8, now: Duration) -> View {
     for who in 0..=others {
         let held = Held {
             count: 0,
+            instance: 0,
             incarnation: 0,
             phase: Phase::Alive,
         };
@@ -140,13 +142,14 @@ fn held() -> impl Strategy<Value = Held> {
         Phase::Down,
         Phase::Left,
     ];
-    (number(), number(), prop::sample::select(phases)).prop_map(|(count, incarnation, phase)| {
-        Held {
+    (number(), 0..2u64, number(), prop::sample::select(phases)).prop_map(
+        |(count, instance, incarnation, phase)| Held {
             count,
+            instance,
             incarnation,
             phase,
-        }
-    })
+        },
+    )
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
@@ -156,8 +159,13 @@ fn entry() -> impl Strategy<Value = Entry> {
             held,
             age,
             // Now and then the record is another server's.
-            record: whole
-                .then(|| Arc::new(record(if other == 0 { other } else { who }, held.count))),
+            record: whole.then(|| {
+                let whose = if other == 0 { other } else { who };
+                Arc::new(Record {
+                    instance: held.instance,
+                    ..record(whose, held.count)
+                })
+            }),
         },
     )
 }
@@ -187,6 +195,7 @@ fn message() -> impl Strategy<Value = Message> {
         (number(), number(), number()).prop_map(|(nonce, count, incarnation)| Message::Pong {
             nonce,
             count,
+            instance: 0,
             incarnation
         }),
         (number(), 0..16u8, held()).prop_map(|(nonce, who, held)| Message::Knock {
@@ -225,7 +234,7 @@ fn input() -> impl Strategy<Value = Vec<Input>> {
     prop_oneof![
         // The connection begins with a sane introduction; without one the machine would not listen.
         4 => (1..16u8, number(), 0..9u32).prop_map(|(who, count, live)| {
-            let held = Held { count, incarnation: 0, phase: Phase::Alive };
+            let held = Held { count, instance: 0, incarnation: 0, phase: Phase::Alive };
             let entry = Entry { fingerprint: fingerprint(who), held, age: 0, record: Some(Arc::new(record(who, count))) };
             let hello = Message::Hello { entry, live, digest: 1 };
             let peer = fingerprint(who);
@@ -234,6 +243,13 @@ fn input() -> impl Strategy<Value = Vec<Input>> {
         1 => (who(), any::<bool>()).prop_map(|(peer, dialled)| vec![Input::Connected { peer, dialled }]),
         1 => (who(), prop::sample::select(gone)).prop_map(|(peer, why)| vec![Input::Disconnected { peer, why }]),
         1 => who().prop_map(|peer| vec![Input::ConnectFailed { peer }]),
+        1 => (0..3u8, number(), 0..2u64).prop_map(|(who, count, instance)| {
+            // At this server's own address, or elsewhere.
+            let mut record = Record { instance, ..record(0, count) };
+            record.url.port += u16::from(who);
+            vec![Input::Copy { record: Arc::new(record) }]
+        }),
+        1 => prop::option::of(number()).prop_map(|above| vec![Input::Settled { above }]),
         12 => (who(), message()).prop_map(|(from, message)| vec![Input::Message { from, message }]),
         3 => (who(), message()).prop_map(|(from, message)| vec![Input::Datagram { from, message }]),
         1 => (who(), prop::sample::select(tether)).prop_map(|(peer, state)| vec![Input::Tether { peer, state }]),
@@ -293,6 +309,7 @@ fn check(
             }
             Output::Send { message, .. } => prop_assert!(message.encode().is_ok()),
             Output::Connect { to } => prop_assert!(to.fingerprint != machine.me().fingerprint),
+            Output::Ask { to } => prop_assert_ne!(to.instance, machine.me().instance),
             Output::Disconnect { .. } => {}
         }
     }

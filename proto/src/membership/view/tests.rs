@@ -24,6 +24,7 @@ fn record(who: u8, count: u64) -> Arc<Record> {
         url,
         name: String::new(),
         count,
+        instance: 0,
     })
 }
 
@@ -48,6 +49,7 @@ fn values() -> impl Strategy<Value = Vec<(u8, Held)>> {
     let held = (0..3u64, 0..3u64, prop::sample::select(phases.to_vec())).prop_map(
         |(count, incarnation, phase)| Held {
             count,
+            instance: 0,
             incarnation,
             phase,
         },
@@ -116,6 +118,7 @@ proptest! {
 fn an_expired_tombstone_resurrects_nobody() {
     let held = |incarnation, phase| Held {
         count: 1,
+        instance: 0,
         incarnation,
         phase,
     };
@@ -147,6 +150,7 @@ fn tombstones_are_bounded() {
         });
         let held = Held {
             count: 0,
+            instance: 0,
             incarnation: 0,
             phase: Phase::Down,
         };
@@ -177,6 +181,7 @@ fn record_of(who: Fingerprint) -> Option<Arc<Record>> {
 fn first(incarnation: u64, phase: Phase) -> Held {
     Held {
         count: 1,
+        instance: 0,
         incarnation,
         phase,
     }

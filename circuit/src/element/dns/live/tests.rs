@@ -16,6 +16,7 @@ fn server(number: u32, host: &str) -> Server {
         url: format!("circuit://{host}:{}", 1 + number).parse().unwrap(),
         name: "a".to_owned(),
         count: 1,
+        instance: 0,
     }
 }
 
