@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::support::{Home, Server};
 
 /// A multicast group that no other test uses.
-fn group() -> String {
+pub(crate) fn group() -> String {
     let mut random = [0; 5];
     getrandom::fill(&mut random).unwrap();
     let [a, b, c, d, e] = random;

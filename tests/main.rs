@@ -13,6 +13,7 @@
 // Tests say what they expect by failing.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod bound;
 mod channels;
 mod containers;
 mod copies;
@@ -34,6 +35,7 @@ mod making;
 mod processes;
 mod programs;
 mod readme;
+mod redial;
 mod reference;
 mod run;
 mod seeds;

@@ -33,6 +33,18 @@ pub trait Lifecycle: Send + Sync {
     /// Ends it, once it has left the tree: whoever waits on it is told.
     fn scrubbed(&self) -> impl Future<Output = ()> + Send;
 
+    /// Resolves, with the error for its maker, once an element that can be bound to its maker's stream
+    /// has been scrubbed.
+    fn aborted(&self) -> impl Future<Output = Error> + Send {
+        std::future::pending()
+    }
+
+    /// Ends what is not to outlive it, as its maker's stream, to which it was bound, has ended. Then it
+    /// leaves the tree.
+    fn unbind(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+
     /// Ends what the server's own end would not end in order.
     fn shutdown(&self) -> impl Future<Output = ()> + Send {
         ready(())

@@ -15,12 +15,13 @@ use crate::anchor::Anchor;
 use crate::discover::{self, DiscoverError};
 use crate::error::{DialError, Error};
 use crate::runtime_dir::RuntimeDir;
-use crate::search::{Search, SearchError};
+use crate::search::{Search, SearchError, Way};
 use crate::transport::congestion::Windows;
 use crate::transport::dial::{DIAL_TIMEOUT, Dialler, resolve};
 use crate::transport::endpoint::{self, close, close_and_flush, plain};
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
+use crate::ways::Ways;
 
 /// The deadline of operations that do not block by nature. docs/design.md, "Anchors and elements".
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ const DISCOVER_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    ways: Arc<Ways>,
     timeout: Duration,
 }
 
@@ -114,6 +116,82 @@ impl Client {
     /// # }
     /// ```
     pub async fn dial(url: &Url, key: Option<&Key>) -> Result<Client, DialError> {
+        let client = Client::dial_once(url, key).await?;
+        Ok(client.through(Ways::new(vec![Way::Url(url.clone())], key)))
+    }
+
+    /// Dials whichever server of these URLs answers first, in this order: the next is tried as well
+    /// when one has failed or taken a quarter of a second.
+    ///
+    /// The client remembers all of them, for [`redial`](Self::redial).
+    ///
+    /// # Errors
+    ///
+    /// [`SearchError::Dial`] with what the last of them said.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use circuit_client::Client;
+    /// let urls = ["circuit://10.0.0.1:11022".parse()?, "circuit://10.0.0.2:11022".parse()?];
+    /// let client = Client::dial_any(&urls, None).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn dial_any(urls: &[Url], key: Option<&Key>) -> Result<Client, SearchError> {
+        let ways = Ways::new(urls.iter().cloned().map(Way::Url).collect(), key);
+        let client = ways.dial_any().await?;
+        Ok(client.through(ways))
+    }
+
+    /// Connects to the same circuit again, through whichever of its servers answers first: for a
+    /// program that was told [`CircuitGone`](Error::CircuitGone), as the server that it had dialled is
+    /// gone, or [`ServerGone`](Error::ServerGone) of servers that others can still reach.
+    ///
+    /// Tried are the ways by which the client was made, be they several URLs, a multicast group or the
+    /// servers of this machine, and up to 16 of the servers that [`servers`](Self::servers) gave last;
+    /// the server that was dialled before only if no other answers. One attempt takes a few seconds at
+    /// most.
+    ///
+    /// The new client has the deadline of this one, and knows the same ways. Nothing moves to it by
+    /// itself: anchors and handles are those of the client that they came from, and have to be made
+    /// again with [`anchor`](Self::anchor). No operation is repeated. One that failed with the loss
+    /// may have been done, or not; whether it may be done twice, only the program knows. Streams are
+    /// cut where they were, and elements that were [bound](crate::Bound) are gone.
+    ///
+    /// # Errors
+    ///
+    /// [`SearchError`] with what the last that was tried said.
+    ///
+    /// ```no_run
+    /// # async fn example(mut client: circuit_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use circuit_client::{Error, Path};
+    /// let path: Path = "/one/answers".parse()?;
+    /// loop {
+    ///     match client.anchor(path.clone()).chan().recv_all(1 << 20).await {
+    ///         Ok(answer) => println!("{} bytes", answer.len()),
+    ///         // What had been received by half is left to the next who receives.
+    ///         Err(Error::CircuitGone { .. }) => client = client.redial().await?,
+    ///         Err(error) => return Err(error.into()),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub async fn redial(&self) -> Result<Client, SearchError> {
+        let client = self.ways.redial(self.dialled()).await?;
+        Ok(Client {
+            ways: self.ways.clone(),
+            timeout: self.timeout,
+            ..client
+        })
+    }
+
+    /// The same, which remembers these ways.
+    pub(crate) fn through(self, ways: Ways) -> Client {
+        let ways = Arc::new(ways);
+        Client { ways, ..self }
+    }
+
+    async fn dial_once(url: &Url, key: Option<&Key>) -> Result<Client, DialError> {
         if key.is_some() || !url.is_loopback() {
             return Client::dial_exactly(url, key, DIAL_TIMEOUT).await;
         }
@@ -171,6 +249,7 @@ impl Client {
         });
         Ok(Client {
             shared,
+            ways: Arc::default(),
             timeout: TIMEOUT,
         })
     }
@@ -189,17 +268,28 @@ impl Client {
         group: SocketAddr,
         key: Option<&Key>,
     ) -> Result<Client, DiscoverDialError> {
+        let client = Client::discover_but(None, group, key).await?;
+        Ok(client.through(Ways::new(vec![Way::Group(group)], key)))
+    }
+
+    /// Asks a multicast group for a server other than this one, and dials it.
+    pub(crate) async fn discover_but(
+        but: Option<ServerId>,
+        group: SocketAddr,
+        key: Option<&Key>,
+    ) -> Result<Client, DiscoverDialError> {
+        let ask = |key| discover::ask_but(but, group, key, DISCOVER_TIMEOUT);
         let local = match key {
             Some(_) => None,
             None => local_key(),
         };
-        let ours = async { Ok((discover::discover(group, key, DISCOVER_TIMEOUT).await?, key)) };
+        let ours = async { Ok((ask(key).await?, key)) };
         // The user's own servers on loopback have the local key, and nobody has to know.
         let on_loopback = async {
             let Some(local) = &local else {
                 return std::future::pending().await;
             };
-            match discover::discover(group, Some(local), DISCOVER_TIMEOUT).await {
+            match ask(Some(local)).await {
                 Ok(urls) => (urls, Some(local)),
                 // The error of the other search is of more use.
                 Err(_) => std::future::pending().await,
@@ -235,8 +325,8 @@ impl Client {
     /// ```
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         Client {
-            shared: self.shared.clone(),
             timeout,
+            ..self.clone()
         }
     }
 
@@ -316,7 +406,9 @@ impl Client {
             Listed::Server(server) => Some(server),
             Listed::Anchor { .. } => None,
         });
-        Ok(servers.collect())
+        let servers: Vec<ServerEntry> = servers.collect();
+        self.ways.learn(&servers);
+        Ok(servers)
     }
 
     /// Closes the connection and flushes its close. Dropping the last handle closes too, but

@@ -126,6 +126,16 @@ pub async fn ask_others(
 /// For how long it is asked at most: attempts are counted in one byte.
 const LONGEST: Duration = Duration::from_secs(240);
 
+/// Does the same; the answers of one server do not count.
+pub(crate) async fn ask_but(
+    but: Option<ServerId>,
+    group: SocketAddr,
+    key: Option<&Key>,
+    timeout: Duration,
+) -> Result<Vec<Url>, DiscoverError> {
+    ask(&|_| true, but, group, key, timeout).await
+}
+
 #[doc(hidden)]
 /// The same as [`discover`] on some interfaces only.
 pub async fn discover_on(

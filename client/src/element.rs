@@ -1,6 +1,7 @@
 //! Handles to elements: [`Handle`] has the methods that all kinds have, a file per kind its own
 //! methods and the method of [`Anchor`] that makes an element of the kind.
 
+mod bound;
 pub mod channel;
 pub mod container;
 pub mod dns;
@@ -12,6 +13,7 @@ pub mod subscription;
 
 use circuit_proto::ElementKind;
 
+pub use bound::Bound;
 pub use handle::{Handle, Kind};
 
 use crate::anchor::Anchor;

@@ -25,6 +25,10 @@
 //! the anchor is gone* ([`Error::ServerGone`]), *the circuit is gone* ([`Error::CircuitGone`]: the
 //! connection to the server that was dialled). A dial fails with a [`DialError`].
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/crate.md")]
+mod page {}
+
 mod anchor;
 mod client;
 pub mod discover;
@@ -37,6 +41,7 @@ mod signal;
 mod stream;
 #[doc(hidden)]
 pub mod transport;
+mod ways;
 
 pub use anchor::{Anchor, Entry};
 pub use bytes::Bytes;
@@ -62,7 +67,7 @@ pub use element::dns::Nameserver;
 pub use element::process::{Output, Proc};
 pub use element::server::Server;
 pub use element::subscription::{Events, Subscription};
-pub use element::{Element, Handle, Kind};
+pub use element::{Bound, Element, Handle, Kind};
 pub use error::{DialError, Error, chain};
 pub use search::{Search, SearchError, Warning, Way};
 pub use signal::Signal;

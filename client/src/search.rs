@@ -21,6 +21,7 @@ use crate::discover::{DiscoverError, NotAGroup, parse_group};
 use crate::error::{DialError, Error};
 use crate::key_file::{self, KeyFileError};
 use crate::runtime_dir::RuntimeDirError;
+use crate::ways::Ways;
 
 /// What is known of the circuit that is looked for; the rest is taken from the environment.
 ///
@@ -152,6 +153,9 @@ pub enum SearchError {
         /// How long it was tried.
         after: Duration,
     },
+    /// No way in was named: an empty list of URLs.
+    #[error("no circuit to dial: no URL is given")]
+    NoWay,
     /// A server of this machine let us in, and then did not say who is in its circuit.
     #[error(transparent)]
     Asked(#[from] Error),
@@ -272,7 +276,10 @@ impl Search {
         match way {
             Way::Url(url) => Ok(Client::dial(url, key).await?),
             Way::Group(group) => Ok(Client::discover(*group, key).await?),
-            Way::Local => local::dial(key, self.timeout, self.warn).await,
+            Way::Local => {
+                let client = local::dial(key, self.timeout, self.warn).await?;
+                Ok(client.through(Ways::new(vec![Way::Local], key)))
+            }
         }
     }
 }

@@ -17,7 +17,14 @@
 //! | [`container::Op::Make`](crate::element::container::Op::Make) | | its reply comes when the container runs, or when the fetching of its image begins; then data: the progress of that, as lines of text; `End` once the container runs |
 //! | [`server::Op::Stacks`](crate::element::server::Op::Stacks) | | text |
 //! | [`channel::Op::Send`](crate::element::channel::Op::Send), `Receive`, `SendMany`, `ReceiveMany`, `ReceiveWithin`, and those of [`subscription`](crate::element::subscription) that receive | see [`channel`](crate::element::channel) | |
+//! | those that make a [bound element](#bound-elements) | an `End` when the element is to go | its reply when the element is there; an `End` once it is gone |
 //! | all others | | value: `()` |
+//!
+//! # Bound elements
+//!
+//! An element that is bound to the stream of the request which made it goes when that stream ends, in
+//! order or not: when the caller has sent its `End`, is gone or lost, or a server that forwards is.
+//! If somebody scrubs the element before, the server's `End` says so.
 
 use serde::{Deserialize, Serialize};
 
@@ -203,10 +210,11 @@ mod tests {
             | channel::Op::Receive
             | channel::Op::Close
             | channel::Op::SendMany
-            | channel::Op::ReceiveMany => None,
-            channel::Op::ReceiveWithin { .. } => Some(op),
+            | channel::Op::ReceiveMany
+            | channel::Op::ReceiveWithin { .. } => None,
+            channel::Op::MakeBound { .. } => Some(op),
         };
-        let last = last(channel::Op::ReceiveWithin { wait: 0 }).unwrap();
+        let last = last(channel::Op::MakeBound { capacity: 0 }).unwrap();
         let mut bytes = codec::encode(&Op::from(last)).unwrap();
         assert!(Op::decode(&bytes).is_ok());
         bytes[1] += 1;

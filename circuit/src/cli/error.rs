@@ -246,7 +246,9 @@ impl From<SearchError> for Failure {
             SearchError::Several(_) => {
                 Failure::no_circuit(text).with_hint("choose one with -d URL")
             }
-            SearchError::NoUrl { .. } | SearchError::TimedOut { .. } => Failure::no_circuit(text),
+            SearchError::NoUrl { .. } | SearchError::TimedOut { .. } | SearchError::NoWay => {
+                Failure::no_circuit(text)
+            }
             SearchError::Dial(error) => error.into(),
             SearchError::Discover(error) => error.into(),
             SearchError::Asked(error) => error.into(),

@@ -38,6 +38,8 @@ use queue::{Claim, Fate, Match, Pulled, Queue, Refused, Ticket};
 #[derive(Debug)]
 pub struct Channel {
     queue: Mutex<Queue>,
+    /// Tells its maker that it was scrubbed, if the maker waits for that.
+    scrubbed: Notify,
     /// The word for it in errors: elements that are channels inside have their own.
     what: &'static str,
 }
@@ -57,6 +59,7 @@ impl Channel {
         }
         Ok(Arc::new(Channel {
             queue: Mutex::new(Queue::new(capacity)),
+            scrubbed: Notify::new(),
             what,
         }))
     }
@@ -83,6 +86,7 @@ impl Channel {
     /// Drops all messages, and fails all senders and receivers with `Aborted`.
     pub fn scrub(&self) {
         self.lock().abort();
+        self.scrubbed.notify_waiters();
     }
 
     /// Brings a message, of which nothing has come yet. Fails once the channel is closed.
@@ -172,6 +176,16 @@ impl Lifecycle for Channel {
 
     async fn scrubbed(&self) {
         self.scrub();
+    }
+
+    async fn aborted(&self) -> Error {
+        let mut scrubbed = std::pin::pin!(self.scrubbed.notified());
+        // Before it is looked at: a scrub in between is heard of.
+        scrubbed.as_mut().enable();
+        if !self.status().aborted {
+            scrubbed.await;
+        }
+        Channel::aborted(self)
     }
 }
 

@@ -15,6 +15,7 @@ mod spawn;
 use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use circuit_proto::element::Status as AnyStatus;
@@ -43,6 +44,8 @@ pub struct Process {
     streams: Streams,
     /// Until it exits.
     terminal: Mutex<Option<Arc<OwnedFd>>>,
+    /// Whether it is bound to its maker's stream.
+    bound: AtomicBool,
     /// Notified once nobody is attached any more to a process that is to hang up then.
     hung_up: Notify,
 }
@@ -69,6 +72,10 @@ const LOOK: Duration = Duration::from_secs(10);
 /// not measured: the system gives numbers out in turn, so that another group has this number in so short a
 /// time only if a hundred thousand processes start a second.
 const GROUP_LOOK: Duration = Duration::from_millis(250);
+
+/// How long a bound process and its group have after they were hung up, before they are killed. Chosen:
+/// as long as other supervisors give.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// The pauses after a process's exit before the server checks again whether its outputs have come to
 /// their ends. Chosen, not measured: the start of another process takes a millisecond, and a process
@@ -112,6 +119,7 @@ impl Process {
                 Output::new(spawned.stderr, &runtime.drains),
             ),
             terminal: Mutex::new(spawned.terminal),
+            bound: AtomicBool::new(false),
             hung_up: Notify::new(),
             cmd,
         });
@@ -261,20 +269,42 @@ impl Process {
         }
     }
 
+    /// Hangs up, if the command says so.
+    fn hang_up(&self) {
+        if self.cmd.hangup {
+            self.hung_up.notify_one();
+            self.close_terminal();
+        }
+    }
+
     /// Tells the whole group, as the end of a terminal does: children of a process that has exited and
     /// processes that are stopped hear it too.
-    fn hang_up(&self) {
-        if !self.cmd.hangup {
-            return;
-        }
-        self.hung_up.notify_one();
+    fn close_terminal(&self) {
         self.streams.close_unattached();
+        self.signal_group(&[Signal::HUP, Signal::CONT]);
+    }
+
+    /// Sends the group signals. A group of which nobody is left hears nothing.
+    fn signal_group(&self, signals: &[Signal]) {
         let life = self.life();
         if life.has_group() {
-            for signal in [Signal::HUP, Signal::CONT] {
-                // A group of which nobody is left hears nothing.
-                let _ = rustix::process::kill_process_group(self.pid, signal);
+            for signal in signals {
+                let _ = rustix::process::kill_process_group(self.pid, *signal);
             }
+        }
+    }
+
+    /// The process is bound to its maker's stream: at the server's own end it is hung up, too.
+    pub fn bind(&self) {
+        self.bound.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves once the process has exited and nobody of its group is left, or the element is
+    /// scrubbed.
+    async fn group_gone(&self) {
+        self.streams.over().await;
+        while self.life().group_left && !self.streams.is_scrubbed() {
+            tokio::time::sleep(GROUP_LOOK).await;
         }
     }
 
@@ -402,6 +432,29 @@ impl Lifecycle for Process {
 
     async fn scrubbed(&self) {
         self.scrub();
+    }
+
+    async fn aborted(&self) -> Error {
+        self.streams.scrubbed().await;
+        Error::new(Code::Aborted, "the element was scrubbed")
+    }
+
+    async fn unbind(&self) {
+        self.close_terminal();
+        if tokio::time::timeout(GRACE, self.group_gone())
+            .await
+            .is_err()
+        {
+            self.signal_group(&[Signal::KILL]);
+        }
+        // Whoever waits or reads is told of the end, and not of a scrub.
+        self.streams.over().await;
+    }
+
+    async fn shutdown(&self) {
+        if self.bound.load(Ordering::Relaxed) {
+            self.close_terminal();
+        }
     }
 }
 

@@ -82,6 +82,10 @@ impl Lifecycle for Subscription {
     async fn scrubbed(&self) {
         self.channel.scrub();
     }
+
+    async fn aborted(&self) -> Error {
+        Lifecycle::aborted(&*self.channel).await
+    }
 }
 
 impl Watch for Subscription {

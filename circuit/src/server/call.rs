@@ -72,13 +72,14 @@ impl Call {
     pub(super) fn make<K: Kind>(
         &mut self,
         make: impl FnOnce() -> Result<Arc<K>, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<K>, Error> {
         let (tree, names) = (&self.server.tree, self.path.below_server());
         let make = || {
             let place = tree.reserve(names);
             let place = place.map_err(|_| occupied(tree.get(names)))?;
-            place.commit(make()?.into_element());
-            Ok(())
+            let element = make()?;
+            place.commit(element.clone().into_element());
+            Ok(element)
         };
         self.operation.in_order(make, |_| true)
     }
@@ -109,6 +110,69 @@ impl Call {
         change: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.operation.in_order(change, |_| true)
+    }
+}
+
+/// Elements that are bound to the stream of the request that made them.
+impl Call {
+    /// Answers the maker of a bound element, and ends the element when the stream ends, in order or
+    /// not. It is boxed, as every request would carry it along.
+    pub(super) fn bind<'a, K: Kind>(
+        &'a mut self,
+        made: Result<Arc<K>, Error>,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Gone>> + Send + 'a>> {
+        Box::pin(async move {
+            let element = match made {
+                Ok(element) => element,
+                Err(error) => return self.refuse(error).await,
+            };
+            let held = self.hold(&*element).await;
+            if let Ok(Ok(())) | Err(Gone) = held {
+                element.unbind().await;
+                self.remove(&element).await;
+            }
+            self.end(held?).await
+        })
+    }
+
+    /// Lasts until the maker of an element has ended its stream or is gone, or the element has been
+    /// scrubbed.
+    async fn hold<K: Kind>(&mut self, element: &K) -> Result<End, Gone> {
+        self.accept().await?;
+        let abandoned = self.send.abandoned();
+        tokio::select! {
+            biased;
+            aborted = element.aborted() => Ok(Err(aborted)),
+            end = end_of(&mut self.recv) => end,
+            () = abandoned => Err(Gone),
+        }
+    }
+
+    /// Removes an element whose maker is gone, and logs that as the scrub that it is.
+    async fn remove<K: Kind>(&mut self, element: &Arc<K>) {
+        let (server, who) = (self.server.clone(), self.operation.who().clone());
+        let mut removal = server.operations.begin(who, "scrub", self.path.clone());
+        let held = element.clone().into_element();
+        let same = |found: &Element| found.is(&held);
+        let names = self.path.below_server();
+        let remove = || server.tree.remove_if(names, same).ok_or_else(nothing_there);
+        if removal.in_order(remove, |_| true).is_ok() {
+            element.scrubbed().await;
+        }
+    }
+}
+
+/// Resolves when the caller ends its direction in order. A caller that is lost is gone.
+async fn end_of(recv: &mut RecvHalf) -> Result<End, Gone> {
+    loop {
+        match recv.data().await {
+            // There is no data to send.
+            Ok(Some(_)) => (),
+            Ok(None) | Err(StreamError::Failed(_)) => return Ok(Ok(())),
+            Err(StreamError::Abandoned | StreamError::Lost(_) | StreamError::Protocol(_)) => {
+                return Err(Gone);
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ pub use many::{Receiver, Sender};
 pub(super) use one::receive;
 pub use one::{MessageReader, MessageWriter};
 
-use super::{Handle, Kind, kind};
+use super::{Bound, Handle, Kind, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
 
@@ -213,6 +213,12 @@ impl Anchor {
     /// ```
     pub async fn make_chan(&self, capacity: u64) -> Result<Chan, Error> {
         self.make(Op::Make { capacity }).await
+    }
+
+    /// Makes a channel here as [`make_chan`](Anchor::make_chan) does, which goes when the handle does:
+    /// see [`Bound`].
+    pub async fn make_bound_chan(&self, capacity: u64) -> Result<Bound<kind::Channel>, Error> {
+        Bound::make(self, Op::MakeBound { capacity }).await
     }
 
     /// A handle to the channel that the anchor is known to hold.

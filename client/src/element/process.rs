@@ -8,7 +8,7 @@ use circuit_proto::element::streams::Ended;
 pub use output::Output;
 
 use super::streams::Runs;
-use super::{Handle, kind};
+use super::{Bound, Handle, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
 use crate::signal::Signal;
@@ -73,6 +73,22 @@ impl Anchor {
     /// ```
     pub async fn make_proc(&self, cmd: Cmd) -> Result<Proc, Error> {
         self.make(Op::Make(cmd)).await
+    }
+
+    /// Executes a command here as [`make_proc`](Anchor::make_proc) does; the process and its element go
+    /// when the handle does: see [`Bound`].
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::Cmd;
+    /// let worker = anchor.make_bound_proc(Cmd::new("./worker")).await?;
+    /// println!("it runs as {}, for as long as this program does", worker.peek().await?.pid);
+    /// worker.wait().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_bound_proc(&self, cmd: Cmd) -> Result<Bound<kind::Process>, Error> {
+        Bound::make(self, Op::MakeBound(cmd)).await
     }
 
     /// A handle to the process that the anchor is known to hold.

@@ -7,7 +7,7 @@ use circuit_proto::element::subscription::{Event, Op, Source};
 use circuit_proto::{Path, codec};
 
 use super::channel::{self, Receiver, Receives};
-use super::{Handle, kind};
+use super::{Bound, Handle, kind};
 use crate::anchor::Anchor;
 use crate::error::Error;
 
@@ -135,6 +135,20 @@ impl Anchor {
     pub async fn make_on_leave(&self) -> Result<Subscription, Error> {
         let source = Source::Leave;
         self.make(Op::Make { source }).await
+    }
+
+    /// Makes a subscription here as [`make_on_join`](Anchor::make_on_join) does, which goes when the
+    /// handle does: see [`Bound`].
+    pub async fn make_bound_on_join(&self) -> Result<Bound<kind::Subscription>, Error> {
+        let source = Source::Join;
+        Bound::make(self, Op::MakeBound { source }).await
+    }
+
+    /// Makes a subscription here as [`make_on_leave`](Anchor::make_on_leave) does, which goes when the
+    /// handle does: see [`Bound`].
+    pub async fn make_bound_on_leave(&self) -> Result<Bound<kind::Subscription>, Error> {
+        let source = Source::Leave;
+        Bound::make(self, Op::MakeBound { source }).await
     }
 
     /// A handle to the subscription that the anchor is known to hold.

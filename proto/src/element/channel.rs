@@ -49,13 +49,18 @@ pub enum Op {
         /// For how long the channel waits for a message, in milliseconds.
         wait: u64,
     },
+    /// Make a channel that is [bound](crate::request#bound-elements) to the stream of this request.
+    MakeBound {
+        /// As of [`Make`](Op::Make).
+        capacity: u64,
+    },
 }
 
 impl Op {
     /// The operation's name in logs and tables: the name of its command.
     pub fn name(&self) -> &'static str {
         match self {
-            Op::Make { .. } => "mkchan",
+            Op::Make { .. } | Op::MakeBound { .. } => "mkchan",
             Op::Send | Op::SendMany => "send",
             Op::Receive | Op::ReceiveMany | Op::ReceiveWithin { .. } => "recv",
             Op::Close => "close",
@@ -65,7 +70,7 @@ impl Op {
     /// Whether the operation changes anything that outlives it.
     pub fn changes(&self) -> bool {
         match self {
-            Op::Make { .. } | Op::Close => true,
+            Op::Make { .. } | Op::MakeBound { .. } | Op::Close => true,
             // The message may be right behind the request.
             Op::Send => true,
             // A caller of these says nothing more before the answer.
@@ -76,9 +81,12 @@ impl Op {
     /// Whether the operation waits for others by nature.
     pub fn waits(&self) -> bool {
         match self {
-            Op::Send | Op::Receive | Op::SendMany | Op::ReceiveMany | Op::ReceiveWithin { .. } => {
-                true
-            }
+            Op::Send
+            | Op::Receive
+            | Op::SendMany
+            | Op::ReceiveMany
+            | Op::ReceiveWithin { .. }
+            | Op::MakeBound { .. } => true,
             Op::Make { .. } | Op::Close => false,
         }
     }

@@ -22,13 +22,15 @@ pub enum Op {
         /// The new size.
         size: TerminalSize,
     },
+    /// Make a process that is [bound](crate::request#bound-elements) to the stream of this request.
+    MakeBound(Cmd),
 }
 
 impl Op {
     /// The operation's name in logs and tables: the name of its command.
     pub fn name(&self) -> &'static str {
         match self {
-            Op::Make(_) => "mkproc",
+            Op::Make(_) | Op::MakeBound(_) => "mkproc",
             Op::Resize { .. } => "resize",
         }
     }
@@ -36,13 +38,14 @@ impl Op {
     /// Whether the operation changes anything that outlives it.
     pub fn changes(&self) -> bool {
         match self {
-            Op::Make(_) | Op::Resize { .. } => true,
+            Op::Make(_) | Op::MakeBound(_) | Op::Resize { .. } => true,
         }
     }
 
     /// Whether the operation waits for others by nature.
     pub fn waits(&self) -> bool {
         match self {
+            Op::MakeBound(_) => true,
             Op::Make(_) | Op::Resize { .. } => false,
         }
     }

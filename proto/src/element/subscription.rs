@@ -21,13 +21,19 @@ pub enum Op {
     Receive,
     /// Receive many events on one stream.
     ReceiveMany,
+    /// Make a subscription that is [bound](crate::request#bound-elements) to the stream of this
+    /// request.
+    MakeBound {
+        /// The events that it delivers.
+        source: Source,
+    },
 }
 
 impl Op {
     /// The operation's name in logs and tables: the name of its command.
     pub fn name(&self) -> &'static str {
         match self {
-            Op::Make { source } => source.command(),
+            Op::Make { source } | Op::MakeBound { source } => source.command(),
             Op::Receive | Op::ReceiveMany => "recv",
         }
     }
@@ -35,7 +41,7 @@ impl Op {
     /// Whether the operation changes anything that outlives it.
     pub fn changes(&self) -> bool {
         match self {
-            Op::Make { .. } => true,
+            Op::Make { .. } | Op::MakeBound { .. } => true,
             Op::Receive | Op::ReceiveMany => false,
         }
     }
@@ -44,7 +50,7 @@ impl Op {
     pub fn waits(&self) -> bool {
         match self {
             Op::Make { .. } => false,
-            Op::Receive | Op::ReceiveMany => true,
+            Op::Receive | Op::ReceiveMany | Op::MakeBound { .. } => true,
         }
     }
 }

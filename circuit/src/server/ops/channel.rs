@@ -51,7 +51,11 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
     let element = match op {
         Op::Make { capacity } => {
             let made = call.make(|| Channel::new(capacity));
-            return call.answer(made).await;
+            return call.answer(made.map(drop)).await;
+        }
+        Op::MakeBound { capacity } => {
+            let made = call.make(|| Channel::new(capacity));
+            return call.bind(made).await;
         }
         Op::Send | Op::SendMany | Op::Close => {
             let channel = call.element_of::<Channel>();
@@ -73,7 +77,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
         }
         Op::SendMany => many::send(call, &channel).await,
         Op::ReceiveMany => many::receive(call, &channel, form).await,
-        Op::Make { .. } | Op::Close => {
+        Op::Make { .. } | Op::MakeBound { .. } | Op::Close => {
             let closed = call.in_order(|| channel.close());
             call.answer(closed).await
         }

@@ -1,5 +1,7 @@
 //! Making processes, and the operations that containers do not share.
 
+use std::sync::Arc;
+
 use circuit_proto::element::process::{Cmd, Op};
 use circuit_proto::{Code, Error};
 
@@ -13,7 +15,14 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
     match op {
         Op::Make(cmd) => {
             let made = make(call, cmd).await;
-            call.answer(made).await
+            call.answer(made.map(drop)).await
+        }
+        Op::MakeBound(cmd) => {
+            let made = make(call, cmd).await;
+            if let Ok(process) = &made {
+                process.bind();
+            }
+            call.bind(made).await
         }
         Op::Resize { size } => {
             let process = call.element_of::<Process>();
@@ -24,7 +33,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 }
 
 /// Makes a process element, and sees to it that one which forgets itself does.
-async fn make(call: &mut Call, cmd: Cmd) -> Result<(), Error> {
+async fn make(call: &mut Call, cmd: Cmd) -> Result<Arc<Process>, Error> {
     let place = call.reserve()?;
     let process = Process::spawn(cmd, &call.server.runtime)
         .await
@@ -33,9 +42,9 @@ async fn make(call: &mut Call, cmd: Cmd) -> Result<(), Error> {
     if process.forgets_itself() {
         let forgettable = process.clone();
         let done = async move { forgettable.forgettable().await };
-        forget_after(call, process, done);
+        forget_after(call, process.clone(), done);
     }
-    Ok(())
+    Ok(process)
 }
 
 fn exec_failed(server: &Server, error: &SpawnError) -> Error {

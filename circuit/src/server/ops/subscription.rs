@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use circuit_proto::element::subscription::Op;
+use circuit_proto::Error;
+use circuit_proto::element::subscription::{Op, Source};
 
 use super::channel::{self, Form};
 use crate::element::subscription::Subscription;
@@ -14,14 +15,12 @@ use crate::server::call::{Call, Gone};
 pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
     match op {
         Op::Make { source } => {
-            let peer = call.server.peer.clone();
-            let made = call.make(|| {
-                let subscription = Subscription::new(source)?;
-                let watcher: Arc<dyn Watch> = subscription.clone();
-                peer.watch(&watcher);
-                Ok(subscription)
-            });
-            call.answer(made).await
+            let made = make(call, source);
+            call.answer(made.map(drop)).await
+        }
+        Op::MakeBound { source } => {
+            let made = make(call, source);
+            call.bind(made).await
         }
         Op::Receive | Op::ReceiveMany => {
             let subscription = match call.element_of::<Subscription>() {
@@ -31,10 +30,21 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let channel = subscription.channel();
             match op {
                 Op::ReceiveMany => channel::receive_many(call, channel, Form::Message).await,
-                Op::Receive | Op::Make { .. } => {
+                Op::Receive | Op::Make { .. } | Op::MakeBound { .. } => {
                     channel::receive(call, channel.receive(), Form::Message).await
                 }
             }
         }
     }
+}
+
+/// Makes a subscription.
+fn make(call: &mut Call, source: Source) -> Result<Arc<Subscription>, Error> {
+    let peer = call.server.peer.clone();
+    call.make(|| {
+        let subscription = Subscription::new(source)?;
+        let watcher: Arc<dyn Watch> = subscription.clone();
+        peer.watch(&watcher);
+        Ok(subscription)
+    })
 }
