@@ -176,7 +176,7 @@ impl Mortal {
             .enable_all()
             .build()
             .unwrap();
-        let dialled = runtime.block_on(async move { Client::dial(&url, Some(&key)).await });
+        let dialled = runtime.block_on(async move { Client::dial(&url.into(), Some(&key)).await });
         let client = dialled.unwrap();
         Mortal { runtime, client }
     }

@@ -226,7 +226,7 @@ async fn whoever_wants_more_descriptors_than_there_are_is_told_who_has_them() {
     assert!(made >= 10, "{made}");
     assert_eq!(refused.code(), Some(Code::Busy));
     let text = refused.to_string();
-    let by = format!("of 100 descriptors are in use ({} by processes)", 4 * made);
+    let by = format!("of 100 descriptors are in use ({} by processes", 4 * made);
     assert!(text.contains(&by), "{text}");
     // Nothing else has stopped, and those that end give theirs back.
     for number in 0..3 {

@@ -41,6 +41,7 @@ mod run;
 mod seeds;
 mod servers;
 mod shell;
+mod sockets;
 mod start;
 mod strangers;
 mod streams;

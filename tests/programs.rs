@@ -7,7 +7,7 @@ use circuit_client::{
 };
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Home, Server, eventually, lives};
+use crate::support::{Home, Over, Server, eventually, lives, over};
 
 async fn client(home: &Home) -> (Server, Client) {
     let one = home.start("one");
@@ -103,7 +103,13 @@ async fn the_server_that_was_dialled_is_known() {
     assert_eq!(dialled.id.to_string(), one.id());
     assert_eq!(dialled.name, "one");
     assert_eq!(dialled.url, *one.url());
-    assert_eq!(dialled.address, one.address().to_string());
+    assert_eq!(
+        dialled.address,
+        match over() {
+            Over::Network => one.address().to_string(),
+            Over::Socket => format!("unix:{}", one.socket().display()),
+        }
+    );
 }
 
 fn sh(script: &str) -> Cmd {
@@ -221,7 +227,7 @@ async fn a_circuit_is_found_by_what_a_program_names() {
     let one = home.start("one");
     let key_file = home.runtime_dir().join("key");
     let search = Search {
-        url: Some(one.url().clone()),
+        address: Some(one.url().clone().into()),
         key_file: Some(key_file.clone()),
         ..Search::default()
     };
@@ -233,8 +239,11 @@ async fn a_circuit_is_found_by_what_a_program_names() {
         group: Some(group),
         ..search.clone()
     };
-    assert_eq!(both.way().unwrap(), Way::Url(one.url().clone()));
-    let asked = Search { url: None, ..both };
+    assert_eq!(both.way().unwrap(), Way::Address(one.url().clone().into()));
+    let asked = Search {
+        address: None,
+        ..both
+    };
     assert_eq!(asked.way().unwrap(), Way::Group(group));
     assert_eq!(asked.file(), None);
     // A key that others can read lets us in all the same.

@@ -121,7 +121,7 @@ fn its_session_is_what_a_terminal_shows() {
 /// The README's program.
 #[allow(clippy::print_stdout)]
 async fn program(url: circuit_client::Url) -> Result<(), Box<dyn std::error::Error>> {
-    let client = circuit_client::Client::dial(&url, None).await?;
+    let client = circuit_client::Client::dial(&url.into(), None).await?;
     for server in client.servers().await? {
         let hostname = circuit_client::Cmd::new("hostname");
         let output = client.server(server.id).output(hostname).await?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use circuit_client::{Client, Error, SearchError, Url};
+use circuit_client::{Address, Client, Error, SearchError};
 
 use crate::dialing::group;
 use crate::support::{Home, Server};
@@ -20,7 +20,7 @@ async fn is_gone(client: &Client) {
     wait.await.unwrap();
 }
 
-fn dead() -> Url {
+fn dead() -> Address {
     // Nobody listens on the discard port.
     "circuit://127.0.0.1:9/1/Q0000000000000001".parse().unwrap()
 }
@@ -36,7 +36,7 @@ async fn of_several_urls_those_that_answer_let_in() {
     let [mut one, two] = home.start_all(["one", "two"]);
     let key = home.key();
     let begin = Instant::now();
-    let urls = [dead(), one.url().clone(), two.url().clone()];
+    let urls = [dead(), one.url().clone().into(), two.url().clone().into()];
     let client = Client::dial_any(&urls, Some(&key)).await.unwrap();
     dialled(&client, &one).await;
     let patience = Duration::from_millis(4321);
@@ -52,7 +52,7 @@ async fn of_several_urls_those_that_answer_let_in() {
     let back = again.redial().await.unwrap();
     dialled(&back, &two).await;
     let none = Client::dial_any(&[], Some(&key)).await.unwrap_err();
-    assert_eq!(none.to_string(), "no circuit to dial: no URL is given");
+    assert_eq!(none.to_string(), "no circuit to dial: no address is given");
     let none = Client::dial_any(&[dead()], Some(&key)).await.unwrap_err();
     assert!(matches!(none, SearchError::Dial(_)), "{none}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{DEADLINE, Home, Server, eventually};
+use crate::support::{DEADLINE, Home, Server, eventually, who};
 
 #[test]
 fn the_status_of_a_server() {
@@ -215,11 +215,11 @@ fn stk_shows_operations_in_flight_and_threads() {
     let lines: Vec<&str> = text.lines().collect();
     let path = format!("/{}/p", one.id());
     assert!(
-        lines[1].starts_with(&format!("  wait {path} by 127.0.0.1:")),
+        lines[1].starts_with(&format!("  wait {path} by {}", who())),
         "{text}"
     );
     assert!(
-        lines[2].starts_with(&format!("  stk /{} by 127.0.0.1:", one.id())),
+        lines[2].starts_with(&format!("  stk /{} by {}", one.id(), who())),
         "{text}"
     );
     // Its own and the waiter's; those of commands that have ended may linger.

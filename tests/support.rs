@@ -25,7 +25,7 @@ mod wait;
 pub(crate) use command::{Circuit, Running};
 pub(crate) use home::{Home, sh};
 pub(crate) use relay::Relay;
-pub(crate) use server::Server;
+pub(crate) use server::{Over, Server, over, who};
 pub(crate) use skip::skipped;
 pub(crate) use terminal::Terminal;
 pub(crate) use wait::{DEADLINE, eventually, eventually_within, within};

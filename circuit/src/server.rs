@@ -16,6 +16,7 @@ mod forward;
 #[cfg(test)]
 mod in_process;
 mod listen;
+pub mod local;
 pub mod log;
 mod members;
 pub mod name;
@@ -54,6 +55,7 @@ use crate::peer::{Peer, discovery};
 use crate::runtime::Runtime;
 use crate::runtime::task::{Failure, Supervisor};
 use listen::{announced_url, bind, listen, open_groups, own_address};
+use local::file::{Door, ForOthers, SocketFile, SocketFileError};
 use members::Members;
 use operations::Operations;
 use var_dir::{Kept, VarDirError};
@@ -85,6 +87,17 @@ pub struct Options {
     pub docker: bool,
     /// Where operations are logged.
     pub log: Option<log::Lines>,
+    /// The Unix sockets for clients on this host.
+    pub sockets: Sockets,
+}
+
+/// The Unix sockets of a server.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Whether there is one for the server's own user, in the runtime directory.
+    pub own: bool,
+    /// The one for others, if there is one.
+    pub for_others: Option<local::file::ForOthers>,
 }
 
 /// Where a server listens.
@@ -132,6 +145,9 @@ pub enum StartError {
     /// TLS did not accept our own certificate: a defect.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The socket for others cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketFileError),
     /// The system gives no thread or descriptor.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -170,6 +186,12 @@ pub struct Server {
     windows: Windows,
     clients: AtomicUsize,
     leaving: watch::Sender<bool>,
+    /// The connections of clients on this host are to be closed.
+    closing: watch::Sender<bool>,
+    /// The users and processes of this host that are connected.
+    users: Arc<local::Users>,
+    /// The files of the Unix sockets.
+    sockets: Mutex<Vec<SocketFile>>,
     /// The file by which the user's commands on this machine find the server.
     registration: Mutex<Option<Registration>>,
 }
@@ -250,7 +272,27 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let tethers = Tethers::new(bound.ip(), runtime.clone());
     let (peer, driver) = Peer::new(record, outbound.clone(), datagrams, tethers.clone());
     // Without it, commands only have to be told the URL.
-    let registration = runtime_dir.and_then(|dir| dir.register(&me.url).ok());
+    let registration = runtime_dir
+        .as_ref()
+        .and_then(|dir| dir.register(&me.url).ok());
+    let mut doors = Vec::new();
+    if let Some(ForOthers { path, group }) = &options.sockets.for_others {
+        let (mode, door) = match group {
+            Some(_) => (0o660, Door::Group),
+            None => (0o600, Door::Own),
+        };
+        doors.push((local::file::listen(path, mode, *group)?, door));
+    }
+    if let Some(dir) = runtime_dir.filter(|_| options.sockets.own) {
+        let path = dir.socket_of(fingerprint.id());
+        match local::file::listen(&path, 0o600, None) {
+            Ok(listening) => doors.push((listening, Door::Own)),
+            Err(error) => warn!(
+                "{}; commands on this host come over the network",
+                circuit_client::chain(&error)
+            ),
+        }
+    }
     let server = Arc::new(Server {
         me,
         fingerprint,
@@ -270,6 +312,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         windows,
         clients: AtomicUsize::new(0),
         leaving: watch::Sender::new(false),
+        closing: watch::Sender::new(false),
+        users: Arc::default(),
+        sockets: Mutex::default(),
         registration: Mutex::new(registration),
     });
     if let Ok(own) = server.tree.reserve(&[]) {
@@ -277,6 +322,12 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     }
     tasks.lasting("driver", driver.run());
     tasks.lasting("acceptor", accept::accept(server.clone()));
+    for ((socket, file), door) in doors {
+        let listener = tokio::net::UnixListener::from_std(socket.into())?;
+        server.sockets.lock().push(file);
+        let accepting = local::accept(server.clone(), listener, door);
+        tasks.lasting("acceptor of this host's clients", accepting);
+    }
     if orphans::are_given_to_us() {
         tasks.ending("reaper of orphans", orphans::reap());
     }
@@ -393,6 +444,7 @@ impl Running {
         self.server.shut_elements_down().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(LEAVE_WAIT, self.server.peer.leave(copied)).await;
+        self.server.closing.send_replace(true);
         endpoint::close_all(&self.server.endpoint, &self.server.windows, Close::Leaving);
         // The closes are sent once the connections' tasks have had their turn.
         let _ = tokio::time::timeout(LEAVE_WAIT, self.server.endpoint.wait_idle()).await;
@@ -439,12 +491,13 @@ impl Server {
 
     /// Removes the file by which commands find this server, as it is about to leave.
     fn withdraw(&self) {
+        self.sockets.lock().clear();
         drop(self.registration.lock().take());
     }
 
     /// How many clients are connected.
     pub fn clients(&self) -> usize {
-        self.clients.load(Ordering::Relaxed)
+        self.clients.load(Ordering::Relaxed) + self.users.processes()
     }
 
     /// How many QUIC connections there are, of whatever kind.

@@ -1,6 +1,7 @@
 //! A connection to a circuit, through one of its servers.
 
 use std::net::SocketAddr;
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use circuit_proto::request::{Op, Reply, Request};
 use circuit_proto::{Code, Key, Path, ServerId, Url, codec};
 use serde::de::DeserializeOwned;
 
+use crate::address::Address;
 use crate::anchor::Anchor;
 use crate::discover::{self, DiscoverError};
 use crate::error::{DialError, Error};
@@ -19,6 +21,7 @@ use crate::search::{Search, SearchError, Way};
 use crate::transport::congestion::Windows;
 use crate::transport::dial::{DIAL_TIMEOUT, Dialler, resolve};
 use crate::transport::endpoint::{self, close, close_and_flush, plain};
+use crate::transport::socket::Pool;
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 use crate::ways::Ways;
@@ -39,12 +42,21 @@ pub struct Client {
     timeout: Duration,
 }
 
+/// The way to the server that was dialled.
 #[derive(Debug)]
 struct Shared {
     dialled: Dialled,
-    connection: quinn::Connection,
-    // The connection's packets pass through it.
-    _endpoint: quinn::Endpoint,
+    transport: Transport,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Quic {
+        connection: quinn::Connection,
+        // The connection's packets pass through it.
+        _endpoint: quinn::Endpoint,
+    },
+    Socket(Arc<Pool>),
 }
 
 /// The server that a client dialled.
@@ -99,7 +111,26 @@ impl Client {
         Search::default().dial().await
     }
 
-    /// Dials the server of this URL, with the circuit's key if it has one.
+    /// Dials a server on this machine: the one whose Unix socket `CIRCUIT_SOCKET` names, the newest of
+    /// this user's, or the one of the system.
+    ///
+    /// # Errors
+    ///
+    /// [`SearchError`] says what was tried.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), circuit_client::SearchError> {
+    /// let client = circuit_client::Client::local().await?;
+    /// println!("dialled {}", client.dialled().name);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn local() -> Result<Client, SearchError> {
+        Search::default().local().await
+    }
+
+    /// Dials the server at this address: a URL, with the circuit's key if it has one, or the path of
+    /// a Unix socket on this host, which needs no key.
     ///
     /// A loopback URL dialled without a key uses the user's local key, as the servers there do.
     ///
@@ -115,12 +146,15 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn dial(url: &Url, key: Option<&Key>) -> Result<Client, DialError> {
-        let client = Client::dial_once(url, key).await?;
-        Ok(client.through(Ways::new(vec![Way::Url(url.clone())], key)))
+    pub async fn dial(address: &Address, key: Option<&Key>) -> Result<Client, DialError> {
+        let client = match address {
+            Address::Url(url) => Client::dial_url(url, key).await?,
+            Address::Socket(path) => Client::dial_socket(path, DIAL_TIMEOUT).await?,
+        };
+        Ok(client.through(Ways::new(vec![Way::Address(address.clone())], key)))
     }
 
-    /// Dials whichever server of these URLs answers first, in this order: the next is tried as well
+    /// Dials whichever server of these addresses answers first, in this order: the next is tried as well
     /// when one has failed or taken a quarter of a second.
     ///
     /// The client remembers all of them, for [`redial`](Self::redial).
@@ -137,8 +171,9 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn dial_any(urls: &[Url], key: Option<&Key>) -> Result<Client, SearchError> {
-        let ways = Ways::new(urls.iter().cloned().map(Way::Url).collect(), key);
+    pub async fn dial_any(addresses: &[Address], key: Option<&Key>) -> Result<Client, SearchError> {
+        let ways = addresses.iter().cloned().map(Way::Address).collect();
+        let ways = Ways::new(ways, key);
         let client = ways.dial_any().await?;
         Ok(client.through(ways))
     }
@@ -147,7 +182,7 @@ impl Client {
     /// program that was told [`CircuitGone`](Error::CircuitGone), as the server that it had dialled is
     /// gone, or [`ServerGone`](Error::ServerGone) of servers that others can still reach.
     ///
-    /// Tried are the ways by which the client was made, be they several URLs, a multicast group or the
+    /// Tried are the ways by which the client was made, be they several addresses, a multicast group or the
     /// servers of this machine, and up to 16 of the servers that [`servers`](Self::servers) gave last;
     /// the server that was dialled before only if no other answers. One attempt takes a few seconds at
     /// most.
@@ -191,7 +226,25 @@ impl Client {
         Client { ways, ..self }
     }
 
-    async fn dial_once(url: &Url, key: Option<&Key>) -> Result<Client, DialError> {
+    /// Dials the server whose Unix socket has this path, within `timeout`.
+    async fn dial_socket(path: &FilePath, timeout: Duration) -> Result<Client, DialError> {
+        let pool = Pool::dial(path, timeout).await?;
+        let identity = pool.identity().clone();
+        let dialled = Dialled {
+            id: pool.id(),
+            name: identity.name,
+            url: identity.url,
+            address: Address::Socket(path.to_owned()).to_string(),
+        };
+        let transport = Transport::Socket(pool);
+        Ok(Client {
+            shared: Arc::new(Shared { dialled, transport }),
+            timeout: TIMEOUT,
+            ways: Arc::default(),
+        })
+    }
+
+    async fn dial_url(url: &Url, key: Option<&Key>) -> Result<Client, DialError> {
         if key.is_some() || !url.is_loopback() {
             return Client::dial_exactly(url, key, DIAL_TIMEOUT).await;
         }
@@ -244,8 +297,10 @@ impl Client {
         };
         let shared = Arc::new(Shared {
             dialled,
-            connection: accepted.connection,
-            _endpoint: endpoint,
+            transport: Transport::Quic {
+                connection: accepted.connection,
+                _endpoint: endpoint,
+            },
         });
         Ok(Client {
             shared,
@@ -422,7 +477,10 @@ impl Client {
     /// # }
     /// ```
     pub async fn close(self) {
-        close_and_flush(&self.shared.connection, Close::Done).await;
+        match &self.shared.transport {
+            Transport::Quic { connection, .. } => close_and_flush(connection, Close::Done).await,
+            Transport::Socket(pool) => pool.close(),
+        }
     }
 
     /// A request that is answered by one value, within the deadline.
@@ -437,8 +495,7 @@ impl Client {
         path: &Path,
         op: &Op,
     ) -> Result<T, Error> {
-        let (mut send, mut recv) = self.send_request(path, op).await?;
-        send.finish();
+        let (_send, mut recv) = self.send_whole_request(path, op).await?;
         let value = self.reply(path, &mut recv).await?;
         codec::decode(&value).map_err(|error| Error::protocol(path, error))
     }
@@ -463,8 +520,7 @@ impl Client {
     pub(crate) async fn list(&self, path: &Path, recursive: bool) -> Result<Vec<Listed>, Error> {
         let op = anchor::Op::List { recursive }.into();
         self.within(path, async {
-            let (mut send, mut recv) = self.send_request(path, &op).await?;
-            send.finish();
+            let (_send, mut recv) = self.send_whole_request(path, &op).await?;
             self.reply(path, &mut recv).await?;
             let mut all = Vec::new();
             let failed = |error| self.failed(path, error);
@@ -509,32 +565,52 @@ impl Client {
         }
     }
 
-    /// Sends a request, and does not wait for its answer.
+    /// Sends a request that data may follow, and does not wait for its answer.
     pub(crate) async fn send_request(
         &self,
         path: &Path,
         op: &Op,
     ) -> Result<(SendHalf, RecvHalf), Error> {
-        let encoded = codec::encode(op).map_err(|error| {
-            let error = circuit_proto::Error::new(Code::TooLarge, error.to_string());
-            Error::Refused {
-                path: path.clone(),
-                error,
+        let request = encoded(path, op)?;
+        let sent = self.send(&request, false).await;
+        sent.map_err(|error| self.failed(path, error))
+    }
+
+    /// Sends a request that nothing follows, and does not wait for its answer.
+    async fn send_whole_request(
+        &self,
+        path: &Path,
+        op: &Op,
+    ) -> Result<(SendHalf, RecvHalf), Error> {
+        let request = encoded(path, op)?;
+        let sent = self.send(&request, true).await;
+        sent.map_err(|error| self.failed(path, error))
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        whole: bool,
+    ) -> Result<(SendHalf, RecvHalf), StreamError> {
+        loop {
+            let (mut send, recv, is_new) = match &self.shared.transport {
+                Transport::Quic { connection, .. } => {
+                    let (send, recv) = connection.open_bi().await?;
+                    (SendHalf::new(send), RecvHalf::new(recv), true)
+                }
+                Transport::Socket(pool) => pool.open().await.map_err(StreamError::Lost)?,
+            };
+            let sent = match whole {
+                true => send.last_frame(request).await,
+                false => send.frame(request).await,
+            };
+            match sent {
+                Ok(()) => return Ok((send, recv)),
+                // The server had closed this one meanwhile, and has not read the request.
+                Err(StreamError::Abandoned) if !is_new => (),
+                Err(error) => return Err(error),
             }
-        })?;
-        let request = Request {
-            path: path.clone(),
-            op: encoded,
-            origin: String::new(),
-            forwarded: false,
-        };
-        let opened = self.shared.connection.open_bi().await;
-        let (send, recv) = opened.map_err(|lost| self.failed(path, lost.into()))?;
-        let (mut send, recv) = (SendHalf::new(send), RecvHalf::new(recv));
-        send.frame(&request)
-            .await
-            .map_err(|error| self.failed(path, error))?;
-        Ok((send, recv))
+        }
     }
 
     async fn reply(&self, path: &Path, recv: &mut RecvHalf) -> Result<Bytes, Error> {
@@ -548,8 +624,27 @@ impl Client {
     }
 }
 
+/// The request for an operation at a path.
+fn encoded(path: &Path, op: &Op) -> Result<Request, Error> {
+    let encoded = codec::encode(op).map_err(|error| {
+        let error = circuit_proto::Error::new(Code::TooLarge, error.to_string());
+        Error::Refused {
+            path: path.clone(),
+            error,
+        }
+    })?;
+    Ok(Request {
+        path: path.clone(),
+        op: encoded,
+        origin: String::new(),
+        forwarded: false,
+    })
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        close(&self.connection, Close::Done);
+        if let Transport::Quic { connection, .. } = &self.transport {
+            close(connection, Close::Done);
+        }
     }
 }

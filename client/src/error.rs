@@ -15,6 +15,7 @@ use crate::runtime_dir::RuntimeDirError;
 use crate::search::SearchError;
 pub use crate::transport::dial::DialError;
 use crate::transport::lost::Lost;
+pub use crate::transport::socket::dial::SocketError;
 use crate::transport::stream::StreamError;
 
 /// Why an operation failed.

@@ -99,8 +99,8 @@ pub fn write_new(path: &Path, key: &Key) -> Result<(), KeyFileError> {
         })
 }
 
-/// A new file that only its owner can read; fails if there is one.
-pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+/// Makes a new file that only its owner can read. Fails if there is one.
+pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -29,6 +29,7 @@
 #[doc = include_str!("../../docs/crate.md")]
 mod page {}
 
+mod address;
 mod anchor;
 mod client;
 pub mod discover;
@@ -43,6 +44,7 @@ mod stream;
 pub mod transport;
 mod ways;
 
+pub use address::Address;
 pub use anchor::{Anchor, Entry};
 pub use bytes::Bytes;
 pub use circuit_proto::auth::KeyMismatch;
@@ -68,7 +70,7 @@ pub use element::process::{Output, Proc};
 pub use element::server::Server;
 pub use element::subscription::{Events, Subscription};
 pub use element::{Bound, Element, Handle, Kind};
-pub use error::{DialError, Error, chain};
+pub use error::{DialError, Error, SocketError, chain};
 pub use search::{Search, SearchError, Warning, Way};
 pub use signal::Signal;
 pub use stream::{Reader, Writer};

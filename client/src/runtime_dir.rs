@@ -13,12 +13,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use circuit_proto::{Key, Url};
+use circuit_proto::{Key, ServerId, Url};
 
+use crate::address::Address;
 use crate::key_file::{self, KeyFileError};
 
 /// The ending of the files that servers hold.
 const SERVER_FILE: &str = "url";
+
+/// The ending of their Unix sockets, beside which `socket.lock` is the ending of the locks.
+const SOCKET: &str = "socket";
 
 /// The runtime directory, checked.
 #[derive(Debug, Clone)]
@@ -57,8 +61,20 @@ const LONGEST_DRAFT: Duration = Duration::from_secs(60);
 pub struct LocalServer {
     /// Where it is.
     pub url: Url,
+    /// Its Unix socket, if it has made one.
+    pub socket: Option<PathBuf>,
     /// When it was started.
     pub since: SystemTime,
+}
+
+impl LocalServer {
+    /// The address at which commands on this machine dial it: its socket, if it has one.
+    pub fn address(&self) -> Address {
+        match &self.socket {
+            Some(path) => Address::Socket(path.clone()),
+            None => Address::Url(self.url.clone()),
+        }
+    }
 }
 
 /// A server's file, which says that it lives for as long as this is held.
@@ -201,6 +217,11 @@ impl RuntimeDir {
         })
     }
 
+    /// The path of a server's Unix socket.
+    pub fn socket_of(&self, id: ServerId) -> PathBuf {
+        self.path.join(format!("{id}.{SOCKET}"))
+    }
+
     /// The servers of this user that live, the newest first.
     pub fn servers(&self) -> Vec<LocalServer> {
         let mut servers: Vec<LocalServer> = self
@@ -225,7 +246,9 @@ impl RuntimeDir {
                 // The name may lead to another file by now: that of a server that has just come.
                 && same_file(&file, &path)
             {
-                let _ = fs::remove_file(&path);
+                for left in [SERVER_FILE, SOCKET, "socket.lock"] {
+                    let _ = fs::remove_file(path.with_extension(left));
+                }
             }
         }
         for draft in self.drafts() {
@@ -262,7 +285,8 @@ fn read_live(path: &Path) -> Option<LocalServer> {
     }
     let url = fs::read_to_string(path).ok()?.parse().ok()?;
     let since = file.metadata().ok()?.modified().ok()?;
-    Some(LocalServer { url, since })
+    let socket = Some(path.with_extension(SOCKET)).filter(|socket| socket.exists());
+    Some(LocalServer { url, socket, since })
 }
 
 fn same_file(file: &File, path: &Path) -> bool {

@@ -13,9 +13,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use circuit_proto::Key;
 use circuit_proto::url::UrlError;
-use circuit_proto::{Key, Url};
 
+use crate::address::Address;
 use crate::client::{Client, DiscoverDialError, TIMEOUT};
 use crate::discover::{DiscoverError, NotAGroup, parse_group};
 use crate::error::{DialError, Error};
@@ -27,18 +28,20 @@ use crate::ways::Ways;
 ///
 /// The first of these is the way in:
 ///
-/// 1. [`url`](Self::url);
+/// 1. [`address`](Self::address);
 /// 2. [`group`](Self::group);
 /// 3. the URL in the file that `CIRCUIT` names;
 /// 4. the first multicast group that `CIRCUIT_DISCOVER` names;
-/// 5. the newest server of this user on this machine, if all of them are in one circuit.
+/// 5. the Unix socket that `CIRCUIT_SOCKET` names;
+/// 6. the newest server of this user on this machine, if all of them are in one circuit;
+/// 7. the server of the system, whose socket is `/run/circuit/circuit.sock`.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), circuit_client::SearchError> {
 /// use circuit_client::Search;
 /// let named = std::env::args().nth(1);
 /// let search = Search {
-///     url: named.and_then(|url| url.parse().ok()),
+///     address: named.and_then(|address| address.parse().ok()),
 ///     warn: |warning| eprintln!("warning: {warning}"),
 ///     ..Search::default()
 /// };
@@ -49,7 +52,7 @@ use crate::ways::Ways;
 #[derive(Debug, Clone)]
 pub struct Search {
     /// The server to dial.
-    pub url: Option<Url>,
+    pub address: Option<Address>,
     /// The multicast group to ask for a server.
     pub group: Option<SocketAddr>,
     /// The file that holds the circuit's key; `None` if `CIRCUIT_HMAC` names it, or there is none.
@@ -64,7 +67,7 @@ pub struct Search {
 impl Default for Search {
     fn default() -> Search {
         Search {
-            url: None,
+            address: None,
             group: None,
             key_file: None,
             timeout: TIMEOUT,
@@ -79,7 +82,7 @@ pub enum Warning {
     /// Others than its owner can read a key file.
     ExposedKey(PathBuf),
     /// A server of this user runs on this machine, and does not answer.
-    Silent(Url),
+    Silent(Address),
 }
 
 impl fmt::Display for Warning {
@@ -89,7 +92,7 @@ impl fmt::Display for Warning {
                 let file = file.display();
                 write!(f, "others can read the key file {file}: chmod 600 {file}")
             }
-            Warning::Silent(url) => write!(f, "{url} runs here and does not answer"),
+            Warning::Silent(server) => write!(f, "{server} runs here and does not answer"),
         }
     }
 }
@@ -126,19 +129,19 @@ pub enum SearchError {
     },
     /// Nothing names a circuit.
     #[error(
-        "no circuit to dial: neither CIRCUIT nor CIRCUIT_DISCOVER is set, and no server of yours \
-         runs on this machine"
+        "no circuit to dial: none of CIRCUIT, CIRCUIT_DISCOVER and CIRCUIT_SOCKET is set, and no \
+         server of yours runs on this machine"
     )]
     Nothing,
     /// Nothing names a circuit, and the servers of this machine cannot be looked up.
     #[error(
-        "no circuit to dial: neither CIRCUIT nor CIRCUIT_DISCOVER is set, and your servers cannot \
-         be looked up"
+        "no circuit to dial: none of CIRCUIT, CIRCUIT_DISCOVER and CIRCUIT_SOCKET is set, and your \
+         servers cannot be looked up"
     )]
     NoServers(#[source] RuntimeDirError),
     /// The servers of this machine are not all in one circuit.
     #[error("several circuits run on this machine: {}", listed(.0))]
-    Several(Vec<Url>),
+    Several(Vec<circuit_proto::Url>),
     /// The server that was dialled did not answer, or did not let us in.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -154,7 +157,7 @@ pub enum SearchError {
         after: Duration,
     },
     /// No way in was named: an empty list of URLs.
-    #[error("no circuit to dial: no URL is given")]
+    #[error("no circuit to dial: no address is given")]
     NoWay,
     /// A server of this machine let us in, and then did not say who is in its circuit.
     #[error(transparent)]
@@ -170,8 +173,8 @@ impl From<DiscoverDialError> for SearchError {
     }
 }
 
-fn listed(urls: &[Url]) -> String {
-    let urls: Vec<String> = urls.iter().map(Url::to_string).collect();
+fn listed(urls: &[circuit_proto::Url]) -> String {
+    let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
     urls.join(", ")
 }
 
@@ -179,7 +182,7 @@ fn listed(urls: &[Url]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
     /// To dial a server.
-    Url(Url),
+    Address(Address),
     /// To ask a multicast group for a server, and dial that.
     Group(SocketAddr),
     /// To dial a server of this user on this machine.
@@ -190,7 +193,8 @@ pub enum Way {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Way::Url(url) => write!(f, "no answer from {}", url.authority()),
+            Way::Address(Address::Url(url)) => write!(f, "no answer from {}", url.authority()),
+            Way::Address(socket) => write!(f, "no answer from {socket}"),
             Way::Group(group) => {
                 let none = "no server that lets us in answered on the multicast group";
                 write!(f, "{none} {group}")
@@ -209,8 +213,12 @@ impl Search {
     pub async fn dial(&self) -> Result<Client, SearchError> {
         let key = self.key()?;
         let way = self.way()?;
+        self.through(way, key.as_ref()).await
+    }
+
+    async fn through(&self, way: Way, key: Option<&Key>) -> Result<Client, SearchError> {
         // What a dial says of its own time-out names the address, so it goes first if it can.
-        match tokio::time::timeout(self.timeout, self.go(&way, key.as_ref())).await {
+        match tokio::time::timeout(self.timeout, self.go(&way, key)).await {
             Ok(client) => Ok(client?.with_timeout(self.timeout)),
             Err(_) => Err(SearchError::TimedOut {
                 way,
@@ -219,26 +227,36 @@ impl Search {
         }
     }
 
+    /// Dials a server on this machine, as [`Client::local`] does.
+    pub async fn local(&self) -> Result<Client, SearchError> {
+        let way = match Search::socket() {
+            Some(path) => Way::Address(Address::Socket(path)),
+            None => Way::Local,
+        };
+        self.through(way, None).await
+    }
+
     /// The way in: the first that is named.
     pub fn way(&self) -> Result<Way, SearchError> {
-        if let Some(url) = &self.url {
-            return Ok(Way::Url(url.clone()));
+        if let Some(address) = &self.address {
+            return Ok(Way::Address(address.clone()));
         }
         if let Some(group) = self.group {
             return Ok(Way::Group(group));
         }
         if let Some(file) = self.file() {
-            return Ok(Way::Url(url_in(file)?));
+            return Ok(Way::Address(url_in(file)?));
         }
-        Ok(match Search::groups()?.first() {
-            Some(group) => Way::Group(*group),
-            None => Way::Local,
+        Ok(match (Search::groups()?.first(), Search::socket()) {
+            (Some(group), _) => Way::Group(*group),
+            (None, Some(path)) => Way::Address(Address::Socket(path)),
+            (None, None) => Way::Local,
         })
     }
 
     /// The file that `CIRCUIT` names, if the way in is the URL in it.
     pub fn file(&self) -> Option<PathBuf> {
-        match (&self.url, self.group) {
+        match (&self.address, self.group) {
             (None, None) => variable("CIRCUIT").map(home),
             _ => None,
         }
@@ -272,9 +290,14 @@ impl Search {
             .collect()
     }
 
+    /// The Unix socket that `CIRCUIT_SOCKET` names.
+    fn socket() -> Option<PathBuf> {
+        variable("CIRCUIT_SOCKET").map(home)
+    }
+
     async fn go(&self, way: &Way, key: Option<&Key>) -> Result<Client, SearchError> {
         match way {
-            Way::Url(url) => Ok(Client::dial(url, key).await?),
+            Way::Address(address) => Ok(Client::dial(address, key).await?),
             Way::Group(group) => Ok(Client::discover(*group, key).await?),
             Way::Local => {
                 let client = local::dial(key, self.timeout, self.warn).await?;
@@ -301,8 +324,8 @@ fn home(path: OsString) -> PathBuf {
 /// How much of a file that holds a URL is read, in bytes: more than any URL has.
 const LONGEST_URL: u64 = 4096;
 
-/// The URL in the file that `CIRCUIT` names.
-fn url_in(file: PathBuf) -> Result<Url, SearchError> {
+/// The address in the file that `CIRCUIT` names.
+fn url_in(file: PathBuf) -> Result<Address, SearchError> {
     let read = || {
         let mut text = Vec::new();
         std::fs::File::open(&file)?

@@ -92,11 +92,11 @@ impl Reader {
         let Reader {
             client,
             path,
-            send,
+            mut send,
             mut recv,
             ..
         } = self;
-        match send.end(Ok(())).await {
+        match send.end(&Ok(())).await {
             // The next frame says how the stream ended.
             Ok(()) | Err(StreamError::Abandoned) => (),
             Err(error) => return Err(client.failed(&path, error)),

@@ -10,8 +10,9 @@ use std::time::Duration;
 use circuit_proto::element::anchor::ServerEntry;
 use circuit_proto::{Key, Url};
 
+use crate::address::Address;
 use crate::client::{Client, Dialled};
-use crate::runtime_dir::RuntimeDir;
+use crate::runtime_dir::{LocalServer, RuntimeDir};
 use crate::search::{SearchError, Way};
 
 /// How long one way has before the next is tried as well: as the addresses of a host (RFC 8305,
@@ -51,14 +52,17 @@ impl Ways {
 
     /// Dials whichever server answers first; the one that was dialled before only if no other does.
     pub(crate) async fn redial(&self, before: &Dialled) -> Result<Client, SearchError> {
-        let is_same = |url: &Url| match url.server {
-            Some(server) => server.id == before.id,
-            None => [&before.address, &before.url.authority()].contains(&&url.authority()),
+        let is_same = |address: &Address| match address {
+            Address::Url(url) => match url.server {
+                Some(server) => server.id == before.id,
+                None => [&before.address, &before.url.authority()].contains(&&url.authority()),
+            },
+            Address::Socket(_) => address.to_string() == before.address,
         };
-        let (same, others): (Vec<Url>, Vec<Url>) = self.urls().into_iter().partition(is_same);
+        let (same, others): (Vec<_>, Vec<_>) = self.addresses().into_iter().partition(is_same);
         let groups = self.ways.iter().filter_map(|way| match way {
             Way::Group(group) => Some(*group),
-            Way::Url(_) | Way::Local => None,
+            Way::Address(_) | Way::Local => None,
         });
         let asked = groups.map(|group| -> Attempt<'_> {
             Box::pin(async move {
@@ -66,33 +70,34 @@ impl Ways {
                 Ok(found.await?)
             })
         });
-        let before = same.into_iter().chain([before.url.clone()]);
+        let before = same.into_iter().chain([before.url.clone().into()]);
         let attempts = asked
-            .chain(others.into_iter().map(|url| self.dial(url)))
-            .chain(before.take(1).map(|url| self.dial(url)));
+            .chain(others.into_iter().map(|address| self.dial(address)))
+            .chain(before.take(1).map(|address| self.dial(address)));
         first_of(attempts.collect()).await
     }
 
-    /// Dials whichever of the URLs answers first.
+    /// Dials whichever of the addresses answers first.
     pub(crate) async fn dial_any(&self) -> Result<Client, SearchError> {
-        first_of(self.urls().into_iter().map(|url| self.dial(url)).collect()).await
+        let addresses = self.addresses().into_iter();
+        first_of(addresses.map(|address| self.dial(address)).collect()).await
     }
 
-    fn dial(&self, url: Url) -> Attempt<'_> {
-        Box::pin(async move { Ok(Client::dial(&url, self.key.as_ref()).await?) })
+    fn dial(&self, address: Address) -> Attempt<'_> {
+        Box::pin(async move { Ok(Client::dial(&address, self.key.as_ref()).await?) })
     }
 
-    /// The URLs of servers that may let us in, each once.
-    fn urls(&self) -> Vec<Url> {
-        let mut urls = Vec::new();
+    /// The addresses of servers that may let us in, each once.
+    fn addresses(&self) -> Vec<Address> {
+        let mut addresses = Vec::new();
         for way in &self.ways {
             match way {
-                Way::Url(url) => urls.push(url.clone()),
+                Way::Address(address) => addresses.push(address.clone()),
                 Way::Group(_) => (),
                 Way::Local => {
                     let dir = RuntimeDir::existing().ok().flatten();
                     let servers = dir.map(|dir| dir.servers()).unwrap_or_default();
-                    urls.extend(servers.into_iter().map(|server| server.url));
+                    addresses.extend(servers.iter().map(LocalServer::address));
                 }
             }
         }
@@ -105,11 +110,11 @@ impl Ways {
             // Clients that lose one server do not all go to the same next one.
             let by = getrandom::u64().unwrap_or(0) % named.len() as u64;
             named.rotate_left(by as usize);
-            urls.extend(named.into_iter().take(NAMED));
+            addresses.extend(named.into_iter().take(NAMED).map(Address::Url));
         }
         let mut seen = BTreeSet::new();
-        urls.retain(|url| seen.insert(url.clone()));
-        urls
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses
     }
 }
 

@@ -158,6 +158,9 @@ pub enum Refused {
     /// The acceptor has a link with another server of the dialler's identity, in a later life.
     #[error("it has a link with another server of our identity, at {}", .0.url)]
     Taken(Box<Identity>),
+    /// The dialler's user is not one whom the server lets in over its Unix socket.
+    #[error("only its own user, root and the group of its socket may use it")]
+    User,
 }
 
 /// Why a connection is closed, as the code of its QUIC `CONNECTION_CLOSE` frame.
@@ -190,6 +193,8 @@ pub enum Close {
     Redundant = 11,
     /// Two servers have one identity.
     Copy = 12,
+    /// The user may not.
+    User = 13,
 }
 
 impl Refused {
@@ -206,6 +211,7 @@ impl Refused {
             Refused::Busy => Close::Busy,
             Refused::Malformed => Close::Malformed,
             Refused::Leaving => Close::Leaving,
+            Refused::User => Close::User,
         }
     }
 }

@@ -582,7 +582,7 @@ impl Actor {
 }
 
 async fn dial(url: &Url, key: &Key, path: &str) -> Result<Chan, String> {
-    let client = Client::dial(url, Some(key)).await;
+    let client = Client::dial(&url.clone().into(), Some(key)).await;
     let client = client.map_err(|error| error.to_string())?;
     let anchor = client.walk(path).map_err(|error| error.to_string())?;
     Ok(anchor.chan())

@@ -143,7 +143,9 @@ impl Circuit {
         };
         circuit.clients.block_on(async {
             for url in &circuit.urls {
-                let client = Client::dial(url, Some(&circuit.key)).await.unwrap();
+                let client = Client::dial(&url.clone().into(), Some(&circuit.key))
+                    .await
+                    .unwrap();
                 while client.servers().await.unwrap().len() < 2 {}
             }
         });
@@ -169,7 +171,9 @@ impl Circuit {
 
     async fn history(&self, seed: u64, plan: &Plan) -> (History, Option<String>) {
         let path = format!("/{}/soak/{seed}", self.urls[0].server.unwrap().id);
-        let owner = Client::dial(&self.urls[0], Some(&self.key)).await.unwrap();
+        let owner = Client::dial(&self.urls[0].clone().into(), Some(&self.key))
+            .await
+            .unwrap();
         let anchor = owner.walk(&path).unwrap();
         let chan = anchor.make_chan(plan.capacity).await.unwrap();
         let mut logs = Vec::new();

@@ -1,16 +1,41 @@
 //! A running server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
-use circuit_client::{Client, Url};
+use circuit_client::{Address, Client, Url};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use super::command::again;
 use super::{Circuit, DEADLINE, Home, Running, eventually};
+
+/// The transport over which the tests' commands and clients dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    Network,
+    Socket,
+}
+
+/// The transport that `CIRCUIT_TESTS_OVER` names, `network` or `socket`; the network unless told.
+pub(crate) fn over() -> Over {
+    match std::env::var("CIRCUIT_TESTS_OVER").as_deref() {
+        Err(_) | Ok("" | "network") => Over::Network,
+        Ok("socket") => Over::Socket,
+        Ok(other) => panic!("CIRCUIT_TESTS_OVER={other}: network or socket"),
+    }
+}
+
+/// How the name of a client begins, as servers log it.
+pub(crate) fn who() -> String {
+    match over() {
+        Over::Network => "127.0.0.1:".to_owned(),
+        Over::Socket => format!("uid {} pid ", rustix::process::geteuid().as_raw()),
+    }
+}
 
 /// A server, known by the URL that it printed. Dropped, it is killed; in a test that fails, its
 /// log is shown.
@@ -53,11 +78,30 @@ impl Server {
 
     /// A command that dials this server, given in the place and the environment of its start.
     pub(crate) fn circuit(&self, line: impl AsRef<str>) -> Circuit {
+        match over() {
+            Over::Network => self.over_network(line),
+            Over::Socket => self.dialled(line, &format!("unix:{}", self.socket().display())),
+        }
+    }
+
+    /// A command that dials this server over the network, whatever the others do.
+    pub(crate) fn over_network(&self, line: impl AsRef<str>) -> Circuit {
+        self.dialled(line, &self.url.to_string())
+    }
+
+    fn dialled(&self, line: impl AsRef<str>, address: &str) -> Circuit {
         let (command, rest) = line.as_ref().split_once(' ').unwrap_or((line.as_ref(), ""));
-        Circuit::new(
-            again(&self.base),
-            &format!("{command} -d {} {rest}", self.url),
-        )
+        Circuit::new(again(&self.base), &format!("{command} -d {address} {rest}"))
+    }
+
+    /// The path of its Unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let runtime_dir = self.base.get_envs().find_map(|(name, value)| {
+            let value = value.filter(|_| name == "XDG_RUNTIME_DIR")?;
+            Some(PathBuf::from(value))
+        });
+        let runtime_dir = runtime_dir.expect("a home has a runtime directory");
+        runtime_dir.join(format!("circuit/{}.socket", self.id()))
     }
 
     /// Makes a process from JSON.
@@ -119,7 +163,11 @@ impl Server {
 
     /// A connection of this test's own.
     pub(crate) async fn client(&self, home: &Home) -> Client {
-        Client::dial(&self.url, Some(&home.key())).await.unwrap()
+        let address = match over() {
+            Over::Network => self.url.clone().into(),
+            Over::Socket => Address::Socket(self.socket()),
+        };
+        Client::dial(&address, Some(&home.key())).await.unwrap()
     }
 
     /// Its log so far.

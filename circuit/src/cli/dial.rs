@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use circuit_client::discover::parse_group;
-use circuit_client::{Client, Key, Search, SearchError, ServerEntry, ServerPart, ServerState, Url};
+use circuit_client::{
+    Address, Client, Key, Search, SearchError, ServerEntry, ServerPart, ServerState,
+};
 use clap::Args;
 
 use super::error::{Failure, say};
@@ -19,7 +21,7 @@ pub(super) struct Dial {
     /// Dial this server
     // Named apart from the URL that `join` takes.
     #[arg(id = "dial", short = 'd', long = "dial", value_name = "URL")]
-    pub(super) url: Option<Url>,
+    pub(super) url: Option<Address>,
     /// Ask this multicast group for a server [env: CIRCUIT_DISCOVER]
     #[arg(long, value_name = "GROUP:PORT", value_parser = parse_group)]
     pub(super) discover: Option<SocketAddr>,
@@ -45,7 +47,7 @@ static DIALLED: OnceLock<Client> = OnceLock::new();
 /// Dials the circuit that the flags, the environment or this machine name, the first match.
 pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     let search = Search {
-        url: dial.url.clone(),
+        address: dial.url.clone(),
         group: dial.discover,
         key_file: dial.hmac.clone(),
         timeout: dial.timeout,

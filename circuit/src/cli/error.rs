@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io::Write;
 use std::process::ExitCode;
 
+use circuit_client::SocketError;
 pub(super) use circuit_client::chain;
 use circuit_client::discover::DiscoverError;
 use circuit_client::runtime_dir::RuntimeDir;
@@ -201,6 +202,10 @@ impl From<DialError> for Failure {
                 }
                 _ => key_hint(mismatch).to_owned(),
             }),
+            DialError::Local(SocketError::NoPermission(_)) => failure.with_hint(
+                "its server lets in its own user and root; started with -socket PATH -socket-group \
+                 GROUP, that group too",
+            ),
             DialError::WrongServer { .. } => {
                 failure.with_hint("its new URL is the first line that its `circuit start` printed")
             }

@@ -11,11 +11,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::dial;
-use super::error::{Failure, chain, say};
+use super::error::{Failure, say};
 use super::output::print;
 use crate::runtime::BLOCKING_THREADS;
 use crate::server::address::{self, AddressError};
-use crate::server::{self, Listen, Options, log, name};
+use crate::server::local::file::ForOthers;
+use crate::server::{self, Listen, Options, Sockets, log, name};
+use circuit_client::chain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -68,6 +70,16 @@ pub(super) struct Start {
     /// Host containers, by the Docker Engine that DOCKER_HOST names or that is found at its usual place
     #[arg(long)]
     docker: bool,
+    /// Also listen for clients on this host on a Unix socket at this path, for the commands of others;
+    /// `none`: on no Unix socket
+    ///
+    /// A server always listens on one in the runtime directory, which the commands of its own user
+    /// and root's use by themselves.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The group that may use the socket of -socket, and with it run programs as the server's user
+    #[arg(long, value_name = "GROUP", requires = "socket")]
+    socket_group: Option<String>,
     /// The form of the log on stderr
     #[arg(long, value_name = "FORM", default_value = "text")]
     log: LogFormat,
@@ -156,6 +168,7 @@ fn options(flags: Start) -> Result<Options, Failure> {
         Some(name) => checked_name(name)?,
         None => host_name(),
     };
+    let sockets = sockets(flags.socket, flags.socket_group.as_deref())?;
     Ok(Options {
         listen,
         advertise,
@@ -167,6 +180,7 @@ fn options(flags: Start) -> Result<Options, Failure> {
         key,
         docker: flags.docker,
         log: None,
+        sockets,
     })
 }
 
@@ -197,6 +211,49 @@ fn listen(
         Some(ip) => Listen::At(SocketAddr::new(ip, port)),
         None if address.is_some() || outside => Listen::Everywhere(port),
         None => Listen::Loopback,
+    })
+}
+
+/// The Unix sockets that the flags ask for.
+fn sockets(path: Option<PathBuf>, group: Option<&str>) -> Result<Sockets, Failure> {
+    let group = group.map(group_id).transpose()?;
+    match path {
+        None => Ok(Sockets {
+            own: true,
+            for_others: None,
+        }),
+        Some(path) if path.as_os_str() == "none" => match group {
+            None => Ok(Sockets::default()),
+            Some(_) => Err(Failure::usage(
+                "-socket none makes no socket for the -socket-group: give one of the two",
+            )),
+        },
+        Some(path) => Ok(Sockets {
+            own: true,
+            for_others: Some(ForOthers { path, group }),
+        }),
+    }
+}
+
+/// The number of a group that is given by its number or its name in /etc/group.
+fn group_id(group: &str) -> Result<u32, Failure> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let groups = std::fs::read_to_string("/etc/group")
+        .map_err(|error| Failure::operation("cannot read /etc/group", &error))?;
+    let found = groups.lines().find_map(|line| {
+        // NAME:PASSWORD:NUMBER:MEMBERS, group(5).
+        let mut fields = line.split(':');
+        match fields.next() == Some(group) {
+            true => fields.nth(1)?.parse().ok(),
+            false => None,
+        }
+    });
+    found.ok_or_else(|| {
+        Failure::usage(format!(
+            "-socket-group {group}: no such group in /etc/group (a number is taken too)"
+        ))
     })
 }
 

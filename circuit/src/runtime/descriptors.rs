@@ -37,11 +37,19 @@ pub enum User {
     Dns,
     /// Tethers.
     Tethers,
+    /// Connections of clients on this host.
+    Clients,
 }
 
 impl User {
     /// All of them, in the order of their numbers.
-    pub const ALL: [User; 4] = [User::Processes, User::Containers, User::Dns, User::Tethers];
+    pub const ALL: [User; 5] = [
+        User::Processes,
+        User::Containers,
+        User::Dns,
+        User::Tethers,
+        User::Clients,
+    ];
 }
 
 impl fmt::Display for User {
@@ -51,6 +59,7 @@ impl fmt::Display for User {
             User::Containers => "containers",
             User::Dns => "DNS servers",
             User::Tethers => "tethers",
+            User::Clients => "clients on this host",
         })
     }
 }

@@ -270,7 +270,7 @@ fn our_view(reason: &Refused) -> String {
         Refused::Taken(_) => {
             "there is a link with another server of its identity, in a later life".to_owned()
         }
-        Refused::Myself | Refused::Busy | Refused::Leaving => reason.to_string(),
+        Refused::Myself | Refused::Busy | Refused::Leaving | Refused::User => reason.to_string(),
     }
 }
 

@@ -201,13 +201,12 @@ impl Call {
             .and_then(|value| codec::encode(&value).map(Value).map_err(too_large))
             .map_err(shortened);
         self.operation.log(reply.as_ref().err());
-        match self.send.frame(&reply).await {
+        match self.send.last_frame(&reply).await {
             Err(StreamError::Protocol(codec)) => {
-                self.send.frame(&Reply::Err(too_large(codec))).await?;
+                self.send.last_frame(&Reply::Err(too_large(codec))).await?;
             }
             sent => sent?,
         }
-        self.send.finish();
         Ok(())
     }
 
@@ -226,9 +225,7 @@ impl Call {
         self.operation.log(end.as_ref().err());
         // Before the other half is dropped, which says that no more is read: whichever the caller
         // hears first, it learns why.
-        self.send.send_end(&end).await?;
-        self.send.finish();
-        Ok(())
+        Ok(self.send.end(&end).await?)
     }
 
     /// Answers with text.

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use circuit_client::transport::endpoint::close;
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
-use circuit_proto::handshake::Close;
 use circuit_proto::membership::Record;
 use circuit_proto::path::ServerPart;
 use circuit_proto::request::{Op, OpError, Request};
@@ -26,26 +24,29 @@ pub(super) enum Caller {
     Server(ServerId, Arc<str>),
 }
 
+/// A request that cannot be read, on a connection that is its caller's alone.
+pub(super) struct Malformed;
+
 /// Reads one request, and has this server or another execute it.
 pub(super) async fn answer(
     server: Arc<Server>,
-    connection: quinn::Connection,
     caller: Caller,
     mut place: Place,
     send: SendHalf,
     mut recv: RecvHalf,
-) {
+) -> Result<(), Malformed> {
     let mut request: Request = match (recv.frame().await, &caller) {
         (Ok(request), _) => request,
         (Err(StreamError::Protocol(_)), Caller::Client(_)) => {
-            return close(&connection, Close::Malformed);
+            return Err(Malformed);
         }
         // The connection carries the requests of others too.
         (Err(StreamError::Protocol(error)), Caller::Server(..)) => {
             let error = Error::new(Code::InvalidArgument, format!("a bad request: {error}"));
-            return requests::refuse(send, error).await;
+            requests::refuse(send, error).await;
+            return Ok(());
         }
-        (Err(_), _) => return,
+        (Err(_), _) => return Ok(()),
     };
     let op = Op::decode(&request.op);
     let what = op.as_ref().map_or("unknown", Op::name);
@@ -70,7 +71,8 @@ pub(super) async fn answer(
             request.origin = who.to_string();
             request.forwarded = true;
             let changes = op.as_ref().map_or(true, Op::changes);
-            return forward::forward(&server, &record, request, changes, send, recv).await;
+            forward::forward(&server, &record, request, changes, send, recv).await;
+            return Ok(());
         }
         target => target,
     };
@@ -105,6 +107,7 @@ pub(super) async fn answer(
     };
     // A caller that is gone needs no answer.
     let (Ok(()) | Err(Gone)) = answered;
+    Ok(())
 }
 
 macro_rules! router {
@@ -215,7 +218,7 @@ fn shortened_origin(origin: &str) -> &str {
 mod tests {
     use super::*;
 
-    type Answer<F> = fn(Arc<Server>, quinn::Connection, Caller, Place, SendHalf, RecvHalf) -> F;
+    type Answer<F> = fn(Arc<Server>, Caller, Place, SendHalf, RecvHalf) -> F;
 
     fn size<F: Future>(_: Answer<F>) -> usize {
         size_of::<F>()

@@ -63,8 +63,7 @@ pub(super) async fn forward(
         }
         Err(error) => {
             // A caller that is gone needs no answer.
-            let _ = back.frame(&Reply::Err(error)).await;
-            back.finish();
+            let _ = back.last_frame(&Reply::Err(error)).await;
             return;
         }
     };

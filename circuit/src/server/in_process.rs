@@ -68,7 +68,9 @@ async fn circuit<const N: usize>(names: [&str; N]) -> [Running; N] {
 }
 
 async fn client(of: &Running) -> Client {
-    Client::dial(of.url(), Some(&key())).await.unwrap()
+    Client::dial(&of.url().clone().into(), Some(&key()))
+        .await
+        .unwrap()
 }
 
 /// A peer that does what a test has it do.

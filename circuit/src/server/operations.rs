@@ -190,17 +190,21 @@ impl Done {
         } = &*self.operation;
         let time = humantime::format_rfc3339_micros(self.at);
         let (who, outcome) = (one_line(who), self.outcome());
+        let quoted = match who.contains(' ') {
+            true => format!("\"{who}\""),
+            false => who.clone(),
+        };
         let path = path.to_string();
         // Microseconds in 64 bits last for half a million years.
         let micros = self.took.as_micros() as u64;
         match format {
             // A name may hold what separates the fields.
             Format::Text if path.contains([' ', '"', '=']) => format!(
-                "{time}  INFO operation: who={who} what={what:?} path={path:?} outcome={outcome} \
+                "{time}  INFO operation: who={quoted} what={what:?} path={path:?} outcome={outcome} \
                  micros={micros}\n"
             ),
             Format::Text => format!(
-                "{time}  INFO operation: who={who} what={what:?} path={path} outcome={outcome} \
+                "{time}  INFO operation: who={quoted} what={what:?} path={path} outcome={outcome} \
                  micros={micros}\n"
             ),
             Format::Json => {

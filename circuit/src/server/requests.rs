@@ -12,17 +12,19 @@ mod places;
 
 use std::sync::Arc;
 
+use circuit_client::transport::endpoint::close;
 use circuit_client::transport::stream::{RecvHalf, SendHalf};
 use circuit_proto::Error;
+use circuit_proto::handshake::Close;
 use circuit_proto::request::Reply;
 use quinn::VarInt;
 use tracing::{Instrument, Level, debug_span};
 
 use super::Server;
-use super::dispatch::{Caller, answer};
+use super::dispatch::{Caller, Malformed, answer};
 use crate::runtime::budget::Budget;
-use places::{CLIENT, Places, TRANSFER};
-pub(super) use places::{Place, STREAMS_AT_FIRST};
+use places::TRANSFER;
+pub(super) use places::{CLIENT, Place, Places, STREAMS_AT_FIRST};
 
 /// How many requests are begun before the other tasks of the thread have their turn. Chosen, not
 /// measured: a request that has come costs some ten microseconds.
@@ -44,22 +46,36 @@ pub(super) async fn serve(server: Arc<Server>, connection: quinn::Connection, ca
         }
         let (server, connection) = (server.clone(), connection.clone());
         let caller = caller.clone();
-        let request = async move {
-            match place.is_there() {
-                Ok(()) => answer(server, connection, caller, place, send, recv).await,
-                Err(busy) => refuse(send, busy).await,
+        tokio::spawn(async move {
+            if let Err(Malformed) = request(server, caller, place, send, recv).await {
+                close(&connection, Close::Malformed);
             }
-        };
-        match tracing::enabled!(Level::DEBUG) {
-            true => drop(tokio::spawn(request.instrument(debug_span!("request")))),
-            false => drop(tokio::spawn(request)),
-        }
+        });
+    }
+}
+
+/// Has one request executed that has this place. Fails if it cannot be read, and the connection is
+/// its caller's alone.
+pub(super) async fn request(
+    server: Arc<Server>,
+    caller: Caller,
+    place: Place,
+    send: SendHalf,
+    recv: RecvHalf,
+) -> Result<(), Malformed> {
+    if let Err(busy) = place.is_there() {
+        refuse(send, busy).await;
+        return Ok(());
+    }
+    let answered = answer(server, caller, place, send, recv);
+    match tracing::enabled!(Level::DEBUG) {
+        true => answered.instrument(debug_span!("request")).await,
+        false => answered.await,
     }
 }
 
 /// Answers a request that was not read.
 pub(super) async fn refuse(mut send: SendHalf, error: Error) {
     // A caller that is gone needs no answer.
-    let _ = send.frame(&Reply::Err(error)).await;
-    send.finish();
+    let _ = send.last_frame(&Reply::Err(error)).await;
 }

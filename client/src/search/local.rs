@@ -2,17 +2,22 @@
 //! directory.
 
 use std::collections::BTreeSet;
+use std::path::Path as FilePath;
 use std::time::Duration;
 
-use circuit_proto::{Key, ServerId, Url};
+use circuit_proto::{Key, ServerId};
 
 use super::{SearchError, Warning};
+use crate::address::Address;
 use crate::client::Client;
 use crate::runtime_dir::{LocalServer, RuntimeDir};
 
 /// How long a server of this machine may take to answer where there are others to try, and a quarter
 /// of the deadline at most. Chosen: one that works answers in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The socket of a server that runs as a service of the system.
+const SYSTEM: &str = "/run/circuit/circuit.sock";
 
 /// Dials the newest server that answers, if all of them are in one circuit.
 pub(super) async fn dial(
@@ -26,11 +31,14 @@ pub(super) async fn dial(
     let mut left = servers.as_slice();
     let client = loop {
         left = match left {
+            [] if FilePath::new(SYSTEM).exists() => {
+                break Client::dial(&Address::Socket(SYSTEM.into()), key).await?;
+            }
             [] => return Err(SearchError::Nothing),
             // The last one has all the time that there is, and says what is wrong.
-            [only] => break Client::dial(&only.url, key).await?,
+            [only] => break Client::dial(&only.address(), key).await?,
             [newest, others @ ..] => {
-                match dial_patiently(&newest.url, key, patience, warn).await? {
+                match dial_patiently(&newest.address(), key, patience, warn).await? {
                     Some(client) => break client,
                     None => others,
                 }
@@ -46,15 +54,15 @@ pub(super) async fn dial(
 
 /// Dials a server; `None`, and a warning, if it does not answer.
 async fn dial_patiently(
-    url: &Url,
+    server: &Address,
     key: Option<&Key>,
     patience: Duration,
     warn: fn(Warning),
 ) -> Result<Option<Client>, SearchError> {
-    match tokio::time::timeout(patience, Client::dial(url, key)).await {
+    match tokio::time::timeout(patience, Client::dial(server, key)).await {
         Ok(dialled) => Ok(Some(dialled?)),
         Err(_) => {
-            warn(Warning::Silent(url.clone()));
+            warn(Warning::Silent(server.clone()));
             Ok(None)
         }
     }
@@ -77,7 +85,7 @@ async fn in_several_circuits(
     for server in apart {
         // One that hangs is nobody's circuit; one that refuses us is another.
         if !matches!(
-            dial_patiently(&server.url, key, patience, warn).await,
+            dial_patiently(&server.address(), key, patience, warn).await,
             Ok(None)
         ) {
             return Ok(true);

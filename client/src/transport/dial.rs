@@ -17,6 +17,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 
 use super::endpoint::{close, plain};
 use super::lost::Lost;
+use super::socket::dial::SocketError;
 use super::stream::{RecvHalf, SendHalf, StreamError};
 use super::tls::{self, Certificate, Pin, Verifier};
 
@@ -127,6 +128,9 @@ pub enum DialError {
         /// The fault of its proof.
         reason: KeyMismatch,
     },
+    /// A server on this host was not reached through its Unix socket.
+    #[error(transparent)]
+    Local(#[from] SocketError),
     /// Something else is there, or the connection was lost while it was being made.
     #[error("{address} does not speak the circuit protocol with us: {reason}")]
     Broken {

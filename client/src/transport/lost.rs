@@ -15,6 +15,9 @@ pub enum Lost {
     /// The peer answered that it does not know the connection.
     #[error("it was restarted, or had not heard from us for too long")]
     Forgotten,
+    /// The process of the peer, on this host, has ended.
+    #[error("its process has ended")]
+    Died,
     /// This side closed the connection.
     #[error("we closed it")]
     ClosedHere,
@@ -61,6 +64,7 @@ impl Lost {
             Lost::Left => Some(Close::Leaving as u64),
             Lost::Silent
             | Lost::Forgotten
+            | Lost::Died
             | Lost::ClosedHere
             | Lost::Refused
             | Lost::Transport(_) => None,

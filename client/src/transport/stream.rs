@@ -52,6 +52,8 @@ pub enum StreamError {
 pub struct SendHalf {
     inner: Sending,
     queued: VecDeque<Bytes>,
+    /// The transport's marker is in the queue, or was.
+    marked: bool,
     finished: bool,
 }
 
@@ -61,6 +63,7 @@ impl SendHalf {
         SendHalf {
             inner: inner.into(),
             queued: VecDeque::new(),
+            marked: false,
             finished: false,
         }
     }
@@ -78,6 +81,15 @@ impl SendHalf {
         }
         self.queue(body);
         self.drain().await
+    }
+
+    /// Sends bytes in a frame of their own, and finishes.
+    pub async fn last_raw_frame(&mut self, body: Bytes) -> Result<(), StreamError> {
+        if body.len() > MAX_FRAME {
+            return Err(CodecError::TooLarge(body.len()).into());
+        }
+        self.queue(body);
+        self.drain_and_finish().await
     }
 
     /// Sends data, in as many chunks as it takes.
@@ -100,11 +112,16 @@ impl SendHalf {
         self.drain().await
     }
 
+    /// Sends a value in a frame of its own, and finishes.
+    pub async fn last_frame<T: Serialize>(&mut self, value: &T) -> Result<(), StreamError> {
+        self.queued.push_back(codec::frame(value)?.into());
+        self.drain_and_finish().await
+    }
+
     /// Ends the direction: says how, and finishes.
-    pub async fn end(mut self, how: End) -> Result<(), StreamError> {
-        self.send_end(&how).await?;
-        self.finish();
-        Ok(())
+    pub async fn end(&mut self, how: &End) -> Result<(), StreamError> {
+        self.queue_end(how)?;
+        self.drain_and_finish().await
     }
 
     /// Says how the direction ended, without finishing: frames may follow.
@@ -115,8 +132,34 @@ impl SendHalf {
 
     /// Ends the stream in order. What was sent is delivered still.
     pub fn finish(&mut self) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.mark();
+        if self.marked {
+            // What finds no room now is written later; who reads no more needs none of it.
+            let _ = self.poll_drain(&mut Context::from_waker(Waker::noop()));
+        }
+        self.inner.finish(self.queued.drain(..));
+    }
+
+    /// Puts the transport's marker, if it has one, behind what is queued.
+    fn mark(&mut self) {
+        if !self.marked
+            && let Some(marker) = self.inner.marker()
+        {
+            self.queued.push_back(marker);
+            self.marked = true;
+        }
+    }
+
+    async fn drain_and_finish(&mut self) -> Result<(), StreamError> {
+        // Written together with what is queued.
+        self.mark();
+        self.drain().await?;
         self.finished = true;
-        self.inner.finish();
+        self.inner.finish(std::iter::empty());
+        Ok(())
     }
 
     /// Resolves when the other side lets go of the stream, or the connection is lost.
@@ -194,6 +237,8 @@ pub struct RecvHalf {
     inner: Receiving,
     buffer: Buffer,
     data: Data,
+    /// The direction has finished.
+    finished: bool,
 }
 
 /// How far the data of a direction has been read.
@@ -220,7 +265,15 @@ impl RecvHalf {
             inner: inner.into(),
             buffer: Buffer::default(),
             data: Data::Header,
+            finished: false,
         }
+    }
+
+    /// Wraps a stream of which these bytes were read already.
+    pub(super) fn with(inner: impl Into<Receiving>, read: Bytes) -> RecvHalf {
+        let mut half = RecvHalf::new(inner);
+        half.buffer.push(read);
+        half
     }
 
     /// Receives a value in a frame of its own.
@@ -266,13 +319,7 @@ impl RecvHalf {
 
     /// Whether the direction has finished: `false` if there is more.
     pub async fn at_finish(&mut self) -> Result<bool, StreamError> {
-        poll_fn(|cx| {
-            if self.buffer.len() > 0 {
-                return Poll::Ready(Ok(false));
-            }
-            Poll::Ready(Ok(!ready!(self.poll_more(cx))?))
-        })
-        .await
+        poll_fn(|cx| Poll::Ready(Ok(ready!(self.poll_header(cx))?.is_none()))).await
     }
 
     /// Receives data as it comes; `None` after its orderly end.
@@ -285,12 +332,13 @@ impl RecvHalf {
         loop {
             match self.data {
                 Data::Header => {
-                    ready!(self.poll_fill(cx, HEADER))?;
-                    match self.buffer.take_header() {
-                        0 => self.data = Data::End,
-                        n if n <= MAX_CHUNK => self.data = Data::Chunk(n),
-                        n => return Poll::Ready(Err(CodecError::TooLarge(n).into())),
-                    }
+                    self.data = match ready!(self.poll_header(cx))? {
+                        None => return Poll::Ready(Err(StreamError::Abandoned)),
+                        Some(0) => Data::End,
+                        Some(n) if n <= MAX_CHUNK => Data::Chunk(n),
+                        Some(n) => return Poll::Ready(Err(CodecError::TooLarge(n).into())),
+                    };
+                    self.buffer.take_header();
                 }
                 Data::Chunk(left) => {
                     ready!(self.poll_fill(cx, 1))?;
@@ -317,14 +365,46 @@ impl RecvHalf {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Poll<Result<Bytes, StreamError>> {
-        ready!(self.poll_fill(cx, HEADER))?;
-        let length = self.buffer.header();
+        let Some(length) = ready!(self.poll_header(cx))? else {
+            return Poll::Ready(Err(StreamError::Abandoned));
+        };
         if length > limit {
             return Poll::Ready(Err(CodecError::TooLarge(length).into()));
         }
         ready!(self.poll_fill(cx, HEADER + length))?;
         self.buffer.take_header();
-        Poll::Ready(Ok(self.buffer.take_exactly(length)))
+        let item = self.buffer.take_exactly(length);
+        self.see_marker();
+        Poll::Ready(Ok(item))
+    }
+
+    /// The header that comes next, which stays in the buffer; `None` if the stream has finished.
+    fn poll_header(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<usize>, StreamError>> {
+        loop {
+            self.see_marker();
+            if self.buffer.len() >= HEADER {
+                return Poll::Ready(Ok(Some(self.buffer.header())));
+            }
+            if !ready!(self.poll_more(cx))? {
+                return Poll::Ready(match self.buffer.len() {
+                    0 => Ok(None),
+                    _ => Err(StreamError::Abandoned),
+                });
+            }
+        }
+    }
+
+    /// Finishes the stream if the transport's marker for that is in the place of the next header.
+    fn see_marker(&mut self) {
+        if !self.finished
+            && self.buffer.len() >= HEADER
+            && let Some(marker) = self.inner.marker(self.buffer.header())
+        {
+            self.buffer.take_header();
+            let behind = self.buffer.take_exactly(self.buffer.len());
+            self.inner.finished(marker, behind);
+            self.finished = true;
+        }
     }
 
     /// Reads until so many bytes are buffered.
@@ -339,8 +419,12 @@ impl RecvHalf {
 
     /// Buffers what has arrived; `false` if the stream has finished.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, StreamError>> {
+        if self.finished {
+            return Poll::Ready(Ok(false));
+        }
         let mut pieces: [Bytes; PIECES] = Default::default();
         let Some(count) = ready!(self.inner.poll_read(cx, &mut pieces))? else {
+            self.finished = true;
             return Poll::Ready(Ok(false));
         };
         for piece in pieces.into_iter().take(count) {
@@ -355,7 +439,14 @@ impl Drop for RecvHalf {
         // A stream whose finish has arrived, and only was not read, is not to be stopped: that
         // would cost a packet each way for every request.
         let mut cx = Context::from_waker(Waker::noop());
-        if !matches!(self.poll_more(&mut cx), Poll::Ready(Ok(false))) {
+        let finished = match self.data {
+            Data::Chunk(_) => false,
+            // What is left behind an `End` may be a frame that nobody reads.
+            Data::Header | Data::End | Data::Ended => {
+                matches!(self.poll_header(&mut cx), Poll::Ready(Ok(None)))
+            }
+        };
+        if !finished {
             self.inner.stop();
         }
     }

@@ -99,7 +99,7 @@ where
     let id = circuit.host.server.ok_or("a server's own URL names it")?.id;
     let path = Path::of_server(id).join("bench/channel")?;
     let runtime = runtime()?;
-    let client = runtime.block_on(Client::dial(through, Some(&circuit.key)))?;
+    let client = runtime.block_on(Client::dial(&through.clone().into(), Some(&circuit.key)))?;
     let chan = runtime.block_on(client.anchor(path.clone()).make_chan(capacity))?;
     let (ready, go) = std::sync::mpsc::channel();
     let (url, key) = (through.clone(), circuit.key.clone());
@@ -107,7 +107,9 @@ where
         let text = |error: &dyn std::error::Error| error.to_string();
         let runtime = crate::runtime().map_err(|e| text(&e))?;
         runtime.block_on(async {
-            let client = Client::dial(&url, Some(&key)).await.map_err(|e| text(&e))?;
+            let client = Client::dial(&url.into(), Some(&key))
+                .await
+                .map_err(|e| text(&e))?;
             let chan = client.anchor(path).chan();
             // The consumer begins when the producer is connected.
             ready.send(()).map_err(|e| text(&e))?;

@@ -69,7 +69,7 @@ async fn measure(binary: &Path, place: &Path, parts: &[String]) -> Result<()> {
     let (server, url) = start_server(binary, place, &[])?;
     let idle = wanted("memory").then(|| work::resident_megabytes(server.0.id()));
     let key = local_key(place)?;
-    let client = Client::dial(&url, Some(&key)).await?;
+    let client = Client::dial(&url.clone().into(), Some(&key)).await?;
     let (_raw_server, raw_address) = start_raw()?;
     let raw = raw::dial(raw_address).await?;
 
@@ -119,7 +119,7 @@ async fn round_trips(
     drop(placed);
     let _placed = placement::keep_on(0)?;
     let key = local_key(place)?;
-    let client = Client::dial(&url, Some(&key)).await?;
+    let client = Client::dial(&url.clone().into(), Some(&key)).await?;
     let raw = raw::dial(raw_address).await?;
     work::round_trips(table, &format!("peek, {what}"), &client, &raw).await?;
     client.close().await;

@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
 async fn place(url: &str) -> Result<(Client, Anchor)> {
     // The key is the one that `CIRCUIT_HMAC` names, if it does.
     let search = Search {
-        url: Some(url.parse()?),
+        address: Some(url.parse()?),
         ..Search::default()
     };
     let client = search.dial().await?;

@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
 async fn wait_all(url: &str, command: &[String]) -> Result<bool, Box<dyn Error>> {
     // The key is the one that `CIRCUIT_HMAC` names, if it does.
     let search = Search {
-        url: Some(url.parse()?),
+        address: Some(url.parse()?),
         ..Search::default()
     };
     let client = search.dial().await?;

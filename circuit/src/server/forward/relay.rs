@@ -126,14 +126,12 @@ pub(super) async fn down(
     if unknown {
         error.code = Code::Unknown;
     }
-    let said = match stage {
-        Stage::Reply => back.frame(&Reply::Err(error)).await,
-        Stage::Data => back.send_end(&Err(error)).await,
-        Stage::End | Stage::Behind => back.frame(&End::Err(error)).await,
+    // A caller that is gone needs no word.
+    let _ = match stage {
+        Stage::Reply => back.last_frame(&Reply::Err(error)).await,
+        Stage::Data => back.end(&Err(error)).await,
+        Stage::End | Stage::Behind => back.last_frame(&End::Err(error)).await,
     };
-    if said.is_ok() {
-        back.finish();
-    }
 }
 
 #[cfg(test)]

@@ -150,9 +150,7 @@ pub(super) async fn receive(call: &mut Call, receiving: Receiving, form: Form) -
                 call.server.runtime.counters.messages_received.one();
             }
             call.operation.log(done.as_ref().err());
-            call.send.frame(&done).await?;
-            call.send.finish();
-            Ok(())
+            Ok(call.send.last_frame(&done).await?)
         }
     }
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 /// How many requests there may be (docs/design.md, "The wire").
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(in super::super) struct Limits {
     /// How many that are done at once, or were not read yet.
     in_flight: usize,
     /// How many that wait for others.
@@ -24,7 +24,7 @@ pub(super) struct Limits {
 }
 
 /// Of a client.
-pub(super) const CLIENT: Limits = Limits {
+pub(in super::super) const CLIENT: Limits = Limits {
     in_flight: 1_024,
     waiting: 16_384,
     of_one_origin: 16_384,
@@ -43,7 +43,7 @@ pub(in super::super) const STREAMS_AT_FIRST: u32 = 1_280;
 
 /// The places of one connection.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(in super::super) struct Places {
     limits: Limits,
     taken: Mutex<Taken>,
     hasher: RandomState,
@@ -78,7 +78,7 @@ enum Held {
 }
 
 impl Places {
-    pub(super) fn new(limits: Limits) -> Arc<Places> {
+    pub(in super::super) fn new(limits: Limits) -> Arc<Places> {
         Arc::new(Places {
             limits,
             taken: Mutex::new(Taken {
@@ -93,7 +93,7 @@ impl Places {
     }
 
     /// A place for a request that was not read yet, or the place of one that is to be refused.
-    pub(super) fn enter(self: &Arc<Self>) -> Place {
+    pub(in super::super) fn enter(self: &Arc<Self>) -> Place {
         let mut taken = self.taken.lock();
         let held = match taken.in_flight < self.limits.in_flight {
             true => {

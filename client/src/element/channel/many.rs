@@ -184,9 +184,11 @@ impl Sender {
     /// ```
     pub async fn finish(mut self) -> Result<(), Error> {
         self.flush().await?;
-        let Sender { send, mut recv, .. } = self;
+        let Sender {
+            mut send, mut recv, ..
+        } = self;
         // All is stored: nothing that happens now can take that back.
-        if send.end(Ok(())).await.is_ok() {
+        if send.end(&Ok(())).await.is_ok() {
             let _ = recv.whole_chunk().await;
         }
         Ok(())
@@ -447,10 +449,12 @@ impl Receiver {
     /// ```
     pub async fn finish(self) {
         let idle = matches!(self.stage, Stage::Idle | Stage::Received);
-        let Receiver { send, mut recv, .. } = self;
+        let Receiver {
+            mut send, mut recv, ..
+        } = self;
         // Nothing that happens now changes anything, and in the middle of an exchange the other
         // side does not listen.
-        if idle && send.end(Ok(())).await.is_ok() {
+        if idle && send.end(&Ok(())).await.is_ok() {
             let _ = recv.whole_chunk().await;
         }
     }

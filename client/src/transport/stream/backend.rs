@@ -12,6 +12,7 @@ use quinn::{ReadError, VarInt, WriteError};
 
 use super::{StreamError, memory};
 use crate::transport::lost::Lost;
+use crate::transport::socket;
 
 /// The code of a reset or a stop: the user of the stream went away.
 const ABANDONED: VarInt = VarInt::from_u32(1);
@@ -21,6 +22,8 @@ const ABANDONED: VarInt = VarInt::from_u32(1);
 pub enum Sending {
     /// Of a QUIC connection.
     Quic(quinn::SendStream),
+    /// Of a connection over a Unix socket.
+    Socket(socket::Sender),
     /// Between two ends in one process.
     Memory(memory::Sender),
 }
@@ -30,6 +33,8 @@ pub enum Sending {
 pub enum Receiving {
     /// Of a QUIC connection.
     Quic(quinn::RecvStream),
+    /// Of a connection over a Unix socket.
+    Socket(socket::Receiver),
     /// Between two ends in one process.
     Memory(memory::Receiver),
 }
@@ -56,15 +61,27 @@ impl Sending {
                 let written = ready!(pin!(stream.write_chunks(pieces)).poll(cx))?;
                 Poll::Ready(Ok(written.chunks))
             }
+            Sending::Socket(sender) => sender.poll_write(cx, pieces),
             Sending::Memory(sender) => sender.poll_write(cx, pieces),
         }
     }
 
-    /// Ends the stream in order: what was written is still delivered.
-    pub(super) fn finish(&mut self) {
+    /// The bytes behind all others that end the stream in order, if this transport has such.
+    pub(super) fn marker(&self) -> Option<Bytes> {
+        match self {
+            Sending::Socket(sender) => Some(sender.marker()),
+            Sending::Quic(_) | Sending::Memory(_) => None,
+        }
+    }
+
+    /// Ends the stream in order: what was written is still delivered. `rest` is the end of it that
+    /// was not written, for lack of room; only a transport that has a [`marker`](Self::marker)
+    /// takes any.
+    pub(super) fn finish(&mut self, rest: impl Iterator<Item = Bytes>) {
         match self {
             // Fails only on a stream that was reset or finished before, and then says nothing new.
             Sending::Quic(stream) => drop(stream.finish()),
+            Sending::Socket(sender) => sender.finished(rest),
             Sending::Memory(sender) => sender.finish(),
         }
     }
@@ -73,18 +90,21 @@ impl Sending {
     pub(super) fn reset(&mut self) {
         match self {
             Sending::Quic(stream) => drop(stream.reset(ABANDONED)),
+            Sending::Socket(sender) => sender.reset(),
             Sending::Memory(sender) => sender.reset(),
         }
     }
 
     /// Resolves when nothing more can become of the stream.
     pub(super) fn fate(&self) -> impl Future<Output = Fate> + Send + 'static {
-        enum Of<Q, M> {
+        enum Of<Q, S, M> {
             Quic(Q),
+            Socket(S),
             Memory(M),
         }
         let of = match self {
             Sending::Quic(stream) => Of::Quic(stream.stopped()),
+            Sending::Socket(sender) => Of::Socket(sender.fate()),
             Sending::Memory(sender) => Of::Memory(sender.fate()),
         };
         async move {
@@ -92,6 +112,10 @@ impl Sending {
                 Of::Quic(stopped) => match stopped.await {
                     Ok(None) => Fate::Received,
                     Ok(Some(_)) | Err(_) => Fate::Abandoned,
+                },
+                Of::Socket(written) => match written.await {
+                    true => Fate::Received,
+                    false => Fate::Abandoned,
                 },
                 Of::Memory(fate) => fate.await,
             }
@@ -111,7 +135,24 @@ impl Receiving {
                 let read = ready!(pin!(stream.read_chunks(pieces)).poll(cx))?;
                 Poll::Ready(Ok(read))
             }
+            Receiving::Socket(receiver) => receiver.poll_read(cx, pieces),
             Receiving::Memory(receiver) => receiver.poll_read(cx, pieces),
+        }
+    }
+
+    /// The marker that this header is, if it is one and this transport has such.
+    pub(super) fn marker(&self, header: usize) -> Option<socket::Marker> {
+        match self {
+            Receiving::Socket(_) => socket::Marker::of(header),
+            Receiving::Quic(_) | Receiving::Memory(_) => None,
+        }
+    }
+
+    /// Notes that the marker was read, and keeps what came behind it.
+    pub(super) fn finished(&mut self, marker: socket::Marker, behind: Bytes) {
+        match self {
+            Receiving::Socket(receiver) => receiver.finished(marker, behind),
+            Receiving::Quic(_) | Receiving::Memory(_) => (),
         }
     }
 
@@ -120,6 +161,7 @@ impl Receiving {
         match self {
             // Fails only on a stream that has ended.
             Receiving::Quic(stream) => drop(stream.stop(ABANDONED)),
+            Receiving::Socket(receiver) => receiver.stop(),
             Receiving::Memory(receiver) => receiver.stop(),
         }
     }
@@ -128,6 +170,12 @@ impl Receiving {
 impl From<quinn::SendStream> for Sending {
     fn from(stream: quinn::SendStream) -> Sending {
         Sending::Quic(stream)
+    }
+}
+
+impl From<socket::Sender> for Sending {
+    fn from(sender: socket::Sender) -> Sending {
+        Sending::Socket(sender)
     }
 }
 
@@ -140,6 +188,12 @@ impl From<memory::Sender> for Sending {
 impl From<quinn::RecvStream> for Receiving {
     fn from(stream: quinn::RecvStream) -> Receiving {
         Receiving::Quic(stream)
+    }
+}
+
+impl From<socket::Receiver> for Receiving {
+    fn from(receiver: socket::Receiver) -> Receiving {
+        Receiving::Socket(receiver)
     }
 }
 

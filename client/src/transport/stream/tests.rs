@@ -300,7 +300,7 @@ async fn a_sender_that_has_finished_may_be_dropped() {
         let Stream { here, there, .. } = transport.stream().await;
         let (mut send, (_, mut recv)) = (here.0, there);
         send.data(Bytes::from_static(TEXT)).await.unwrap();
-        send.end(Ok(())).await.unwrap();
+        send.end(&Ok(())).await.unwrap();
         assert_eq!(read(&mut recv, false).await, (TEXT.to_vec(), Ok(())));
         assert_eq!(recv.at_finish().await, Ok(true), "{}", transport.name());
     }
@@ -342,11 +342,11 @@ async fn a_direction_that_has_ended_leaves_the_other_open() {
         let Stream { here, there, .. } = transport.stream().await;
         let (mut asker, mut answerer) = (here, there);
         asker.0.data(Bytes::from_static(b"asked")).await.unwrap();
-        asker.0.end(Ok(())).await.unwrap();
+        asker.0.end(&Ok(())).await.unwrap();
         let asked = read(&mut answerer.1, false).await;
         assert_eq!(asked, (b"asked".to_vec(), Ok(())));
         answerer.0.data(Bytes::from_static(TEXT)).await.unwrap();
-        answerer.0.end(Ok(())).await.unwrap();
+        answerer.0.end(&Ok(())).await.unwrap();
         let answered = read(&mut asker.1, false).await;
         assert_eq!(answered, (TEXT.to_vec(), Ok(())), "{}", transport.name());
     }
@@ -390,7 +390,7 @@ async fn a_reader_that_does_not_read_holds_the_sender_back() {
             while let Err(_pending) =
                 tokio::time::timeout(Duration::from_micros(1), send.drain()).await
             {}
-            send.end(Ok(())).await
+            send.end(&Ok(())).await
         });
         let (read, end) = read(&mut recv, false).await;
         assert_eq!(end, Ok(()), "{}", transport.name());

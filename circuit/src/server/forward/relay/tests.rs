@@ -309,7 +309,7 @@ async fn a_caller_that_does_not_read_holds_the_other_server_back() {
     let data = Bytes::from(vec![7; 10 * MAX_CHUNK]);
     let sent = tokio::spawn(async move {
         speaker.data(data).await.unwrap();
-        speaker.end(Ok(())).await.unwrap();
+        speaker.end(&Ok(())).await.unwrap();
     });
     // The windows and the relay hold far less.
     tokio::task::yield_now().await;

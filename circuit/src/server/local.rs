@@ -1,0 +1,185 @@
+//! Serves clients on this host, who come over a Unix socket.
+//!
+//! A socket's file is the door: whoever its permissions let in may do all that the server may. There
+//! is no key and no TLS. [`file`] makes the files, [`users`] knows who may and who is there; the
+//! requests are those that come over the network, executed by the same [`dispatch`].
+//!
+//! **Invariant:** a connection carries one request at a time. When its other end is gone, the request
+//! learns so at once.
+//!
+//! **Invariant:** a request beyond its user's limit is answered `Busy`, over however many connections
+//! the user's requests come.
+
+pub mod file;
+mod users;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use circuit_client::transport::socket::Connection;
+use circuit_proto::handshake::{Answer, Hello, Refused, Role, SPOKEN, Welcome};
+use tokio::net::unix::UCred;
+use tokio::net::{UnixListener, UnixStream};
+use tracing::{debug, warn};
+
+use super::dispatch::Caller;
+use super::{Server, requests};
+use crate::runtime::budget::Budget;
+use crate::runtime::descriptors::{Taken, User};
+use crate::runtime::transient::is_transient;
+use file::Door;
+pub(super) use users::Users;
+
+/// How long a handshake may take. docs/PROTOCOL.md, "Handshake".
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest `Hello`, in bytes.
+const LONGEST_HELLO: usize = 16 << 10;
+
+/// How long the acceptor waits when the system has no descriptor for it. Chosen, not measured.
+const SCARCE: Duration = Duration::from_millis(50);
+
+/// How many connections are accepted before the other tasks of the thread have their turn. Chosen, not
+/// measured: one costs some ten microseconds.
+const TURN: usize = 32;
+
+/// Accepts connections until the server closes them.
+pub(super) async fn accept(server: Arc<Server>, listener: UnixListener, door: Door) {
+    let mut closing = server.closing.subscribe();
+    let mut turn = Budget::new(TURN);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // The sender lives in the server, so the watch cannot end before it tells.
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => admit(&server, stream, door),
+            Err(error) if is_transient(&error) => {
+                warn!("cannot accept a connection on this host: {error}");
+                tokio::time::sleep(SCARCE).await;
+            }
+            Err(error) => return warn!("the socket for this host is lost: {error}"),
+        }
+        turn.spend(1).await;
+    }
+}
+
+/// Begins to serve a connection, if its user may.
+fn admit(server: &Arc<Server>, stream: UnixStream, door: Door) {
+    let refused = |reason: Refused| {
+        server.runtime.counters.refused.one();
+        (reason, None)
+    };
+    let cred = stream.peer_cred();
+    let (answer, admitted) = match &cred {
+        Ok(cred) if door.lets_in(cred.uid()) => {
+            match server.runtime.descriptors.take(User::Clients, 1) {
+                _ if server.is_leaving() => refused(Refused::Leaving),
+                Ok(taken) => (Refused::Malformed, Some((*cred, taken))),
+                Err(short) => {
+                    warn!("refused a client on this host: {short}");
+                    refused(Refused::Busy)
+                }
+            }
+        }
+        Ok(cred) => {
+            warn!(who = %named(cred), "refused a client on this host: it is another user's");
+            refused(Refused::User)
+        }
+        Err(error) => {
+            warn!("refused a client on this host: the system does not say whose it is: {error}");
+            refused(Refused::User)
+        }
+    };
+    let connection = Connection::accepted(stream);
+    match admitted {
+        Some((cred, taken)) => {
+            let (server, mut closing) = (server.clone(), server.closing.subscribe());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = serve(server, &connection, cred, taken) => (),
+                    _ = closing.wait_for(|closing| *closing) => (),
+                }
+            });
+        }
+        None => {
+            tokio::spawn(async move {
+                let (mut send, _recv) = connection.open();
+                let refusal = Answer::Refused(answer);
+                let refusal = send.last_frame(&refusal);
+                // A client that is gone needs no answer.
+                let _ = tokio::time::timeout(HANDSHAKE_WAIT, refusal).await;
+            });
+        }
+    }
+}
+
+/// The description of a client in the log.
+fn named(cred: &UCred) -> String {
+    match cred.pid() {
+        Some(pid) => format!("uid {} pid {pid}", cred.uid()),
+        // A process that this one cannot see.
+        None => format!("uid {}", cred.uid()),
+    }
+}
+
+/// Serves the requests of a connection, one behind the other, until it ends.
+async fn serve(server: Arc<Server>, connection: &Arc<Connection>, cred: UCred, _taken: Taken) {
+    match tokio::time::timeout(HANDSHAKE_WAIT, greet(&server, connection)).await {
+        Ok(true) => (),
+        Ok(false) => return debug!("a client on this host made no handshake"),
+        Err(_) => return debug!("a client on this host said nothing in time"),
+    }
+    let user = server.users.enter(&cred);
+    let caller = Caller::Client(named(&cred).into());
+    if user.is_first() {
+        server.runtime.counters.clients.one();
+    }
+    loop {
+        let (send, mut recv) = connection.open();
+        // The place is taken when the request begins.
+        match recv.at_finish().await {
+            Ok(false) => (),
+            Ok(true) | Err(_) => return,
+        }
+        let place = user.places().enter();
+        // One that cannot be read is not answered: the connection ends.
+        let _ = requests::request(server.clone(), caller.clone(), place, send, recv).await;
+        connection.flush().await;
+        if !connection.is_in_order() {
+            return;
+        }
+    }
+}
+
+/// The handshake: one frame each way. Whether the connection carries requests now.
+async fn greet(server: &Server, connection: &Arc<Connection>) -> bool {
+    let (mut send, mut recv) = connection.open();
+    let hello = match recv.raw_frame(LONGEST_HELLO).await {
+        Ok(hello) => Hello::decode(&hello),
+        Err(_) => Err(Refused::Malformed),
+    };
+    let version = hello.and_then(|hello| match hello.body.role {
+        Role::Client => hello
+            .versions
+            .in_common(SPOKEN)
+            .ok_or(Refused::Version(SPOKEN)),
+        // Servers link over the network.
+        Role::Link(..) | Role::Transfer(_) | Role::Copy { .. } => Err(Refused::Malformed),
+    });
+    let (answer, welcome) = match version {
+        Ok(version) => {
+            let welcome = Welcome {
+                version,
+                identity: server.outbound.identity(),
+                proof: None,
+            };
+            (Answer::Welcome(welcome), true)
+        }
+        Err(reason) => (Answer::Refused(reason), false),
+    };
+    let answered = send.last_frame(&answer).await;
+    drop((send, recv));
+    welcome && answered.is_ok() && connection.is_in_order()
+}

@@ -1,0 +1,353 @@
+//! The Unix sockets of a server: who is let in, what their files are, and what a client learns of a
+//! server's end.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use circuit_client::{Address, Client, Cmd, Error};
+use rustix::process::Signal;
+
+use crate::support::{Home, Server, eventually, sh, skipped};
+
+async fn dial(path: &Path) -> Client {
+    let address = Address::Socket(path.to_owned());
+    Client::dial(&address, None).await.unwrap()
+}
+
+fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// A user id that nobody here has.
+const STRANGER: u32 = 23_456;
+
+/// The beginning of a shell script that runs the binary as the stranger.
+const AS_STRANGER: &str =
+    "exec setpriv --reuid 23456 --regid 23456 --clear-groups -- \"$0\" \"$@\"";
+
+/// Whether this user may become another; says so if not.
+fn may_become_another() -> bool {
+    if uid() != 0 {
+        skipped("root, for commands of another user");
+    }
+    uid() == 0
+}
+
+/// A directory that every user may enter, with a name that the test has for itself.
+fn open_directory(home: &Home) -> PathBuf {
+    for path in [home.path().to_owned(), home.file("open")] {
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    home.file("open")
+}
+
+fn start_at(home: &Home, name: &str, socket: &Path, more: &str) -> Server {
+    let line = format!("start -name {name} {more} -socket");
+    home.circuit(line).arg(socket).serve()
+}
+
+#[test]
+fn operations_are_logged_with_user_and_process_forwarded_ones_too() {
+    let home = Home::new();
+    let [one, two] = home.start_all(["one", "two"]);
+    let found = fs::symlink_metadata(one.socket()).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    let dialled = format!("-d unix:{}", one.socket().display());
+    home.circuit(format!("mkchan {dialled} /one/c 0")).run();
+    let line = one.logs("what=\"mkchan\"");
+    let who = format!("who=\"uid {} pid ", uid());
+    assert!(line.contains(&who), "{line}");
+    home.circuit(format!("mkchan {dialled} /two/c 0")).run();
+    let line = two.logs("what=\"mkchan\"");
+    assert!(line.contains(&who), "{line}");
+    assert!(line.contains(&format!(" via {}\"", one.id())), "{line}");
+}
+
+#[test]
+fn a_command_finds_the_socket_that_the_environment_names() {
+    let home = Home::new();
+    let path = home.file("s");
+    let one = start_at(&home, "one", &path, "");
+    let elsewhere = Home::new();
+    let line = format!("/{}\n", one.id());
+    let found = elsewhere.circuit("ls /").env("CIRCUIT_SOCKET", &path);
+    found.stdout(line).run();
+    elsewhere
+        .circuit("ls /")
+        .env("CIRCUIT_SOCKET", home.file("none"))
+        .stderr(format!(
+            "circuit: ls: there is no socket {}\n",
+            home.file("none").display()
+        ))
+        .status(255)
+        .run();
+}
+
+#[test]
+fn none_makes_no_socket() {
+    let home = Home::new();
+    let one = home.circuit("start -name one -socket none").serve();
+    assert!(!one.socket().exists());
+    home.circuit("run one -- echo hello")
+        .stdout("hello\n")
+        .run();
+    home.circuit("start -socket none -socket-group 0")
+        .stderr(
+            "circuit: start: -socket none makes no socket for the -socket-group: give one of the \
+             two\n",
+        )
+        .status(2)
+        .run();
+}
+
+#[test]
+fn a_path_may_be_longer_than_an_address() {
+    let home = Home::new();
+    let deep = home.file(&"d".repeat(100)).join("e".repeat(100));
+    fs::create_dir_all(&deep).unwrap();
+    let path = deep.join("socket");
+    let one = start_at(&home, "one", &path, "");
+    let line = format!("ls -d unix:{} /", path.display());
+    home.circuit(line).stdout(format!("/{}\n", one.id())).run();
+}
+
+#[test]
+fn what_a_killed_server_left_is_replaced_and_all_else_refused() {
+    let home = Home::new();
+    let path = home.file("s");
+    let mut one = start_at(&home, "one", &path, "");
+    let shown = path.display();
+    let refused = |text: String| {
+        let second = home.circuit("start -name two -socket").arg(&path);
+        second.stderr(text).status(1).run();
+    };
+    refused(format!(
+        "circuit: start: another server listens on {shown}: give each a path of its own\n"
+    ));
+    one.kill();
+    one.exit_status();
+    assert!(path.exists());
+    let mut two = start_at(&home, "two", &path, "");
+    let line = format!("ls -d unix:{shown} -names /");
+    home.circuit(line).stdout("/two\n").run();
+    two.stop();
+    assert!(!path.exists() && !two.socket().exists());
+    fs::write(&path, "precious").unwrap();
+    refused(format!(
+        "circuit: start: {shown} is there and is no socket: remove it, or give another path\n"
+    ));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn a_file_that_was_replaced_is_left_alone() {
+    let home = Home::new();
+    let path = home.file("s");
+    let mut one = start_at(&home, "one", &path, "");
+    fs::remove_file(&path).unwrap();
+    let here = format!("ls -d unix:{} /", path.display());
+    home.circuit(&here)
+        .stderr(format!(
+            "circuit: ls: there is no socket {}\n",
+            path.display()
+        ))
+        .status(255)
+        .run();
+    fs::write(&path, "somebody else's").unwrap();
+    one.stop();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "somebody else's");
+}
+
+#[test]
+fn other_users_are_kept_out_unless_they_are_of_the_group() {
+    if !may_become_another() {
+        return;
+    }
+    let home = Home::new();
+    let path = open_directory(&home).join("s");
+    let _one = start_at(&home, "one", &path, "");
+    let line = format!("ls -names -d unix:{} /", path.display());
+    let stranger = || home.circuit_under(AS_STRANGER, &line);
+    stranger()
+        .stderr(format!(
+            "circuit: ls: no permission for the socket {}\n\
+             hint: its server lets in its own user and root; started with -socket PATH -socket-group \
+             GROUP, that group too\n",
+            path.display()
+        ))
+        .status(255)
+        .run();
+    // A mode that was changed by hand opens the file, not the server.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    stranger()
+        .stderr(format!(
+            "circuit: ls: the server at {} refused us: only its own user, root and the group of its \
+             socket may use it\n",
+            path.display()
+        ))
+        .status(255)
+        .run();
+    let path = home.file("open").join("group");
+    let _two = start_at(&home, "two", &path, "-socket-group 23456");
+    let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let line = format!("ls -names -d unix:{} /", path.display());
+    home.circuit_under(AS_STRANGER, &line)
+        .stdout("/two\n")
+        .run();
+}
+
+#[test]
+fn a_user_without_an_id_here_is_nobody() {
+    if !may_become_another() {
+        return;
+    }
+    let home = Home::new();
+    let path = open_directory(&home).join("s");
+    // In a user namespace of its own, which maps no user but the server's.
+    let script = "exec unshare --user --map-root-user -- \"$0\" \"$@\"";
+    let one = home
+        .circuit_under(script, "start -name one -socket-group 0 -socket")
+        .arg(&path)
+        .serve();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let line = format!("ls -d unix:{} /", path.display());
+    home.circuit_under(AS_STRANGER, &line)
+        .any_stderr()
+        .status(255)
+        .run();
+    one.logs("refused a client on this host");
+    home.circuit(line).stdout(format!("/{}\n", one.id())).run();
+}
+
+#[test]
+fn a_socket_that_another_user_serves_is_not_trusted() {
+    if !may_become_another() {
+        return;
+    }
+    let home = Home::new();
+    let directory = open_directory(&home);
+    chown(&directory, Some(STRANGER), None).unwrap();
+    let path = directory.join("s");
+    let script = format!(
+        "export XDG_RUNTIME_DIR='{}'; {AS_STRANGER}",
+        directory.display()
+    );
+    let _fake = home
+        .circuit_under(&script, "start -name fake -socket-group 23456 -socket")
+        .arg(&path)
+        .serve();
+    let line = format!("ls -names -d unix:{} /", path.display());
+    home.circuit(&line)
+        .stderr(format!(
+            "circuit: ls: the socket {} is served by the user {STRANGER}, who is neither this user \
+             nor root\n",
+            path.display()
+        ))
+        .status(255)
+        .run();
+    // In a directory that only root can write, root has made that user the server's.
+    chown(&directory, Some(0), None).unwrap();
+    home.circuit(&line).stdout("/fake\n").run();
+}
+
+/// Waits through the socket of a server for a process at a path, while `end` has its effect.
+async fn lost_while_waiting(server: &Server, path: &str, end: impl FnOnce()) -> Error {
+    let client = dial(&server.socket()).await;
+    let process = client.walk(path).unwrap().proc();
+    let waiting = tokio::spawn(async move { process.wait().await });
+    tokio::task::block_in_place(|| {
+        server.is_executing(&["wait"]);
+        end();
+    });
+    waiting.await.unwrap().unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_leaves_and_one_that_is_killed_are_told_apart() {
+    let home = Home::new();
+    let one = home.start("one");
+    let two = home.start("two");
+    for (server, name, signal, end) in [
+        (&one, "one", Signal::TERM, "left the circuit"),
+        (&two, "two", Signal::KILL, "its process has ended"),
+    ] {
+        server.make(&format!("/{name}/p"), r#"{"Path": "cat"}"#);
+        let path = format!("/{name}/p");
+        let error = lost_while_waiting(server, &path, || server.signal(signal)).await;
+        assert!(matches!(error, Error::CircuitGone { .. }), "{error}");
+        assert!(error.to_string().ends_with(end), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_used_again_and_a_dropped_request_takes_its_own_along() {
+    let home = Home::new();
+    let one = home.start("one");
+    let client = dial(&one.socket()).await;
+    let anchor = client.walk("/one/p").unwrap();
+    for _ in 0..100 {
+        anchor.make_proc(Cmd::new("true")).await.unwrap();
+        anchor.proc().wait().await.unwrap();
+        anchor.scrub().await.unwrap();
+    }
+    let counters = |name: &str| {
+        let status = tokio::task::block_in_place(|| one.peek("/one"));
+        status["Counters"]["Connections"][name].as_u64().unwrap()
+    };
+    // This one, and those of the commands that asked.
+    assert!(
+        counters("AcceptedClients") <= 3,
+        "{}",
+        counters("AcceptedClients")
+    );
+    anchor.make_proc(Cmd::new("cat")).await.unwrap();
+    let process = anchor.proc();
+    tokio::select! {
+        biased;
+        ended = process.wait() => panic!("{ended:?}"),
+        () = async { tokio::task::block_in_place(|| one.is_executing(&["wait"])) } => (),
+    }
+    tokio::task::block_in_place(|| {
+        eventually("nobody waits any more", || {
+            (!one.executed().iter().any(|what| what == "wait")).then_some(())
+        });
+    });
+    anchor.proc().kill().await.unwrap();
+}
+
+#[test]
+fn a_killed_client_is_gone_at_once_whatever_it_held() {
+    let home = Home::new();
+    let one = home.start("one");
+    let here = format!("-d unix:{}", one.socket().display());
+    one.make("/one/p", sh("while read line; do echo \"$line\"; done"));
+    one.circuit("mkchan /one/c 0").run();
+    let clients = [
+        home.circuit(format!("stdout {here} /one/p")),
+        home.circuit(format!("stdin {here} /one/p")).stdin_open(),
+        home.circuit(format!("wait {here} /one/p")),
+        home.circuit(format!("send {here} /one/c"))
+            .stdin("a message"),
+        home.circuit(format!("run {here} /one/run -- sleep 1000")),
+    ];
+    let mut clients = clients.map(|client| client.spawn());
+    let held = ["stdout", "stdin", "wait", "send", "stderr"];
+    one.is_executing(&held);
+    for client in &mut clients {
+        client.kill();
+    }
+    // Far sooner than QUIC would tell: the deadline of `eventually` is longer only for slow machines.
+    eventually("nothing is held", || {
+        let executed = one.executed();
+        let none = held.iter().all(|name| !executed.iter().any(|e| e == name));
+        none.then_some(())
+    });
+    eventually("the process of `run` is gone", || {
+        one.peek("/one/run").is_null().then_some(())
+    });
+    assert_eq!(one.peek("/one/c")["Senders"], 0);
+}
