@@ -383,10 +383,14 @@ fn what_people_try_has_a_hint() {
         "cp a b",
         "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",
     );
-    check(
-        "info",
-        "`circuit peek SERVER` prints the status of a server",
-    );
+    for line in ["info", "inspect /one/a", "status"] {
+        check(
+            line,
+            "`circuit peek PATH` prints the status of an element, `circuit peek SERVER` that of a \
+             server",
+        );
+    }
+    check("version", "`circuit -version` prints it");
     check("ls -lh", "flags of one letter are written one by one");
     check(
         "ls -d 127.0.0.1:7777",

@@ -342,7 +342,11 @@ fn hint_of_usage(wrong: &clap::Error, has_tip: bool) -> Option<String> {
                 "rm" => "`circuit scrub PATH` removes an element",
                 "logs" => "`circuit stdout PATH` prints a process's output",
                 "cp" => "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",
-                "info" => "`circuit peek SERVER` prints the status of a server",
+                "info" | "inspect" | "status" => {
+                    "`circuit peek PATH` prints the status of an element, `circuit peek SERVER` that of a \
+                     server"
+                }
+                "version" => "`circuit -version` prints it",
                 _ => return None,
             };
             Some(hint.to_owned())
