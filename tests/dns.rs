@@ -1,5 +1,6 @@
 //! DNS servers: made, filled, asked with a real resolver and with `dig`, attacked, and ended.
 
+mod nsd;
 mod zone;
 
 use std::io::{Read, Write};
