@@ -307,3 +307,21 @@ fn a_file_name_that_is_not_utf8_is_one_still() {
     );
     assert!(end.stderr().starts_with(&expected), "{}", end.stderr());
 }
+
+#[test]
+fn the_wildcard_is_no_address_to_dial() {
+    let home = Home::new();
+    for url in ["circuit://0.0.0.0:7711", "circuit://[::]:7711"] {
+        for (line, flag) in [("ls", "-d <URL>"), ("start", "-j <URL>")] {
+            let given = flag.split(' ').next().unwrap();
+            let text = format!(
+                "invalid value '{url}' for '{flag}': 0.0.0.0 and [::] stand for all \
+                 addresses of the host that listens, and are none to dial: give the one that the \
+                 server printed, or 127.0.0.1 for this host: {url}"
+            );
+            let output = home.circuit(format!("{line} {given} {url}"));
+            let output = output.any_stdout().any_stderr().status(2).run();
+            assert!(output.stderr().contains(&text), "{}", output.stderr());
+        }
+    }
+}

@@ -12,3 +12,4 @@ pub mod lost;
 pub mod socket;
 pub mod stream;
 pub mod tls;
+pub mod zone;

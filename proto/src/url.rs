@@ -1,7 +1,7 @@
 //! A server's URL: its address, and the id that it must prove.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -43,6 +43,10 @@ pub struct Server {
 pub enum Host {
     /// An IPv4 or IPv6 address.
     Ip(IpAddr),
+    /// A link-local IPv6 address, and its zone as a person wrote it: the name or the number of one of
+    /// this host's network interfaces. It does not travel: on another host the name means another
+    /// interface, or none (RFC 9844, section 4).
+    Zoned(Ipv6Addr, String),
     /// A name for the resolver.
     Name(String),
 }
@@ -59,6 +63,15 @@ pub enum UrlError {
     /// The port is missing, 0 or not a number.
     #[error("no valid port in the URL: {0}")]
     Port(String),
+    /// The host is the wildcard, on which servers listen.
+    #[error(
+        "0.0.0.0 and [::] stand for all addresses of the host that listens, and are none to dial: give \
+         the one that the server printed, or 127.0.0.1 for this host: {0}"
+    )]
+    Wildcard(String),
+    /// The host is an address with a zone, and not a link-local IPv6 one.
+    #[error("only a link-local IPv6 address (fe80::1%eth0) has a zone: {0}")]
+    Zone(String),
     /// The part after the port is not `/PID/Qid`.
     #[error("the URL must end in /PID/Q and 16 hexadecimal digits, or in the port: {0}")]
     Server(String),
@@ -76,18 +89,39 @@ impl Url {
         }
     }
 
-    /// The socket address, if the host is an address and not a name.
+    /// The socket address, if the host is an address, and one that means the same everywhere: not a
+    /// name, and not a link-local IPv6 address, which is complete with an interface only.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.host {
-            Host::Ip(ip) => Some(SocketAddr::new(*ip, self.port)),
-            Host::Name(_) => None,
+            Host::Ip(ip) if self.link_local().is_none() => Some(SocketAddr::new(*ip, self.port)),
+            Host::Ip(_) | Host::Zoned(..) | Host::Name(_) => None,
         }
+    }
+
+    /// The host's link-local IPv6 address (RFC 4291, section 2.5.6), if it is one, and its zone, if
+    /// that was given.
+    pub fn link_local(&self) -> Option<(Ipv6Addr, Option<&str>)> {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) if ip.is_unicast_link_local() => Some((*ip, None)),
+            Host::Zoned(ip, zone) => Some((*ip, Some(zone))),
+            _ => None,
+        }
+    }
+
+    /// The URL as it travels: without a zone.
+    fn without_zone(self) -> Url {
+        let host = match self.host {
+            Host::Zoned(ip, _) => Host::Ip(ip.into()),
+            host => host,
+        };
+        Url { host, ..self }
     }
 
     /// `HOST:PORT`, as people write addresses.
     pub fn authority(&self) -> String {
         match &self.host {
             Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]:{}", self.port),
+            host @ Host::Zoned(..) => format!("[{host}]:{}", self.port),
             host => format!("{host}:{}", self.port),
         }
     }
@@ -96,6 +130,7 @@ impl Url {
     pub fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Ip(ip) => ip.is_loopback(),
+            Host::Zoned(..) => false,
             Host::Name(name) => name.eq_ignore_ascii_case("localhost"),
         }
     }
@@ -105,6 +140,11 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Host::Ip(ip) => ip.fmt(f),
+            // Such a zone would be read without its beginning.
+            Host::Zoned(ip, zone) if zone.starts_with("25") && zone.len() > 2 => {
+                write!(f, "{ip}%25{zone}")
+            }
+            Host::Zoned(ip, zone) => write!(f, "{ip}%{zone}"),
             Host::Name(name) => f.write_str(name),
         }
     }
@@ -150,7 +190,13 @@ impl FromStr for Url {
             .rsplit_once(':')
             .ok_or_else(|| UrlError::Port(whole()))?;
         let port = parse_port(port).ok_or_else(|| UrlError::Port(whole()))?;
-        let host = parse_host(host).ok_or_else(|| UrlError::Host(whole()))?;
+        let host = match parse_zoned(host) {
+            Some(zoned) => zoned.ok_or_else(|| UrlError::Zone(whole()))?,
+            None => parse_host(host).ok_or_else(|| UrlError::Host(whole()))?,
+        };
+        if matches!(host, Host::Ip(ip) if ip.is_unspecified()) {
+            return Err(UrlError::Wildcard(whole()));
+        }
         let server = match tail {
             "" => None,
             tail => Some(parse_server(tail).ok_or_else(|| UrlError::Server(whole()))?),
@@ -164,6 +210,28 @@ fn parse_port(text: &str) -> Option<u16> {
         return None;
     }
     text.parse().ok().filter(|port| *port != 0)
+}
+
+/// A host in brackets that has a zone: `[fe80::1%eth0]`, or `[fe80::1%25eth0]` as RFC 6874 had it in
+/// URLs. `None` if there is no zone, and `Some(None)` if there should be none.
+fn parse_zoned(text: &str) -> Option<Option<Host>> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    let (ip, zone) = inner.split_once('%')?;
+    let zone = match zone.strip_prefix("25") {
+        Some(zone) if !zone.is_empty() => zone,
+        _ => zone,
+    };
+    let ip = ip.parse().ok().filter(Ipv6Addr::is_unicast_link_local);
+    Some(
+        ip.filter(|_| is_zone(zone))
+            .map(|ip| Host::Zoned(ip, zone.to_owned())),
+    )
+}
+
+/// Whether a text can be an interface's name or number (Linux: 15 bytes at most).
+fn is_zone(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b'%' | b'[' | b']');
+    (1..=15).contains(&text.len()) && text.bytes().all(fits)
 }
 
 fn parse_host(text: &str) -> Option<Host> {
@@ -204,8 +272,9 @@ fn parse_server(tail: &str) -> Option<Server> {
 impl TryFrom<String> for Url {
     type Error = UrlError;
 
+    /// Reads a URL as it travels. A zone in it would be another host's.
     fn try_from(text: String) -> Result<Url, UrlError> {
-        text.parse()
+        text.parse().map(Url::without_zone)
     }
 }
 
@@ -238,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_is_taken_as_it_is_pasted_and_does_not_travel() {
+        for text in ["circuit://[fe80::1%eth0]:7", "circuit://[fe80::1%25eth0]:7"] {
+            let url: Url = text.parse().unwrap();
+            assert_eq!(url.to_string(), "circuit://[fe80::1%eth0]:7");
+            assert_eq!(url.link_local().unwrap().1, Some("eth0"));
+            assert_eq!(url.address(), None);
+            let there = Url::try_from(text.to_owned()).unwrap();
+            assert_eq!(there.to_string(), "circuit://[fe80::1]:7");
+        }
+        let number: Url = "circuit://[fe80::1%25]:7".parse().unwrap();
+        assert_eq!(number.link_local().unwrap().1, Some("25"));
+    }
+
+    #[test]
     fn an_error_does_nothing_to_a_terminal() {
         let error = "circuit://\u{1b}[2J\n:1".parse::<Url>().unwrap_err();
         let shown = "no valid host in the URL: circuit://\\u{1b}[2J\\n:1";
@@ -263,6 +346,13 @@ mod tests {
         check("circuit://10.0.0:1", "host");
         check("circuit://fd00::1:1", "host");
         check("circuit://a b:1", "host");
+        check("circuit://0.0.0.0:1", "none to dial");
+        check("circuit://[::]:1/2/Q56e7a2a0d47a7b5d", "none to dial");
+        check("circuit://[fd00::1%eth0]:1", "zone");
+        check("circuit://[fe80::1%]:1", "zone");
+        check("circuit://[fe80::1%a%b]:1", "zone");
+        check("circuit://[fe80::1%interface-number]:1", "zone");
+        check("circuit://[10.0.0.1%eth0]:1", "zone");
         check("circuit://a:1/2", "must end in");
         check("circuit://a:1/2/X56e7a2a0d47a7b5d", "must end in");
         check("circuit://a:1/2/Q56e7a2a0d47a7b5d/", "must end in");
@@ -277,7 +367,15 @@ mod tests {
         }
 
         #[test]
+        fn zones_are_read_as_they_are_written(zone in "(25)?[a-z0-9.:-]{1,13}") {
+            let host = Host::Zoned("fe80::1".parse().unwrap(), zone);
+            let url = Url { host, port: 7, server: None };
+            prop_assert_eq!(url.to_string().parse::<Url>().unwrap(), url);
+        }
+
+        #[test]
         fn what_is_written_is_read(ip in any::<IpAddr>(), port in 1u16.., pid in any::<u32>(), id in any::<u64>(), pinned in any::<bool>()) {
+            prop_assume!(!ip.is_unspecified());
             let server = pinned.then_some(Server { pid, id: ServerId(id) });
             let url = Url { host: Host::Ip(ip), port, server };
             prop_assert_eq!(url.to_string().parse::<Url>().unwrap(), url);

@@ -207,8 +207,11 @@ fn listen(
     // A server that joins servers of this machine only is not for other hosts.
     let outside = discovers || joins.iter().any(|url| !url.is_loopback());
     Ok(match host {
-        Some(ip) if ip.is_unspecified() && ip.is_ipv6() => Listen::Everywhere(port),
-        Some(ip) => Listen::At(SocketAddr::new(ip, port)),
+        Some(host) if host.ip().is_unspecified() && host.is_ipv6() => Listen::Everywhere(port),
+        Some(mut host) => {
+            host.set_port(port);
+            Listen::At(host)
+        }
         None if address.is_some() || outside => Listen::Everywhere(port),
         None => Listen::Loopback,
     })

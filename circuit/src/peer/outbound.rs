@@ -10,6 +10,7 @@ use circuit_client::transport::congestion::Windows;
 use circuit_client::transport::dial::{Accepted, DialError, Dialler};
 use circuit_client::transport::endpoint;
 use circuit_client::transport::tls::{Certificate, Pin};
+use circuit_client::transport::zone;
 use circuit_proto::handshake::{Identity, Role};
 use circuit_proto::membership::Message;
 use circuit_proto::{Key, Tenure, Url};
@@ -171,6 +172,9 @@ impl Outbound {
             return Ok(vec![address]);
         }
         let (host, port) = (url.host.to_string(), url.port);
+        if let Some(found) = zone::addresses(url, self.endpoint.local_addr().ok()) {
+            return found.map_err(|source| DialError::Resolve { host, source });
+        }
         let asked = host.clone();
         let lookup = self
             .runtime

@@ -103,7 +103,7 @@ async fn attempt(peer: &Arc<Peer>, seed: &mut Seed) -> Attempt {
             reason: Refused::Myself,
             ..
         }) => match seed.url.host {
-            Host::Ip(_) => return Attempt::Myself,
+            Host::Ip(_) | Host::Zoned(..) => return Attempt::Myself,
             // The name may stand for other servers as well, at another time.
             Host::Name(_) => None,
         },

@@ -31,7 +31,7 @@ pub struct Interface {
     pub name: String,
     /// Its number, which the kernel knows it by.
     pub index: u32,
-    /// Its addresses, IPv6's link-local ones excepted.
+    /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
 

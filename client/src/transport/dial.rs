@@ -20,6 +20,7 @@ use super::lost::Lost;
 use super::socket::dial::SocketError;
 use super::stream::{RecvHalf, SendHalf, StreamError};
 use super::tls::{self, Certificate, Pin, Verifier};
+use super::zone;
 
 /// How long a dial may take. A closed port never says so over UDP. Lost first packets are
 /// repeated after .3, .9 and 2.1 s: three times the first round trip that is assumed, then twice as
@@ -163,6 +164,9 @@ pub async fn resolve(url: &Url, timeout: Duration) -> Result<Vec<SocketAddr>, Di
         return specified(vec![address]);
     }
     let host = url.host.to_string();
+    if let Some(found) = zone::addresses(url, None) {
+        return found.map_err(|source| DialError::Resolve { host, source });
+    }
     let lookup = tokio::net::lookup_host((host.as_str(), url.port));
     let found: io::Result<Vec<SocketAddr>> = match tokio::time::timeout(timeout, lookup).await {
         Ok(found) => found.map(Iterator::collect),

@@ -161,7 +161,14 @@ pub async fn close_and_flush(connection: &quinn::Connection, why: Close) {
 
 /// The address without the IPv6 clothes that a dual-stack socket puts on IPv4.
 pub fn plain(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => (ip, v6.port()).into(),
+            // With its zone, if it has one.
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{Key, ServerId, codec};
 /// The length of a query, and the longest packet that is sent, in bytes.
 ///
 /// The longest URL has 300 bytes (a host name of 253), the longest name [`MAX_NAME`], and what is
-/// around them 57; a test has them all. It fits one packet of the smallest MTU that IPv6 allows
+/// around them 66; a test has them all. It fits one packet of the smallest MTU that IPv6 allows
 /// (1,280, RFC 8200, section 5).
 pub const QUERY_SIZE: usize = 640;
 

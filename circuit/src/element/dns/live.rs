@@ -75,7 +75,7 @@ impl Live {
 
     fn srv(&self, id: ServerId, url: &Url) -> Option<Record> {
         let target = match &url.host {
-            Host::Ip(_) => self.name_of(id)?,
+            Host::Ip(_) | Host::Zoned(..) => self.name_of(id)?,
             // RFC 2782: the target is no alias.
             Host::Name(name) => text::name(name).ok()?,
         };
@@ -119,7 +119,7 @@ impl Live {
 fn address(host: &Host) -> Option<RData> {
     Some(match host {
         Host::Ip(std::net::IpAddr::V4(ip)) => RData::A(A(*ip)),
-        Host::Ip(std::net::IpAddr::V6(ip)) => RData::AAAA(AAAA(*ip)),
+        Host::Ip(std::net::IpAddr::V6(ip)) | Host::Zoned(ip, _) => RData::AAAA(AAAA(*ip)),
         Host::Name(name) => RData::CNAME(CNAME(text::name(name).ok()?)),
     })
 }

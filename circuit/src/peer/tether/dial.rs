@@ -65,7 +65,12 @@ async fn dial(from: IpAddr, to: SocketAddr, tokens: &Tokens) -> io::Result<TcpSt
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
-        socket.bind((from, 0).into())?;
+        let mut own = SocketAddr::from((from, 0));
+        if let (SocketAddr::V6(own), SocketAddr::V6(to)) = (&mut own, to) {
+            // A link-local address is complete with its zone only.
+            own.set_scope_id(to.scope_id());
+        }
+        socket.bind(own)?;
     }
     let mut stream = socket.connect(to).await?;
     stream.write_all(&tokens.dialler).await?;

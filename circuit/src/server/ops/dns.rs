@@ -1,6 +1,5 @@
 //! The operations on a DNS server.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use circuit_proto::element::dns::Op;
@@ -31,14 +30,17 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 async fn make(call: &mut Call, address: Option<String>, zone: Option<String>) -> Result<(), Error> {
     let server = call.server.clone();
     let place = call.reserve()?;
+    let own = address::complete(server.address);
     let address = match address {
-        None => SocketAddr::new(server.address, 0),
+        None => own,
         Some(text) => {
             let resolving = &server.runtime.resolving;
             let resolved = resolving.run(move || address::resolve(&text)).await?;
             let invalid = |error| Error::new(Code::InvalidArgument, with_cause(&error));
-            let (ip, port) = resolved.map_err(invalid)?;
-            SocketAddr::new(ip.unwrap_or(server.address), port)
+            let (host, port) = resolved.map_err(invalid)?;
+            let mut address = host.unwrap_or(own);
+            address.set_port(port);
+            address
         }
     };
     let dns = Dns::start(

@@ -205,15 +205,13 @@ impl Copies {
         if let Some(before) = self.links[b].replace(i) {
             self.lose(before, peer);
         }
-        for (machine, peer) in [(&mut self.bystanders[b], ME)] {
-            machine.handle(
-                Input::Connected {
-                    peer,
-                    dialled: false,
-                },
-                now,
-            );
-        }
+        self.bystanders[b].handle(
+            Input::Connected {
+                peer: ME,
+                dialled: false,
+            },
+            now,
+        );
         if let Some(copy) = &mut self.machines[i] {
             copy.handle(
                 Input::Connected {
