@@ -576,6 +576,21 @@ impl Client {
         sent.map_err(|error| self.failed(path, error))
     }
 
+    /// Begins a request without sending it: it goes with the data that are put into the queue behind
+    /// it.
+    pub(crate) async fn begin_request(
+        &self,
+        path: &Path,
+        op: &Op,
+    ) -> Result<(SendHalf, RecvHalf), Error> {
+        let request = encoded(path, op)?;
+        let opened = self.open_stream().await;
+        let failed = |error| self.failed(path, error);
+        let (mut send, recv, _) = opened.map_err(failed)?;
+        send.queue_frame(&request).map_err(failed)?;
+        Ok((send, recv))
+    }
+
     /// Sends a request that nothing follows, and does not wait for its answer.
     async fn send_whole_request(
         &self,
@@ -593,13 +608,7 @@ impl Client {
         whole: bool,
     ) -> Result<(SendHalf, RecvHalf), StreamError> {
         loop {
-            let (mut send, recv, is_new) = match &self.shared.transport {
-                Transport::Quic { connection, .. } => {
-                    let (send, recv) = connection.open_bi().await?;
-                    (SendHalf::new(send), RecvHalf::new(recv), true)
-                }
-                Transport::Socket(pool) => pool.open().await.map_err(StreamError::Lost)?,
-            };
+            let (mut send, recv, is_new) = self.open_stream().await?;
             let sent = match whole {
                 true => send.last_frame(request).await,
                 false => send.frame(request).await,
@@ -610,6 +619,17 @@ impl Client {
                 Err(StreamError::Abandoned) if !is_new => (),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// A stream to the server, and whether its connection has carried none before.
+    async fn open_stream(&self) -> Result<(SendHalf, RecvHalf, bool), StreamError> {
+        match &self.shared.transport {
+            Transport::Quic { connection, .. } => {
+                let (send, recv) = connection.open_bi().await?;
+                Ok((SendHalf::new(send), RecvHalf::new(recv), true))
+            }
+            Transport::Socket(pool) => pool.open().await.map_err(StreamError::Lost),
         }
     }
 

@@ -251,6 +251,7 @@ impl Writer {
             self.send
                 .queue_end(&Ok(()))
                 .map_err(|error| self.client.failed(&self.path, error))?;
+            self.send.queue_finish();
         }
         ready!(self.poll_drain(cx))?;
         self.send.finish();

@@ -215,6 +215,11 @@ impl Call {
         self.answer::<()>(Err(error)).await
     }
 
+    /// Begins an answer of data, which goes with what is put into the queue behind it.
+    pub(super) fn queue_accept(&mut self) -> Result<(), Gone> {
+        Ok(self.send.queue_frame(&Reply::Ok(Value::default()))?)
+    }
+
     /// Begins an answer of data.
     pub(super) async fn accept(&mut self) -> Result<(), Gone> {
         Ok(self.send.frame(&Reply::Ok(Value::default())).await?)

@@ -100,6 +100,12 @@ impl SendHalf {
 
     /// Sends data that is in several pieces, of [`MAX_CHUNK`] bytes in all at most, as one chunk.
     pub async fn chunk(&mut self, pieces: Vec<Bytes>) -> Result<(), StreamError> {
+        self.queue_chunk(pieces);
+        self.drain().await
+    }
+
+    /// Puts data that is in several pieces into the queue, as [`chunk`](Self::chunk) sends them.
+    pub fn queue_chunk(&mut self, pieces: Vec<Bytes>) {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         if length > MAX_CHUNK {
             for piece in pieces {
@@ -109,7 +115,6 @@ impl SendHalf {
             self.queue_header(length);
             self.queued.extend(pieces);
         }
-        self.drain().await
     }
 
     /// Sends a value in a frame of its own, and finishes.
@@ -135,7 +140,7 @@ impl SendHalf {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        self.mark();
+        self.queue_finish();
         if self.marked {
             // What finds no room now is written later; who reads no more needs none of it.
             let _ = self.poll_drain(&mut Context::from_waker(Waker::noop()));
@@ -143,19 +148,9 @@ impl SendHalf {
         self.inner.finish(self.queued.drain(..));
     }
 
-    /// Puts the transport's marker, if it has one, behind what is queued.
-    fn mark(&mut self) {
-        if !self.marked
-            && let Some(marker) = self.inner.marker()
-        {
-            self.queued.push_back(marker);
-            self.marked = true;
-        }
-    }
-
     async fn drain_and_finish(&mut self) -> Result<(), StreamError> {
         // Written together with what is queued.
-        self.mark();
+        self.queue_finish();
         self.drain().await?;
         self.finished = true;
         self.inner.finish(std::iter::empty());
@@ -180,6 +175,38 @@ impl SendHalf {
             // However it went, there is nothing more to wait for.
             let _ = fate.await;
         }
+    }
+
+    /// Puts a value in a frame of its own into the queue.
+    pub fn queue_frame<T: Serialize>(&mut self, value: &T) -> Result<(), StreamError> {
+        self.queued.push_back(codec::frame(value)?.into());
+        Ok(())
+    }
+
+    /// Has the next drain also say that nothing follows, if the transport has a word for that. Call
+    /// [`finish`](Self::finish) when it is drained.
+    pub fn queue_finish(&mut self) {
+        if !self.marked
+            && let Some(marker) = self.inner.marker()
+        {
+            self.queued.push_back(marker);
+            self.marked = true;
+        }
+    }
+
+    /// Waits for something. What is queued is sent meanwhile; if there is nothing to wait for, it stays
+    /// queued, and goes together with what comes next.
+    pub async fn unless_ready<T>(
+        &mut self,
+        what: impl Future<Output = T>,
+    ) -> Result<T, StreamError> {
+        tokio::pin!(what);
+        tokio::select! {
+            biased;
+            done = &mut what => return Ok(done),
+            sent = self.drain() => sent?,
+        }
+        Ok(what.await)
     }
 
     /// Puts data into the queue, in chunks, for [`poll_drain`](Self::poll_drain) to send.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use circuit_client::transport::stream::StreamError;
 use circuit_proto::Error;
 use circuit_proto::element::channel::Op;
 use circuit_proto::request::End;
@@ -109,27 +110,48 @@ async fn send(call: &mut Call, channel: &Arc<Channel>) -> Result<(), Gone> {
 }
 
 async fn take(call: &mut Call, sending: &Sending) -> Result<End, Gone> {
-    call.accept().await?;
-    if let Err(error) = sending.placed().await {
+    // A message that comes whole and finds its place at once is answered in one write.
+    call.queue_accept()?;
+    let Call { send, recv, .. } = call;
+    if let Err(error) = send.unless_ready(sending.placed()).await? {
         return Ok(Err(error));
     }
-    call.send.data(PLACED).await?;
+    send.queue_data(PLACED);
     loop {
-        let data = tokio::select! {
-            data = call.recv.data() => data?,
-            error = sending.failed() => return Ok(Err(error)),
+        let data = async {
+            tokio::select! {
+                data = recv.data() => Ok(data?),
+                error = sending.failed() => Err(Failed::Send(error)),
+            }
         };
-        let Some(bytes) = data else { break };
-        if let Err(error) = sending.push(bytes).await {
+        let bytes = match send.unless_ready(data).await? {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(Failed::Send(error)) => return Ok(Err(error)),
+            Err(Failed::Stream(error)) => return Err(error.into()),
+        };
+        if let Err(error) = send.unless_ready(sending.push(bytes)).await? {
             return Ok(Err(error));
         }
     }
     sending.end();
-    let end = sending.stored().await;
+    let end = send.unless_ready(sending.stored()).await?;
     if end.is_ok() {
         call.server.runtime.counters.messages_sent.one();
     }
     Ok(end)
+}
+
+/// Why no more of a message is taken.
+enum Failed {
+    Send(Error),
+    Stream(StreamError),
+}
+
+impl From<StreamError> for Failed {
+    fn from(error: StreamError) -> Failed {
+        Failed::Stream(error)
+    }
 }
 
 /// Gives one message to the caller.
@@ -157,13 +179,17 @@ pub(super) async fn receive(call: &mut Call, receiving: Receiving, form: Form) -
 
 /// Gives the message, until the caller says that it has all of it.
 async fn give(call: &mut Call, receiving: &Receiving, form: Form) -> Result<End, Gone> {
-    call.accept().await?;
+    // A message of one chunk that is there at once is given in one write.
+    call.queue_accept()?;
+    let mut is_first = true;
     loop {
-        match receiving.pull().await {
+        match call.send.unless_ready(receiving.pull()).await? {
+            Ok(Some(pieces)) if is_first => call.send.queue_chunk(form.of(pieces)),
             Ok(Some(pieces)) => call.send.chunk(form.of(pieces)).await?,
             Ok(None) => break,
             Err(error) => return Ok(Err(error)),
         }
+        is_first = false;
     }
     call.send.send_end(&Ok(())).await?;
     match call.recv.data().await? {

@@ -38,10 +38,11 @@ pub(super) async fn send(anchor: &Anchor) -> Result<MessageWriter, Error> {
 /// Sends everything there is to say at once, then hears how it went.
 pub(super) async fn send_all(anchor: &Anchor, message: Bytes) -> Result<(), Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (mut send, mut recv) = client.send_request(path, &Op::Send.into()).await?;
+    let (mut send, mut recv) = client.begin_request(path, &Op::Send.into()).await?;
     send.queue_data(message);
     let queued = send.queue_end(&Ok(()));
     queued.map_err(|error| Error::protocol(path, error))?;
+    send.queue_finish();
     let sent = async {
         match std::future::poll_fn(|cx| send.poll_drain(cx)).await {
             Ok(()) => {
@@ -333,6 +334,7 @@ impl MessageReader {
         if self.stage == Stage::Read {
             let queued = self.send.queue_end(&Ok(()));
             queued.map_err(|error| Error::protocol(&self.path, error))?;
+            self.send.queue_finish();
             self.stage = Stage::Acknowledged;
         }
         if self.stage == Stage::Acknowledged {
