@@ -82,7 +82,7 @@ pub enum Warning {
     /// Others than its owner can read a key file.
     ExposedKey(PathBuf),
     /// A server of this user runs on this machine, and does not answer.
-    Silent(Address),
+    Silent(circuit_proto::Url),
 }
 
 impl fmt::Display for Warning {
@@ -92,7 +92,7 @@ impl fmt::Display for Warning {
                 let file = file.display();
                 write!(f, "others can read the key file {file}: chmod 600 {file}")
             }
-            Warning::Silent(server) => write!(f, "{server} runs here and does not answer"),
+            Warning::Silent(url) => write!(f, "{url} runs here and does not answer"),
         }
     }
 }

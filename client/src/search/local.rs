@@ -37,12 +37,10 @@ pub(super) async fn dial(
             [] => return Err(SearchError::Nothing),
             // The last one has all the time that there is, and says what is wrong.
             [only] => break Client::dial(&only.address(), key).await?,
-            [newest, others @ ..] => {
-                match dial_patiently(&newest.address(), key, patience, warn).await? {
-                    Some(client) => break client,
-                    None => others,
-                }
-            }
+            [newest, others @ ..] => match dial_patiently(newest, key, patience, warn).await? {
+                Some(client) => break client,
+                None => others,
+            },
         };
     };
     if left.len() > 1 && in_several_circuits(&client, left, key, patience, warn).await? {
@@ -54,15 +52,15 @@ pub(super) async fn dial(
 
 /// Dials a server; `None`, and a warning, if it does not answer.
 async fn dial_patiently(
-    server: &Address,
+    server: &LocalServer,
     key: Option<&Key>,
     patience: Duration,
     warn: fn(Warning),
 ) -> Result<Option<Client>, SearchError> {
-    match tokio::time::timeout(patience, Client::dial(server, key)).await {
+    match tokio::time::timeout(patience, Client::dial(&server.address(), key)).await {
         Ok(dialled) => Ok(Some(dialled?)),
         Err(_) => {
-            warn(Warning::Silent(server.clone()));
+            warn(Warning::Silent(server.url.clone()));
             Ok(None)
         }
     }
@@ -84,10 +82,7 @@ async fn in_several_circuits(
     });
     for server in apart {
         // One that hangs is nobody's circuit; one that refuses us is another.
-        if !matches!(
-            dial_patiently(&server.address(), key, patience, warn).await,
-            Ok(None)
-        ) {
+        if !matches!(dial_patiently(server, key, patience, warn).await, Ok(None)) {
             return Ok(true);
         }
     }
