@@ -120,8 +120,8 @@ fn its_session_is_what_a_terminal_shows() {
 
 /// The README's program.
 #[allow(clippy::print_stdout)]
-async fn program(url: circuit_client::Url) -> Result<(), Box<dyn std::error::Error>> {
-    let client = circuit_client::Client::dial(&url.into(), None).await?;
+async fn program(url: circuit_client::Address) -> Result<(), Box<dyn std::error::Error>> {
+    let client = circuit_client::Client::dial(&url, None).await?;
     for server in client.servers().await? {
         let hostname = circuit_client::Cmd::new("hostname");
         let output = client.server(server.id).output(hostname).await?;
@@ -142,7 +142,7 @@ async fn its_program_works() {
     let one = home
         .circuit("start -name one -a 0.0.0.0 -advertise 127.0.0.1")
         .serve();
-    program(one.url().clone()).await.unwrap();
+    program(one.url().clone().into()).await.unwrap();
 }
 
 #[test]
