@@ -27,7 +27,7 @@ pub(super) enum Command {
     /// the circuit in order on SIGINT and SIGTERM; the processes it started go on.
     ///
     /// Without -a, -if, -discover, -j and -j-once it listens on loopback only.
-    Start(Start),
+    Start(Box<Start>),
     /// Print a new key for a circuit, or write it to a new file
     Keygen {
         /// The file, which must not exist; it is made with mode 0600
@@ -94,7 +94,7 @@ pub(super) enum LogFormat {
 impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
-            Command::Start(flags) => start(flags),
+            Command::Start(flags) => start(*flags),
             Command::Keygen { file } => keygen(file.as_deref()),
         }
     }
