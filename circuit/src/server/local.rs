@@ -1,8 +1,8 @@
 //! Serves clients on this host, who come over a Unix socket.
 //!
 //! A socket's file is the door: whoever its permissions let in may do all that the server may. There
-//! is no key and no TLS. [`file`] makes the files, [`users`] knows who may and who is there; the
-//! requests are those that come over the network, executed by the same [`dispatch`].
+//! is no key and no TLS. [`file`](mod@file) makes the files, [`users`] knows who may and who is there; the
+//! requests are those that come over the network, executed by the same [`dispatch`](super::dispatch).
 //!
 //! **Invariant:** a connection carries one request at a time. When its other end is gone, the request
 //! learns so at once.

@@ -4,7 +4,7 @@
 //! last have ended in order. The bytes are those of QUIC's streams: frames, chunks and ends. What
 //! QUIC says beside the bytes is said like this:
 //!
-//! - *Finish*: a [`Marker`] in the place of a header. The server's says whether the connection serves
+//! - *Finish*: a marker in the place of a header. The server's says whether the connection serves
 //!   another stream: only if the server has read the client's marker by then.
 //! - *Reset*: the connection ends. A direction without its marker was cut.
 //! - *Stop*: the connection ends with its other direction.

@@ -57,7 +57,7 @@ pub(super) fn forget(pid: Pid) {
 }
 
 /// Has all that begin below this process, and lose their parent, become its children. It has to
-/// [reap](reap) them.
+/// [reap] them.
 pub fn adopt() {
     // Without it they go to an ancestor.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
