@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use circuit_client::{Chan, Client, Key, Path, Url};
+use circuit_client::{Address, Chan, Client, Key, Path, ServerId};
 
 use crate::table::{Table, median, short};
 use crate::{Ended, Result, runtime};
@@ -15,10 +15,14 @@ use crate::{Ended, Result, runtime};
 /// How to reach the circuit, from any thread.
 #[derive(Clone)]
 pub(crate) struct Circuit {
+    /// How rows are marked.
+    pub(crate) over: &'static str,
     /// The server that hosts the channels.
-    pub(crate) host: Url,
+    pub(crate) host: Address,
     /// Another server of the circuit.
-    pub(crate) other: Url,
+    pub(crate) other: Address,
+    /// The id of the host.
+    pub(crate) id: ServerId,
     /// The key.
     pub(crate) key: Key,
 }
@@ -27,14 +31,22 @@ const ROUNDS: usize = 5;
 const SMALL: usize = 64;
 
 /// All that is measured of channels.
-pub(crate) fn measure(table: &mut Table, circuit: &Circuit) -> Result<()> {
+pub(crate) fn measure(table: &mut Table, circuits: &[Circuit]) -> Result<()> {
     let redis = Redis::start()?;
+    for circuit in circuits {
+        measure_one(table, circuit, redis.as_ref())?;
+    }
+    Ok(())
+}
+
+fn measure_one(table: &mut Table, circuit: &Circuit, redis: Option<&Redis>) -> Result<()> {
+    let over = circuit.over;
     for capacity in [0, 100] {
         const MESSAGES: usize = 3000;
         let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
             let our = singles(circuit, capacity, MESSAGES)?;
-            let their = match &redis {
+            let their = match redis {
                 Some(redis) => redis.messages(MESSAGES)?,
                 None => f64::NAN,
             };
@@ -44,7 +56,7 @@ pub(crate) fn measure(table: &mut Table, circuit: &Circuit) -> Result<()> {
                 ratios.push(our / their);
             }
         }
-        let yardstick = match &redis {
+        let yardstick = match redis {
             Some(_) => format!(
                 "{} × Redis' {}/s",
                 short(median(&ratios)),
@@ -52,7 +64,7 @@ pub(crate) fn measure(table: &mut Table, circuit: &Circuit) -> Result<()> {
             ),
             None => "skipped: needs redis-server".to_owned(),
         };
-        let what = format!("single messages of 64 B, capacity {capacity}");
+        let what = format!("single messages of 64 B, capacity {capacity}{over}");
         table.add(&what, "/s", &ours, Some(yardstick), "≥ 6,000");
     }
     for (length, messages, what, goal) in [
@@ -66,7 +78,7 @@ pub(crate) fn measure(table: &mut Table, circuit: &Circuit) -> Result<()> {
                 rates.push(rate);
             }
         }
-        table.add(what, "/s", &rates, None, goal);
+        table.add(&format!("{what}{over}"), "/s", &rates, None, goal);
     }
     for (through, what, goal) in [
         (&circuit.host, "a message of 256 MiB", "≥ 300"),
@@ -79,7 +91,7 @@ pub(crate) fn measure(table: &mut Table, circuit: &Circuit) -> Result<()> {
                 rates.push(rate);
             }
         }
-        table.add(what, "MB/s", &rates, None, goal);
+        table.add(&format!("{what}{over}"), "MB/s", &rates, None, goal);
     }
     Ok(())
 }
@@ -87,7 +99,7 @@ pub(crate) fn measure(table: &mut Table, circuit: &Circuit) -> Result<()> {
 /// Makes a channel on the host, has both sides work at it, and takes the time.
 fn timed<P, C>(
     circuit: &Circuit,
-    through: &Url,
+    through: &Address,
     capacity: u64,
     producer: impl FnOnce(Chan) -> P + Send + 'static,
     consumer: impl FnOnce(Chan) -> C,
@@ -96,18 +108,17 @@ where
     P: Future<Output = std::result::Result<(), circuit_client::Error>>,
     C: Future<Output = std::result::Result<(), circuit_client::Error>>,
 {
-    let id = circuit.host.server.ok_or("a server's own URL names it")?.id;
-    let path = Path::of_server(id).join("bench/channel")?;
+    let path = Path::of_server(circuit.id).join("bench/channel")?;
     let runtime = runtime()?;
-    let client = runtime.block_on(Client::dial(&through.clone().into(), Some(&circuit.key)))?;
+    let client = runtime.block_on(Client::dial(through, Some(&circuit.key)))?;
     let chan = runtime.block_on(client.anchor(path.clone()).make_chan(capacity))?;
     let (ready, go) = std::sync::mpsc::channel();
-    let (url, key) = (through.clone(), circuit.key.clone());
+    let (address, key) = (through.clone(), circuit.key.clone());
     let producing = thread::spawn(move || -> std::result::Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
         let runtime = crate::runtime().map_err(|e| text(&e))?;
         runtime.block_on(async {
-            let client = Client::dial(&url.into(), Some(&key))
+            let client = Client::dial(&address, Some(&key))
                 .await
                 .map_err(|e| text(&e))?;
             let chan = client.anchor(path).chan();
@@ -182,7 +193,7 @@ fn many(circuit: &Circuit, length: usize, messages: usize) -> Result<f64> {
 /// The length of the long message.
 const LONG: usize = 256 << 20;
 
-fn long(circuit: &Circuit, through: &Url) -> Result<f64> {
+fn long(circuit: &Circuit, through: &Address) -> Result<f64> {
     let took = timed(
         circuit,
         through,

@@ -1,7 +1,8 @@
-//! The yardstick: requests and streams over bare QUIC, with the same transport parameters and
-//! certificates, and nothing of ours on top.
+//! The yardsticks: requests and streams over bare QUIC, with the same transport parameters and
+//! certificates, and over a bare Unix socket; nothing of ours on top.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,8 @@ use circuit_client::transport::endpoint::{dialling, socket, transport_config};
 use circuit_client::transport::tls::{self, Certificate, Pin, Verifier};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, VarInt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::Result;
 
@@ -22,8 +25,24 @@ const ANSWER: usize = 160;
 /// The first byte of a request for a stream; the other eight are its length.
 const STREAM: u8 = 2;
 
-/// Answers requests until it is killed. Prints its address first.
-pub(crate) async fn serve() -> Result<()> {
+/// A connection to the yardsticks' server.
+pub(crate) enum Raw {
+    /// Over QUIC.
+    Quic(Connection),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+/// Answers requests until it is killed, over QUIC and over a Unix socket at this path. Prints its
+/// address first.
+pub(crate) async fn serve(path: &Path) -> Result<()> {
+    let listener = UnixListener::bind(path)?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A caller that has gone needs no answer.
+            tokio::spawn(async move { answer_unix(stream).await.is_ok() });
+        }
+    });
     let (certificate, _) = Certificate::generate()?;
     let crypto = QuicServerConfig::try_from(tls::acceptor(&certificate)?)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -43,6 +62,27 @@ pub(crate) async fn serve() -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Answers the requests of one connection, which are told apart by their first byte.
+async fn answer_unix(mut stream: UnixStream) -> std::io::Result<()> {
+    let mut request = REQUEST;
+    loop {
+        stream.read_exact(&mut request).await?;
+        if request[0] != STREAM {
+            stream.write_all(&[3; ANSWER]).await?;
+            continue;
+        }
+        let mut length = [0; 8];
+        length.copy_from_slice(&request[1..9]);
+        let chunk = vec![0; 64 << 10];
+        let mut left = u64::from_be_bytes(length);
+        while left > 0 {
+            let size = left.min(chunk.len() as u64);
+            stream.write_all(&chunk[..size as usize]).await?;
+            left -= size;
+        }
+    }
 }
 
 async fn answer(mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
@@ -75,18 +115,68 @@ async fn write_stream(
     Ok(())
 }
 
-/// A connection to [`serve`].
-pub(crate) async fn dial(address: SocketAddr) -> Result<Connection> {
+/// A connection to [`serve`] over a Unix socket.
+pub(crate) async fn connect(path: &Path) -> Result<Raw> {
+    Ok(Raw::Unix(UnixStream::connect(path).await?))
+}
+
+/// A connection to [`serve`] over QUIC.
+pub(crate) async fn dial(address: SocketAddr) -> Result<Raw> {
     let (certificate, _) = Certificate::generate()?;
     let crypto = tls::dialler(&certificate, Verifier::new(Pin::Anybody))?;
     let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto)?));
     config.transport_config(Arc::new(transport_config(&Windows::default())));
     let (endpoint, _) = dialling(&[address])?;
-    Ok(endpoint.connect_with(config, address, "circuit")?.await?)
+    let connecting = endpoint.connect_with(config, address, "circuit")?;
+    Ok(Raw::Quic(connecting.await?))
 }
 
-/// One request and its answer.
-pub(crate) async fn request(connection: &Connection) -> Result<()> {
+impl Raw {
+    /// Its name in the table.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Raw::Quic(_) => "raw QUIC",
+            Raw::Unix(_) => "a raw socket",
+        }
+    }
+
+    /// One request and its answer.
+    pub(crate) async fn request(&mut self) -> Result<()> {
+        match self {
+            Raw::Quic(connection) => request(connection).await,
+            Raw::Unix(stream) => {
+                stream.write_all(&REQUEST).await?;
+                stream.read_exact(&mut [0; ANSWER]).await?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Receives a stream of this length.
+    pub(crate) async fn stream(&mut self, length: u64) -> Result<()> {
+        match self {
+            Raw::Quic(connection) => self::stream(connection, length).await,
+            Raw::Unix(stream) => {
+                let mut request = REQUEST;
+                request[0] = STREAM;
+                request[1..9].copy_from_slice(&length.to_be_bytes());
+                stream.write_all(&request).await?;
+                let mut buffer = vec![0; 256 << 10];
+                let mut left = length;
+                while left > 0 {
+                    let most = left.min(buffer.len() as u64) as usize;
+                    match stream.read(&mut buffer[..most]).await? {
+                        0 => return Err("a short stream".into()),
+                        count => left -= count as u64,
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn request(connection: &Connection) -> Result<()> {
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(&REQUEST).await?;
     send.finish()?;
@@ -97,8 +187,7 @@ pub(crate) async fn request(connection: &Connection) -> Result<()> {
     }
 }
 
-/// Receives a stream of this length.
-pub(crate) async fn stream(connection: &Connection, length: u64) -> Result<()> {
+async fn stream(connection: &Connection, length: u64) -> Result<()> {
     let (mut send, mut recv) = connection.open_bi().await?;
     let mut request = vec![STREAM];
     request.extend_from_slice(&length.to_be_bytes());
