@@ -517,6 +517,8 @@ fn a_run_that_comes_to_the_foreground_reads_the_terminal() {
     one.is_executing(&["stdin", "wait"]);
     terminal.types("first\n");
     shell.shows("read first\r\n");
+    // `fg` prints the command.
+    shell.shows("\"$0\" \"$@\"\r\n");
     terminal.types("second\n");
     shell.shows("second\r\nsecond\r\n");
     terminal.types("\u{4}");

@@ -56,9 +56,10 @@ pub use circuit_proto::element::subscription::Event;
 pub use circuit_proto::element::{
     ElementKind, Status, channel, container, dns, process, server, streams, subscription,
 };
-pub use circuit_proto::handshake::{Refused, Versions};
+pub use circuit_proto::handshake::{Identity, Refused, Versions};
 pub use circuit_proto::id::NotAnId;
 pub use circuit_proto::key::KeyError;
+pub use circuit_proto::life::Tenure;
 pub use circuit_proto::path::{Path, PathError, Pattern, ServerPart};
 pub use circuit_proto::url::{Host, UrlError};
 pub use circuit_proto::{Code, Error as ServerError, Fingerprint, Key, OsText, ServerId, Url, url};

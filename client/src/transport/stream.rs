@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -195,12 +196,12 @@ impl SendHalf {
     }
 
     /// Waits for something. What is queued is sent meanwhile; if there is nothing to wait for, it stays
-    /// queued, and goes together with what comes next.
+    /// queued, and goes together with what comes next. It is pinned by the caller, as a future that is
+    /// passed by value has its place in the caller's twice.
     pub async fn unless_ready<T>(
         &mut self,
-        what: impl Future<Output = T>,
+        mut what: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, StreamError> {
-        tokio::pin!(what);
         tokio::select! {
             biased;
             done = &mut what => return Ok(done),

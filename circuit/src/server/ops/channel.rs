@@ -11,6 +11,7 @@ mod many;
 
 pub(super) use many::receive as receive_many;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,29 +114,29 @@ async fn take(call: &mut Call, sending: &Sending) -> Result<End, Gone> {
     // A message that comes whole and finds its place at once is answered in one write.
     call.queue_accept()?;
     let Call { send, recv, .. } = call;
-    if let Err(error) = send.unless_ready(sending.placed()).await? {
+    if let Err(error) = send.unless_ready(pin!(sending.placed())).await? {
         return Ok(Err(error));
     }
     send.queue_data(PLACED);
     loop {
-        let data = async {
+        let data = pin!(async {
             tokio::select! {
                 data = recv.data() => Ok(data?),
                 error = sending.failed() => Err(Failed::Send(error)),
             }
-        };
+        });
         let bytes = match send.unless_ready(data).await? {
             Ok(Some(bytes)) => bytes,
             Ok(None) => break,
             Err(Failed::Send(error)) => return Ok(Err(error)),
             Err(Failed::Stream(error)) => return Err(error.into()),
         };
-        if let Err(error) = send.unless_ready(sending.push(bytes)).await? {
+        if let Err(error) = send.unless_ready(pin!(sending.push(bytes))).await? {
             return Ok(Err(error));
         }
     }
     sending.end();
-    let end = send.unless_ready(sending.stored()).await?;
+    let end = send.unless_ready(pin!(sending.stored())).await?;
     if end.is_ok() {
         call.server.runtime.counters.messages_sent.one();
     }
@@ -183,7 +184,7 @@ async fn give(call: &mut Call, receiving: &Receiving, form: Form) -> Result<End,
     call.queue_accept()?;
     let mut is_first = true;
     loop {
-        match call.send.unless_ready(receiving.pull()).await? {
+        match call.send.unless_ready(pin!(receiving.pull())).await? {
             Ok(Some(pieces)) if is_first => call.send.queue_chunk(form.of(pieces)),
             Ok(Some(pieces)) => call.send.chunk(form.of(pieces)).await?,
             Ok(None) => break,

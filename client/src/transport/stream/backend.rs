@@ -104,7 +104,8 @@ impl Sending {
         }
         let of = match self {
             Sending::Quic(stream) => Of::Quic(stream.stopped()),
-            Sending::Socket(sender) => Of::Socket(sender.fate()),
+            // The future is larger than the others', and most requests have several.
+            Sending::Socket(sender) => Of::Socket(Box::pin(sender.fate())),
             Sending::Memory(sender) => Of::Memory(sender.fate()),
         };
         async move {
