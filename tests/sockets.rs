@@ -143,6 +143,20 @@ fn what_a_killed_server_left_is_replaced_and_all_else_refused() {
 }
 
 #[test]
+fn a_path_without_a_directory_is_named() {
+    let home = Home::new();
+    let path = home.file("none").join("s");
+    home.circuit("start -name one -socket")
+        .arg(&path)
+        .stderr(format!(
+            "circuit: start: cannot make the socket {}: no such file or directory\n",
+            path.display()
+        ))
+        .status(1)
+        .run();
+}
+
+#[test]
 fn a_file_that_was_replaced_is_left_alone() {
     let home = Home::new();
     let path = home.file("s");

@@ -137,13 +137,14 @@ fn lock(path: &Path) -> Result<(File, PathBuf), SocketFileError> {
     let attempt = || -> io::Result<Option<File>> {
         loop {
             let file = match key_file::create_private(&lock_path) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => File::open(&lock_path),
-                made => made,
-            };
-            let file = match file {
-                // Its owner removed it meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                file => file?,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    match File::open(&lock_path) {
+                        // Its owner has removed it meanwhile.
+                        Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                        opened => opened?,
+                    }
+                }
+                made => made?,
             };
             match file.try_lock() {
                 Ok(()) => (),
