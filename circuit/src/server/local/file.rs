@@ -217,6 +217,3 @@ impl Drop for SocketFile {
         let _ = fs::remove_file(&self.lock.1);
     }
 }
-
-#[cfg(test)]
-mod tests;
