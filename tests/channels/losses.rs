@@ -493,6 +493,10 @@ fn clients_that_are_stopped_at_any_point_behind_another_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_has_said_all_and_hears_nothing_gets_unknown() {
+    // On the same host a server that is stopped is there still, and is waited for.
+    if over() == Over::Socket {
+        return;
+    }
     for through in [0, 1] {
         let home = Home::new();
         let mut servers = block_in_place(|| home.start_all(["one", "two"]));
