@@ -207,7 +207,7 @@ fn servers_and_commands_find_each_other_on_a_multicast_group() {
         .status(255)
         .stderr(format!(
             "circuit: ls: no server of ours on the multicast group {group}: the circuit has a \
-             key, and none was given (2 answered so)\n\
+             key, and none was given (answers: 2)\n\
              hint: name its key with -hmac FILE, or in CIRCUIT_HMAC\n"
         ))
         .run();

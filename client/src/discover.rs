@@ -37,11 +37,11 @@ pub enum DiscoverError {
         group: SocketAddr,
     },
     /// The servers that answered have another key.
-    #[error("no server of ours on the multicast group {group}: {reason} ({count} answered so)")]
+    #[error("no server of ours on the multicast group {group}: {reason} (answers: {count})")]
     OtherKey {
         /// The group that was asked.
         group: SocketAddr,
-        /// How many answered so, by their addresses.
+        /// How many answers said so; a server answers on each network that reaches it.
         count: usize,
         /// How our key differs from the key of most of them.
         reason: KeyMismatch,

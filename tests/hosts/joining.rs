@@ -63,7 +63,7 @@ fn stay_alone(keys: [&'static str; 2], said: [&'static str; 2]) {
     };
     let servers = started(vec![start(&a, keys[0]), start(&b, keys[1])]);
     for (server, said) in servers.iter().zip(said) {
-        let wrong = format!("on the multicast group {GROUP}: {said} (1 answered so)");
+        let wrong = format!("on the multicast group {GROUP}: {said} (answers: 1)");
         server.logs(&wrong);
         server.logs(&format!(
             "found no other server within 10 s by -discover {GROUP}; it goes on looking"

@@ -44,7 +44,10 @@ fn circuits_with_different_keys_stay_apart() {
             .run();
         let said = format!("circuit: ls: no server of ours on the multicast group {GROUP}: ");
         assert!(asked.stderr().starts_with(&said), "{asked}");
-        assert!(asked.stderr().contains("answered so)\nhint: "), "{asked}");
+        assert!(
+            asked.stderr().contains("(answers: ") && asked.stderr().contains(")\nhint: "),
+            "{asked}"
+        );
         let check = |server: &Server, key: &str, reason: &str, hint: &str| {
             client
                 .circuit(format!("ls -d {} /", server.url()))
