@@ -435,10 +435,10 @@ impl Receiver {
 impl Drop for Stream {
     fn drop(&mut self) {
         let pool = self.pool.as_ref().and_then(std::sync::Weak::upgrade);
-        if let Some(pool) = pool
-            && self.connection.is_in_order()
-        {
-            pool.put(self.connection.clone());
+        match pool {
+            Some(pool) if self.connection.is_in_order() => pool.put(self.connection.clone()),
+            Some(pool) => pool.abandoned(),
+            None => (),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! **Cancellation:** a request that is dropped takes its connection along.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Pool {
     id: ServerId,
     timeout: Duration,
     idle: Mutex<Vec<Arc<Connection>>>,
+    /// A request was abandoned since the last one was begun.
+    abandoned: AtomicBool,
 }
 
 impl Pool {
@@ -50,6 +53,7 @@ impl Pool {
             id,
             timeout,
             idle: Mutex::new(Vec::new()),
+            abandoned: AtomicBool::new(false),
         });
         pool.put(connection);
         Ok(pool)
@@ -73,7 +77,15 @@ impl Pool {
     /// A stream to the server, and whether its connection is new. One that is not may turn out to be
     /// closed when something is written to it.
     pub async fn open(&self) -> Result<(SendHalf, RecvHalf, bool), Lost> {
-        if let Some(connection) = self.take() {
+        // The system may tell the server of a request on another connection before it tells of the end
+        // of the one that was abandoned. When it has answered on a connection that was made since, it
+        // knows.
+        let behind = self.abandoned.swap(false, Ordering::AcqRel);
+        let pooled = match behind {
+            true => None,
+            false => self.take(),
+        };
+        if let Some(connection) = pooled {
             let (send, recv) = connection.open_of(Some(self.itself.clone()));
             return Ok((send, recv, false));
         }
@@ -104,6 +116,11 @@ impl Pool {
                 return Some(connection);
             }
         }
+    }
+
+    /// Notes that a request was abandoned: those that are begun from now on come behind its end.
+    pub(super) fn abandoned(&self) {
+        self.abandoned.store(true, Ordering::Release);
     }
 
     /// Takes a connection back whose last stream has ended in order.
