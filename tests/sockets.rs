@@ -140,6 +140,7 @@ fn what_a_killed_server_left_is_replaced_and_all_else_refused() {
         "circuit: start: {shown} is there and is no socket: remove it, or give another path\n"
     ));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    assert!(!home.file("s.lock").exists());
 }
 
 #[test]

@@ -90,7 +90,14 @@ pub struct SocketFile {
     /// Its device and inode.
     identity: (u64, u64),
     /// Held until the file is removed.
-    lock: (File, PathBuf),
+    _lock: Lock,
+}
+
+/// The lock beside a socket, which is removed when this is dropped.
+#[derive(Debug)]
+struct Lock {
+    file: File,
+    path: PathBuf,
 }
 
 /// Makes a socket at this path that clients can connect to, of this mode and group.
@@ -105,32 +112,32 @@ pub fn listen(
     };
     let lock = lock(path)?;
     clear(path)?;
-    let make = || {
+    let bind = || {
         let socket = file::socket()?;
         rustix::net::bind(&socket, Address::of(path)?.get())?;
-        let identity = identity(path)?;
+        Ok((socket, identity(path)?))
+    };
+    let (socket, identity) = bind().map_err(failed)?;
+    // From here on a failure leaves nothing behind.
+    let made = SocketFile {
+        path: path.to_owned(),
+        identity,
+        _lock: lock,
+    };
+    let open = || {
         // Nobody can connect before it listens.
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         if group.is_some() {
             std::os::unix::fs::chown(path, None, group)?;
         }
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok((socket, identity))
+        Ok(rustix::net::listen(&socket, BACKLOG)?)
     };
-    let (socket, identity) = make().map_err(failed)?;
-    let path = path.to_owned();
-    Ok((
-        socket,
-        SocketFile {
-            path,
-            identity,
-            lock,
-        },
-    ))
+    open().map_err(failed)?;
+    Ok((socket, made))
 }
 
 /// The lock beside a socket. Fails if another server holds it.
-fn lock(path: &Path) -> Result<(File, PathBuf), SocketFileError> {
+fn lock(path: &Path) -> Result<Lock, SocketFileError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock_path = PathBuf::from(name);
@@ -158,7 +165,10 @@ fn lock(path: &Path) -> Result<(File, PathBuf), SocketFileError> {
         }
     };
     match attempt() {
-        Ok(Some(file)) => Ok((file, lock_path)),
+        Ok(Some(file)) => Ok(Lock {
+            file,
+            path: lock_path,
+        }),
         Ok(None) => Err(SocketFileError::InUse(path.to_owned())),
         Err(source) => Err(SocketFileError::Io {
             path: path.to_owned(),
@@ -214,6 +224,16 @@ impl Drop for SocketFile {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
-        let _ = fs::remove_file(&self.lock.1);
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let held = self.file.metadata().map(|held| (held.dev(), held.ino()));
+        let found = identity(&self.path);
+        // What somebody else has put there since is not ours.
+        if held.is_ok_and(|held| found.is_ok_and(|found| found == held)) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
