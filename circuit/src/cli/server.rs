@@ -69,7 +69,7 @@ async fn join(path: Path, url: Url, options: Dial) -> Result<u8, Failure> {
     if let Some(server) = url.server {
         let (meant, there) = (server.id.in_url(), format!("{}:{}", url.host, url.port));
         let another = |id: &str| format!("{there} is {id}, not {meant}: joined it all the same");
-        // It has joined, even if nobody can say whom.
+        // The server has joined, even if its new id cannot be asked for.
         let warning = match tokio::time::timeout(NEWS, found_at(&client, &url)).await {
             Ok(Ok(found)) if found == server.id => None,
             Ok(Ok(found)) => Some(another(&found.in_url())),

@@ -447,7 +447,7 @@ impl Lifecycle for Process {
         {
             self.signal_group(&[Signal::KILL]);
         }
-        // Whoever waits or reads is told of the end, and not of a scrub.
+        // Waiters and readers are told of the end, and not of a scrub.
         self.streams.over().await;
     }
 

@@ -30,7 +30,7 @@ pub enum Failure {
         /// The error.
         error: String,
     },
-    /// It is no task: another server has this server's identity, and goes on.
+    /// No task has failed: another server has this server's identity, and goes on.
     #[error(
         "another server with this server's identity is at {there} and has run for {lived}, this one \
          for {here}: this one ends; was its -var directory copied? give it one of its own"

@@ -441,7 +441,7 @@ fn print_data(data: &RData) -> String {
             &print_name(&soa.mname),
             &print_name(&soa.rname),
             &soa.serial,
-            // They are unsigned, as on the wire.
+            // These three numbers are unsigned, as on the wire.
             &soa.refresh.cast_unsigned(),
             &soa.retry.cast_unsigned(),
             &soa.expire.cast_unsigned(),

@@ -251,7 +251,7 @@ impl State {
         };
         match writable(source) {
             Some(writable) => !writable,
-            // It is a terminal, or there is no /proc.
+            // The source is a terminal, or there is no /proc.
             None => self.in_pipe() + PIPE_BUF > HELD as u64,
         }
     }
