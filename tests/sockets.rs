@@ -2,11 +2,14 @@
 //! server's end.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use circuit_client::{Address, Client, Cmd, Error};
-use rustix::process::Signal;
+use rustix::process::{Gid, Signal, Uid};
 
 use crate::support::{Home, Server, eventually, sh, skipped};
 
@@ -365,4 +368,82 @@ fn a_killed_client_is_gone_at_once_whatever_it_held() {
         one.peek("/one/run").is_null().then_some(())
     });
     assert_eq!(one.peek("/one/c")["Senders"], 0);
+}
+
+/// Does something as the stranger, in a thread of its own: user ids are those of a thread.
+fn as_stranger<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    let stranger = move || {
+        let (uid, gid) = (Uid::from_raw(STRANGER), Gid::from_raw(STRANGER));
+        rustix::thread::set_thread_groups(&[gid]).unwrap();
+        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+        what()
+    };
+    thread::scope(|scope| scope.spawn(stranger).join().unwrap())
+}
+
+#[test]
+fn whoever_opens_connections_and_says_nothing_leaves_room_to_others() {
+    if !may_become_another() {
+        return;
+    }
+    let home = Home::new();
+    let path = open_directory(&home).join("s");
+    let few = r#"ulimit -n 256; exec "$0" "$@""#;
+    let line = format!("start -name one -socket-group {STRANGER} -socket");
+    let one = home.circuit_under(few, &line).arg(&path).serve();
+    let connect = || UnixStream::connect(&path).unwrap();
+    let mut silent: Vec<UnixStream> = as_stranger(|| (0..600).map(|_| connect()).collect());
+    // Neither its owner nor another member of the group waits, or is turned away.
+    let line = format!("ls -names -d unix:{} /", path.display());
+    home.circuit(&line).stdout("/one\n").run();
+    home.circuit_under(AS_STRANGER, &line)
+        .stdout("/one\n")
+        .run();
+    let who = format!("who=\"uid {STRANGER} pid {}\"", std::process::id());
+    let logged = one.logs("refused a client on this host: ");
+    assert!(logged.contains(&who), "{logged}");
+    let status = one.peek("/one");
+    let refused = &status["Counters"]["Connections"]["Refused"];
+    assert!(refused.as_u64() >= Some(500), "{refused}");
+    let lines = one.log();
+    let lines = lines.lines().filter(|line| line.contains("refused"));
+    assert!(lines.count() < 50, "the log is not flooded");
+    // The oldest made room for the newest.
+    let mut said = Vec::new();
+    silent[0].read_to_end(&mut said).unwrap();
+    let last = silent.last_mut().unwrap();
+    last.set_nonblocking(true).unwrap();
+    let open = last.read(&mut [0]).unwrap_err();
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_connection_that_speaks_something_else_is_counted_and_logged() {
+    let home = Home::new();
+    let one = home.start("one");
+    let refused = || {
+        let status = one.peek("/one");
+        status["Counters"]["Connections"]["Refused"]
+            .as_u64()
+            .unwrap()
+    };
+    let who = format!("who=\"uid {} pid {}\"", uid(), std::process::id());
+    for (junk, before) in [(&b"GET / HTTP/1.0\r\n\r\n"[..], 0), (b"\n", 1)] {
+        assert_eq!(refused(), before);
+        let logged = one.logged();
+        let mut stream = UnixStream::connect(one.socket()).unwrap();
+        stream.write_all(junk).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // What is said is an answer or nothing.
+        let _ = stream.read_to_end(&mut Vec::new());
+        let malformed = "refused a client on this host: its handshake is malformed";
+        let deadline = std::time::Duration::from_secs(20);
+        assert!(one.logs_after(logged, malformed, deadline));
+        assert!(one.logs(malformed).contains(&who));
+        assert_eq!(refused(), before + 1);
+    }
+    // One that comes and goes is none of the server's business.
+    drop(UnixStream::connect(one.socket()).unwrap());
+    assert_eq!(refused(), 2);
 }

@@ -22,6 +22,7 @@ mod members;
 pub mod name;
 pub mod operations;
 mod ops;
+mod refusals;
 mod requests;
 pub mod var_dir;
 
@@ -190,6 +191,10 @@ pub struct Server {
     closing: watch::Sender<bool>,
     /// The users and processes of this host that are connected.
     users: Arc<local::Users>,
+    /// The places of connections on this host that have made no handshake yet.
+    handshakes: Arc<local::Handshakes>,
+    /// Rations what is logged of those who are refused.
+    refusals: refusals::Refusals,
     /// The files of the Unix sockets.
     sockets: Mutex<Vec<SocketFile>>,
     /// The file by which the user's commands on this machine find the server.
@@ -293,6 +298,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             ),
         }
     }
+    let handshakes = local::Handshakes::new(runtime.descriptors.limit());
     let server = Arc::new(Server {
         me,
         fingerprint,
@@ -314,6 +320,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         leaving: watch::Sender::new(false),
         closing: watch::Sender::new(false),
         users: Arc::default(),
+        handshakes,
+        refusals: refusals::Refusals::default(),
         sockets: Mutex::default(),
         registration: Mutex::new(registration),
     });
@@ -503,6 +511,11 @@ impl Server {
     /// How many QUIC connections there are, of whatever kind.
     pub fn connections(&self) -> usize {
         self.endpoint.open_connections()
+    }
+
+    /// How many connections were accepted and have made no handshake yet.
+    pub fn unauthenticated(&self) -> usize {
+        self.runtime.unauthenticated.taken() + self.handshakes.taken()
     }
 
     /// How many QUIC connections this server has opened to forward requests.

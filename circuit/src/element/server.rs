@@ -74,7 +74,7 @@ fn counters(server: &Host, view: &View) -> Counters {
                 ("Open", server.connections() as u64),
                 ("Clients", server.clients() as u64),
                 ("Forwarding", server.transfers_opened() as u64),
-                ("Unauthenticated", runtime.unauthenticated.taken() as u64),
+                ("Unauthenticated", server.unauthenticated() as u64),
                 ("AcceptedClients", counters.clients.get()),
                 ("AcceptedLinks", counters.links.get()),
                 ("AcceptedForwarders", counters.transfers.get()),
@@ -140,6 +140,7 @@ fn counters(server: &Host, view: &View) -> Counters {
                 ("Containers", descriptors.used_by(User::Containers)),
                 ("Dns", descriptors.used_by(User::Dns)),
                 ("Tethers", descriptors.used_by(User::Tethers)),
+                ("Clients", descriptors.used_by(User::Clients)),
             ]),
         ),
     ];

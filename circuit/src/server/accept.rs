@@ -3,10 +3,8 @@
 //! **Invariant:** until a peer was sent a `Welcome` it has one stream, a window of 16 KiB and five
 //! seconds, and a place among those of [`admission`](crate::runtime::admission).
 
-use parking_lot::Mutex;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use circuit_client::transport::dial::{Accepted, exporter};
 use circuit_client::transport::endpoint::{close, plain};
@@ -36,40 +34,14 @@ pub(super) const UNAUTHENTICATED_WINDOW: u32 = 16 << 10;
 /// How long a refused peer has to read the reason.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
-/// How many refusals are logged a second. Chosen, not measured: a peer that tries without the key must not drown
-/// what else is logged.
-const REFUSALS_LOGGED: u64 = 10;
-
 /// How many connections are looked at before the other tasks of the thread have their turn. Chosen,
 /// not measured: a look costs microseconds.
 const TURN: usize = 32;
-
-/// Logs refusals, a few of them a second, and counts the others.
-#[derive(Debug, Default)]
-struct Refusals(Mutex<(Option<Instant>, u64)>);
-
-impl Refusals {
-    fn log(&self, address: SocketAddr, reason: &Refused) {
-        let mut state = self.0.lock();
-        let (since, count) = &mut *state;
-        if since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
-            if *count > REFUSALS_LOGGED {
-                warn!("refused {} connections more", *count - REFUSALS_LOGGED);
-            }
-            (*since, *count) = (Some(Instant::now()), 0);
-        }
-        *count += 1;
-        if *count <= REFUSALS_LOGGED {
-            warn!(%address, "refused a connection: {reason}", reason = our_view(reason));
-        }
-    }
-}
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(server: Arc<Server>) {
     let (unauthenticated, counters) = (&server.runtime.unauthenticated, &server.runtime.counters);
     let mut turn = Budget::new(TURN);
-    let refusals = Arc::new(Refusals::default());
     while let Some(incoming) = server.endpoint.accept().await {
         turn.spend(1).await;
         let address = incoming.remote_address().ip();
@@ -87,9 +59,9 @@ pub(super) async fn accept(server: Arc<Server>) {
                 continue;
             }
         };
-        let (server, refusals) = (server.clone(), refusals.clone());
+        let server = server.clone();
         tokio::spawn(async move {
-            let handshake = handshake(&server, incoming, &refusals);
+            let handshake = handshake(&server, incoming);
             match tokio::time::timeout(HANDSHAKE_WAIT, handshake).await {
                 Ok(Some(peer)) => {
                     drop(place);
@@ -115,11 +87,7 @@ enum Admitted {
 }
 
 /// Makes the handshake with a peer. Tells a peer that it refuses why, and closes its connection.
-async fn handshake(
-    server: &Arc<Server>,
-    incoming: quinn::Incoming,
-    refusals: &Refusals,
-) -> Option<AdmittedPeer> {
+async fn handshake(server: &Arc<Server>, incoming: quinn::Incoming) -> Option<AdmittedPeer> {
     let address = plain(incoming.remote_address());
     let connection = match incoming.await {
         Ok(connection) => connection,
@@ -154,7 +122,10 @@ async fn handshake(
             server.runtime.counters.refused.one();
             // Two servers with one identity say so themselves.
             if !matches!(reason, Refused::Copy(_)) {
-                refusals.log(address, &reason);
+                server.refusals.log(|| {
+                    let reason = our_view(&reason);
+                    warn!(%address, "refused a connection: {reason}");
+                });
             }
             let _ = tokio::time::timeout(CLOSE_WAIT, connection.closed()).await;
             close(&connection, reason.close());
@@ -255,7 +226,7 @@ fn open_up(connection: &quinn::Connection, role: &Admitted) {
 }
 
 /// The words for a refusal in the acceptor's own log.
-fn our_view(reason: &Refused) -> String {
+pub(super) fn our_view(reason: &Refused) -> String {
     use circuit_proto::auth::KeyMismatch;
     match reason {
         Refused::Key(KeyMismatch::Missing) => "it has no key, and this circuit has one".to_owned(),

@@ -1,8 +1,8 @@
 //! Serves clients on this host, who come over a Unix socket.
 //!
 //! A socket's file is the door: whoever its permissions let in may do all that the server may. There
-//! is no key and no TLS. [`file`](mod@file) makes the files, [`users`] knows who may and who is there; the
-//! requests are those that come over the network, executed by the same [`dispatch`](super::dispatch).
+//! is no key and no TLS. [`file`](mod@file) makes the files, [`handshakes`] bounds the connections of those
+//! who have not said yet what they want, [`users`] knows who may and who is there; the requests are those that come over the network, executed by the same [`dispatch`](super::dispatch).
 //!
 //! **Invariant:** a connection carries one request at a time. When its other end is gone, the request
 //! learns so at once.
@@ -11,23 +11,28 @@
 //! the user's requests come.
 
 pub mod file;
+mod handshakes;
 mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use circuit_client::transport::socket::Connection;
+use circuit_client::transport::stream::StreamError;
 use circuit_proto::handshake::{Answer, Hello, Refused, Role, SPOKEN, Welcome};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
 
+use super::accept::our_view;
 use super::dispatch::Caller;
 use super::{Server, requests};
 use crate::runtime::budget::Budget;
-use crate::runtime::descriptors::{Taken, User};
+use crate::runtime::descriptors::{Short, Taken, User};
 use crate::runtime::transient::is_transient;
 use file::Door;
+pub(super) use handshakes::Handshakes;
+use handshakes::Place;
 pub(super) use users::Users;
 
 /// How long a handshake may take. docs/PROTOCOL.md, "Handshake".
@@ -67,52 +72,72 @@ pub(super) async fn accept(server: Arc<Server>, listener: UnixListener, door: Do
 
 /// Begins to serve a connection, if its user may.
 fn admit(server: &Arc<Server>, stream: UnixStream, door: Door) {
-    let refused = |reason: Refused| {
-        server.runtime.counters.refused.one();
-        (reason, None)
-    };
-    let cred = stream.peer_cred();
-    let (answer, admitted) = match &cred {
+    let admitted = match stream.peer_cred() {
         Ok(cred) if door.lets_in(cred.uid()) => {
             match server.runtime.descriptors.take(User::Clients, 1) {
-                _ if server.is_leaving() => refused(Refused::Leaving),
-                Ok(taken) => (Refused::Malformed, Some((*cred, taken))),
-                Err(short) => {
-                    warn!("refused a client on this host: {short}");
-                    refused(Refused::Busy)
-                }
+                _ if server.is_leaving() => Err((Some(cred), Turned::Refused(Refused::Leaving))),
+                Ok(taken) => Ok((cred, taken)),
+                Err(short) => Err((Some(cred), Turned::Short(short))),
             }
         }
-        Ok(cred) => {
-            warn!(who = %named(cred), "refused a client on this host: it is another user's");
-            refused(Refused::User)
-        }
-        Err(error) => {
-            warn!("refused a client on this host: the system does not say whose it is: {error}");
-            refused(Refused::User)
-        }
+        Ok(cred) => Err((Some(cred), Turned::Refused(Refused::User))),
+        Err(error) => Err((None, Turned::Unknown(error))),
     };
     let connection = Connection::accepted(stream);
     match admitted {
-        Some((cred, taken)) => {
+        Ok((cred, taken)) => {
+            let place = server.handshakes.enter(cred.uid());
+            // One that has said its `Hello` by now is heard before anybody takes its place.
+            connection.read_ahead(LONGEST_HELLO);
             let (server, mut closing) = (server.clone(), server.closing.subscribe());
             tokio::spawn(async move {
                 tokio::select! {
-                    () = serve(server, &connection, cred, taken) => (),
+                    () = serve(server, &connection, cred, place, taken) => (),
                     _ = closing.wait_for(|closing| *closing) => (),
                 }
             });
         }
-        None => {
+        Err((cred, turned)) => {
+            let who = cred.as_ref().map_or_else(|| "unknown".to_owned(), named);
+            refused(server, &who, &turned);
+            let refusal = Answer::Refused(match turned {
+                Turned::Refused(reason) => reason,
+                Turned::Short(_) => Refused::Busy,
+                Turned::Unknown(_) | Turned::Slow => Refused::User,
+            });
             tokio::spawn(async move {
                 let (mut send, _recv) = connection.open();
-                let refusal = Answer::Refused(answer);
                 let refusal = send.last_frame(&refusal);
                 // A client that is gone needs no answer.
                 let _ = tokio::time::timeout(HANDSHAKE_WAIT, refusal).await;
             });
         }
     }
+}
+
+/// Why a connection carries no requests.
+#[derive(Debug, thiserror::Error)]
+enum Turned {
+    /// The client was told why.
+    #[error("{}", our_view(.0))]
+    Refused(Refused),
+    /// No descriptor is left for it.
+    #[error("{0}")]
+    Short(Short),
+    /// The system does not say whose it is.
+    #[error("the system does not say whose it is: {0}")]
+    Unknown(std::io::Error),
+    /// It did not say its `Hello` in time.
+    #[error("it said nothing in time")]
+    Slow,
+}
+
+/// Counts and logs a connection that carries no requests.
+fn refused(server: &Server, who: &str, turned: &Turned) {
+    server.runtime.counters.refused.one();
+    server
+        .refusals
+        .log(|| warn!(who, "refused a client on this host: {turned}"));
 }
 
 /// The description of a client in the log.
@@ -125,14 +150,23 @@ fn named(cred: &UCred) -> String {
 }
 
 /// Serves the requests of a connection, one behind the other, until it ends.
-async fn serve(server: Arc<Server>, connection: &Arc<Connection>, cred: UCred, _taken: Taken) {
-    match tokio::time::timeout(HANDSHAKE_WAIT, greet(&server, connection)).await {
-        Ok(true) => (),
-        Ok(false) => return debug!("a client on this host made no handshake"),
-        Err(_) => return debug!("a client on this host said nothing in time"),
+async fn serve(
+    server: Arc<Server>,
+    connection: &Arc<Connection>,
+    cred: UCred,
+    place: Place,
+    _taken: Taken,
+) {
+    let who = named(&cred);
+    let greeting = greet(&server, connection, &place);
+    match tokio::time::timeout(HANDSHAKE_WAIT, greeting).await {
+        Ok(Ok(true)) => drop(place),
+        Ok(Ok(false)) => return debug!("a client on this host made no handshake"),
+        Ok(Err(reason)) => return refused(&server, &who, &Turned::Refused(reason)),
+        Err(_) => return refused(&server, &who, &Turned::Slow),
     }
     let user = server.users.enter(&cred);
-    let caller = Caller::Client(named(&cred).into());
+    let caller = Caller::Client(who.into());
     if user.is_first() {
         server.runtime.counters.clients.one();
     }
@@ -153,11 +187,29 @@ async fn serve(server: Arc<Server>, connection: &Arc<Connection>, cred: UCred, _
     }
 }
 
-/// The handshake: one frame each way. Whether the connection carries requests now.
-async fn greet(server: &Server, connection: &Arc<Connection>) -> bool {
+/// The handshake: one frame each way. Whether the connection carries requests now, or why the client was
+/// refused.
+async fn greet(
+    server: &Server,
+    connection: &Arc<Connection>,
+    place: &Place,
+) -> Result<bool, Refused> {
     let (mut send, mut recv) = connection.open();
-    let hello = match recv.raw_frame(LONGEST_HELLO).await {
+    let hello = tokio::select! {
+        biased;
+        hello = recv.raw_frame(LONGEST_HELLO) => hello,
+        () = place.lost() => {
+            // A client that is gone needs no answer.
+            let _ = send.last_frame(&Answer::Refused(Refused::Busy)).await;
+            return Err(Refused::Busy);
+        }
+    };
+    let hello = match hello {
         Ok(hello) => Hello::decode(&hello),
+        // It came and went.
+        Err(StreamError::Abandoned | StreamError::Lost(_)) if !recv.has_begun() => {
+            return Ok(false);
+        }
         Err(_) => Err(Refused::Malformed),
     };
     let version = hello.and_then(|hello| match hello.body.role {
@@ -168,18 +220,20 @@ async fn greet(server: &Server, connection: &Arc<Connection>) -> bool {
         // Servers link over the network.
         Role::Link(..) | Role::Transfer(_) | Role::Copy { .. } => Err(Refused::Malformed),
     });
-    let (answer, welcome) = match version {
-        Ok(version) => {
-            let welcome = Welcome {
-                version,
-                identity: server.outbound.identity(),
-                proof: None,
-            };
-            (Answer::Welcome(welcome), true)
+    let version = match version {
+        Ok(version) => version,
+        Err(reason) => {
+            // A client that is gone needs no answer.
+            let _ = send.last_frame(&Answer::Refused(reason.clone())).await;
+            return Err(reason);
         }
-        Err(reason) => (Answer::Refused(reason), false),
     };
-    let answered = send.last_frame(&answer).await;
+    let welcome = Answer::Welcome(Welcome {
+        version,
+        identity: server.outbound.identity(),
+        proof: None,
+    });
+    let answered = send.last_frame(&welcome).await;
     drop((send, recv));
-    welcome && answered.is_ok() && connection.is_in_order()
+    Ok(answered.is_ok() && connection.is_in_order())
 }

@@ -143,6 +143,16 @@ impl Connection {
         })
     }
 
+    /// Reads what has arrived already, `most` bytes at most, so that the next stream need not wait for the
+    /// system's word on it.
+    pub fn read_ahead(&self, most: usize) {
+        let mut read = Vec::with_capacity(most);
+        let room = spare_capacity(&mut read);
+        // What is not there yet, an end and an error, the stream finds out.
+        let _ = rustix::net::recv(&self.stream, room, RecvFlags::DONTWAIT);
+        self.state.lock().unread = read.into();
+    }
+
     /// Begins the next stream. The last one must have [ended in order](Self::is_in_order).
     pub fn open(self: &Arc<Self>) -> (SendHalf, RecvHalf) {
         self.open_of(None)

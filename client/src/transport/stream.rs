@@ -350,6 +350,11 @@ impl RecvHalf {
         poll_fn(|cx| Poll::Ready(Ok(ready!(self.poll_header(cx))?.is_none()))).await
     }
 
+    /// Whether something of the next item has arrived.
+    pub fn has_begun(&self) -> bool {
+        self.buffer.len() > 0
+    }
+
     /// Receives data as it comes; `None` after its orderly end.
     pub async fn data(&mut self) -> Result<Option<Bytes>, StreamError> {
         poll_fn(|cx| self.poll_data(cx)).await
