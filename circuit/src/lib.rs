@@ -2,7 +2,8 @@
 //!
 //! [`cli`] reaches circuits through the client crate; [`server`] accepts, authenticates and
 //! dispatches; [`peer`] drives membership and discovery; [`anchor`] is the tree; [`element`] has one
-//! file per kind; [`runtime`] keeps the one network thread fair and alive.
+//! file per kind; [`logs`] keeps output in files; [`runtime`] keeps the one network thread fair and
+//! alive.
 
 pub mod anchor;
 pub mod cli;
@@ -10,6 +11,7 @@ mod descriptor;
 pub mod element;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod logs;
 pub mod peer;
 pub mod runtime;
 pub mod server;

@@ -19,6 +19,7 @@ pub mod transient;
 use std::io;
 use std::sync::Arc;
 
+use crate::logs::READING;
 use admission::{Admission, Limits};
 use counters::Counters;
 use descriptors::Descriptors;
@@ -37,7 +38,7 @@ const RESOLVING: usize = 32;
 
 /// How many threads the pools together may have: the runtime is to have room for all of them, so
 /// that no pool ever waits for another.
-pub const BLOCKING_THREADS: usize = SPAWNING + RESOLVING + 64;
+pub const BLOCKING_THREADS: usize = SPAWNING + RESOLVING + READING + 64;
 
 /// The means that the parts of one server share.
 #[derive(Debug)]
