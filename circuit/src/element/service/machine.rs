@@ -24,13 +24,28 @@
 //! After each [`Machine::intend`] and [`Machine::handle`]: first drain [`Machine::poll_output`], then
 //! arm one timer for [`Machine::deadline`], at which [`Input::Tick`] is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+mod backoff;
 mod input;
+mod instance;
+mod intend;
 mod output;
+mod plan;
 mod policy;
+mod pursuit;
+mod random;
 mod record;
+mod resume;
+mod roll;
+mod slot;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod tuning;
 mod view;
 
 pub(crate) use input::{AfterState, Command, End, Input, Intent, NotSpawned, Probe, Refused};
@@ -40,6 +55,13 @@ pub(crate) use record::{
     Found, InstanceRecord, Last, RestRecord, RollRecord, ServiceRecord, SlotRecord, StopRecord,
 };
 pub(crate) use view::{OldView, Rolling, SlotView, State, View};
+
+use instance::Instance;
+use pursuit::Pursuit;
+use random::Random;
+use roll::Roll;
+use slot::Slot;
+use timer::{Clock, Timer, Timers};
 
 /// Which of a service's definitions: 1 is the first, each change takes the next.
 pub(crate) type Generation = u64;
@@ -70,7 +92,40 @@ pub(crate) enum Want {
 
 /// The supervisor of one service.
 #[derive(Debug, Clone)]
-pub(crate) struct Machine {}
+pub(crate) struct Machine {
+    now: Duration,
+    random: Random,
+    timers: Timers,
+    outputs: VecDeque<Output>,
+    want: Want,
+    generation: Generation,
+    policies: BTreeMap<Generation, Arc<Policy>>,
+    instances: u32,
+    /// The number of the first instance of a slot that is made anew.
+    first_number: u64,
+    slots: BTreeMap<u32, Slot>,
+    /// The roll that is unfinished or halted.
+    roll: Option<Roll>,
+    after: BTreeMap<String, AfterState>,
+    pursuits: BTreeMap<Ticket, Pursuit>,
+    next_ticket: u64,
+    /// What has ended between two lives: taken note of by the first call.
+    replay: VecDeque<Input>,
+    /// Whether the first call is still to come.
+    first: bool,
+    /// Whether the server ends.
+    ending: bool,
+    /// Whether it ends at once.
+    killing: bool,
+    /// Whether [`Output::Ended`] was said.
+    ended: bool,
+    /// Whether something has changed that the plan is to look at.
+    stale: bool,
+    /// Whether the service's record has changed.
+    dirty: bool,
+    dirty_slots: BTreeSet<u32>,
+    settled: Vec<(Ticket, Outcome)>,
+}
 
 impl Machine {
     /// A service that is down, with the first generation of its definition. An [`Intent::Up`] starts
@@ -78,64 +133,184 @@ impl Machine {
     ///
     /// `now` is boot time, here and in all calls; it is not less than in the call before.
     pub(crate) fn new(policy: Policy, seed: u64, now: Duration) -> Machine {
-        unimplemented!()
+        let instances = policy.instances;
+        let policies = BTreeMap::from([(1, Arc::new(policy))]);
+        let mut machine = Machine::empty(1, policies, seed, now);
+        machine.instances = instances;
+        machine.dirty = true;
+        machine
     }
 
-    /// A service of the server's life before, as it was kept and found. What was wanted is carried
-    /// out by the first call of [`handle`](Self::handle): the first outputs say what was adopted.
-    ///
-    /// `policies` has one for each kept generation, the newest included. What names a generation that
-    /// is not among them gets the newest.
-    pub(crate) fn resume(
-        service: ServiceRecord,
-        slots: Vec<SlotRecord>,
-        policies: BTreeMap<Generation, Policy>,
-        found: &BTreeMap<InstanceId, Found>,
+    fn empty(
+        generation: Generation,
+        policies: BTreeMap<Generation, Arc<Policy>>,
         seed: u64,
         now: Duration,
     ) -> Machine {
-        unimplemented!()
-    }
-
-    /// Takes an intent, and begins to carry it out. The outputs are then to be polled: the service's
-    /// record is among them, and what became of the intent, now or later.
-    pub(crate) fn intend(&mut self, intent: Intent, now: Duration) -> Result<Ticket, Refused> {
-        unimplemented!()
+        Machine {
+            now,
+            random: Random::new(seed),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            want: Want::Down,
+            generation,
+            policies,
+            instances: 0,
+            first_number: 1,
+            slots: BTreeMap::new(),
+            roll: None,
+            after: BTreeMap::new(),
+            pursuits: BTreeMap::new(),
+            next_ticket: 1,
+            replay: VecDeque::new(),
+            first: true,
+            ending: false,
+            killing: false,
+            ended: false,
+            stale: true,
+            dirty: false,
+            dirty_slots: BTreeSet::new(),
+            settled: Vec::new(),
+        }
     }
 
     /// Takes note of an input. The outputs are then to be polled.
     pub(crate) fn handle(&mut self, input: Input, now: Duration) {
-        unimplemented!()
+        self.begin(now);
+        match input {
+            Input::Tick => {}
+            Input::MayStart { slot } => self.on_may_start(slot),
+            Input::Spawned { instance, pid } => self.on_spawned(instance, pid),
+            Input::NotSpawned { instance, why } => self.on_not_spawned(instance, why),
+            Input::MainExited { instance, end } => self.on_main_exited(instance, end),
+            Input::TreeEmpty { instance } => self.on_tree_empty(instance),
+            Input::CommandEnded {
+                instance,
+                command,
+                ok,
+            } => self.on_command_ended(instance, command, ok),
+            Input::Ready { instance } => self.on_ready_told(instance),
+            Input::Watchdog { instance } => self.on_watchdog(instance),
+            Input::Probed {
+                instance,
+                probe,
+                ok,
+            } => self.on_probed(instance, probe, ok),
+            Input::Memory { instance, bytes } => self.on_memory(instance, bytes),
+            Input::After { service, state } => self.on_after(service, state),
+            Input::End => self.on_end(false),
+            Input::Kill => self.on_end(true),
+        }
+        self.go_on();
+    }
+
+    /// Sets the time, and does what the first call of a life is to do.
+    fn begin(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        if std::mem::take(&mut self.first) {
+            self.tell_adopted();
+        }
+    }
+
+    fn on_after(&mut self, service: String, state: AfterState) {
+        self.stale = true;
+        if state == AfterState::Missing {
+            self.after.remove(&service);
+        } else {
+            self.after.insert(service, state);
+        }
+    }
+
+    fn on_end(&mut self, kill: bool) {
+        self.ending = true;
+        self.stale = true;
+        if !kill {
+            return;
+        }
+        self.killing = true;
+        let stopping: Vec<InstanceId> = self
+            .slots
+            .iter()
+            .flat_map(|(slot, it)| it.all().map(|instance| (*slot, instance)))
+            .filter(|(_, instance)| instance.stopping.is_some() && instance.spawned.is_some())
+            .map(|(slot, instance)| InstanceId {
+                slot,
+                number: instance.number,
+            })
+            .collect();
+        for id in stopping {
+            self.kill(id);
+        }
     }
 
     /// The next thing to do, in order, if there is one.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        unimplemented!()
+        self.outputs.pop_front()
     }
 
     /// When to call [`handle`](Self::handle) with [`Input::Tick`] at the latest.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        unimplemented!()
-    }
-
-    /// The service at this moment.
-    pub(crate) fn view(&self) -> View {
-        unimplemented!()
+        self.timers.next()
     }
 
     /// The generations whose definitions are needed: the newest, those that a slot may go back to,
     /// and those of instances that are left.
     pub(crate) fn generations(&self) -> Vec<Generation> {
-        unimplemented!()
+        let mut needed = BTreeSet::from([self.generation]);
+        for slot in self.slots.values() {
+            needed.extend(slot.all().map(|instance| instance.generation));
+            if self.roll.is_some() {
+                needed.extend(slot.ran_ready.map(|generation| self.known(generation)));
+            }
+        }
+        needed.into_iter().collect()
     }
 
-    /// What is to be kept of the service.
-    pub(crate) fn service_record(&self) -> ServiceRecord {
-        unimplemented!()
+    fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
     }
 
-    /// What is to be kept of a slot; none if it is not there.
-    pub(crate) fn slot_record(&self, slot: u32) -> Option<SlotRecord> {
-        unimplemented!()
+    /// The service's record has changed.
+    fn keep_service(&mut self) {
+        self.dirty = true;
+        self.stale = true;
+    }
+
+    /// A slot's record has changed.
+    fn keep_slot(&mut self, slot: u32) {
+        self.dirty_slots.insert(slot);
+        self.stale = true;
+    }
+
+    /// The policy of a generation; the newest one's where there is none of its own.
+    fn policy(&self, generation: Generation) -> Arc<Policy> {
+        let policy = self.policies.get(&generation);
+        let policy = policy.or_else(|| self.policies.get(&self.generation));
+        policy.cloned().unwrap_or_default()
+    }
+
+    fn instance(&self, id: InstanceId) -> Option<&Instance> {
+        let slot = self.slots.get(&id.slot)?;
+        slot.all().find(|instance| instance.number == id.number)
+    }
+
+    fn instance_mut(&mut self, id: InstanceId) -> Option<&mut Instance> {
+        let slot = self.slots.get_mut(&id.slot)?;
+        slot.all_mut().find(|instance| instance.number == id.number)
+    }
+
+    /// Whether the instance is the one in its slot.
+    fn is_current(&self, id: InstanceId) -> bool {
+        let slot = self.slots.get(&id.slot);
+        slot.and_then(|slot| slot.current.as_ref())
+            .is_some_and(|instance| instance.number == id.number)
+    }
+
+    fn arm(&mut self, id: InstanceId, clock: Clock, at: Duration) {
+        self.timers.arm(Timer::Instance(id, clock), at);
+    }
+
+    fn disarm(&mut self, id: InstanceId, clock: Clock) {
+        self.timers.disarm(Timer::Instance(id, clock));
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum Intent {
     /// `mksvc -update`: another definition. The machine gives it the next generation.
     Update {
         /// What the machine needs of it.
-        policy: Policy,
+        policy: Box<Policy>,
         /// The kept generations ([`Machine::generations`](super::Machine::generations)) whose
         /// processes would be the same under it: their instances stay and belong to it from now on.
         /// All others are rolled.
@@ -78,7 +78,7 @@ pub(crate) enum Input {
         why: NotSpawned,
     },
     /// The main process is gone. Comes once for each instance that was spawned or adopted with a
-    /// main process, before or after its [`TreeEmpty`](Input::TreeEmpty).
+    /// main process.
     MainExited {
         /// The instance.
         instance: InstanceId,

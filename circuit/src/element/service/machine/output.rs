@@ -377,8 +377,7 @@ pub(crate) enum Event {
         /// The instance.
         instance: InstanceId,
     },
-    /// An instance is being stopped, or, after its main process has ended by itself, what is left of
-    /// it.
+    /// An instance is being stopped. Not told of one whose main process ended by itself.
     Stopping {
         /// The instance.
         instance: InstanceId,

@@ -121,3 +121,37 @@ pub(crate) enum Reload {
     /// A command is run for each instance.
     Command,
 }
+
+impl Default for Policy {
+    /// The documented defaults of a definition.
+    fn default() -> Policy {
+        let seconds = Duration::from_secs;
+        Policy {
+            instances: 1,
+            restart: Restart::Always,
+            ok_codes: vec![0],
+            fatal_codes: Vec::new(),
+            unknown_finishes: false,
+            backoff: Backoff {
+                first: seconds(1),
+                most: seconds(60),
+                steady: seconds(10),
+                tries: 0,
+            },
+            stop: Stop {
+                command: false,
+                seconds: seconds(10),
+                wait: Duration::ZERO,
+            },
+            ready: Ready::Up(seconds(1)),
+            alive: None,
+            after: Vec::new(),
+            before: false,
+            parallel: 1,
+            surge: false,
+            max_age: None,
+            max_memory: None,
+            reload: None,
+        }
+    }
+}

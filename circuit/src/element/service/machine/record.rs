@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{End, Failure, Generation, Want, Why};
+use super::instance::Instance;
+use super::slot::Rest;
+use super::stop::Verdict;
+use super::{End, Failure, Generation, Machine, Want, Why};
 
 /// What is kept of the service as a whole, besides the definition of each kept generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,9 @@ pub(crate) struct ServiceRecord {
     pub(crate) generation: Generation,
     /// How many slots there are.
     pub(crate) instances: u32,
+    /// The number of the first instance of a slot that is made anew: above those of all slots that
+    /// are gone.
+    pub(crate) first_number: u64,
     /// The roll that is unfinished or halted.
     pub(crate) roll: Option<RollRecord>,
     /// The single slots that are to be replaced because a person said so.
@@ -98,7 +104,9 @@ pub(crate) struct InstanceRecord {
     pub(crate) ready: Option<Duration>,
     /// At what age it is to be replaced: drawn once.
     pub(crate) age: Option<Duration>,
-    /// How it is being stopped, if it is.
+    /// How its main process ended, if it has.
+    pub(crate) ended: Option<End>,
+    /// How it is being stopped, if it is. None if it has ended by itself.
     pub(crate) stopping: Option<StopRecord>,
 }
 
@@ -153,5 +161,77 @@ impl SlotRecord {
             instance.ready = None;
         }
         self
+    }
+}
+
+impl Machine {
+    /// What is to be kept of the service.
+    pub(crate) fn service_record(&self) -> ServiceRecord {
+        let single = |slot: &super::slot::Slot| {
+            let replace = slot.replace.as_ref();
+            replace.is_some_and(|it| !it.roll && it.why == Why::Restart)
+        };
+        ServiceRecord {
+            want: self.want,
+            generation: self.generation,
+            instances: self.instances,
+            first_number: self.first_number,
+            roll: self.roll.as_ref().map(|roll| RollRecord {
+                update: roll.update,
+                pending: roll.pending.clone(),
+                halted: roll.halted.clone(),
+            }),
+            restarts: self
+                .slots
+                .iter()
+                .filter(|(_, slot)| single(slot))
+                .map(|(number, _)| *number)
+                .collect(),
+        }
+    }
+
+    /// What is to be kept of a slot; none if it is not there.
+    pub(crate) fn slot_record(&self, number: u32) -> Option<SlotRecord> {
+        let slot = self.slots.get(&number)?;
+        let mut instances: Vec<InstanceRecord> = slot.all().map(instance_record).collect();
+        instances.sort_by_key(|instance| instance.number);
+        Some(SlotRecord {
+            slot: number,
+            next: slot.next,
+            ran_ready: slot.ran_ready,
+            starts: slot.starts,
+            failures: slot.failures,
+            delay: slot.delay,
+            rest: match slot.rest {
+                Rest::Due { .. } | Rest::Down | Rest::Asked => RestRecord::Free,
+                Rest::Backoff { until } => RestRecord::Backoff(until),
+                Rest::Failed => RestRecord::Failed,
+                Rest::Finished => RestRecord::Finished,
+            },
+            last: slot.last.clone(),
+            instances,
+        })
+    }
+}
+
+fn instance_record(instance: &Instance) -> InstanceRecord {
+    let itself = |why: &Why| matches!(why, Why::Exited | Why::Unknown);
+    let stopping = instance.stopping.as_ref();
+    InstanceRecord {
+        number: instance.number,
+        generation: instance.generation,
+        pid: instance.pid,
+        spawned: instance.spawned,
+        was_ready: instance.was_ready,
+        ready: instance.ready,
+        age: instance.age,
+        ended: instance.ended.map(|(end, _)| end),
+        stopping: stopping
+            .filter(|stopping| !itself(&stopping.why))
+            .map(|stopping| StopRecord {
+                why: stopping.why.clone(),
+                counts: stopping.verdict == Verdict::Failed,
+                first: stopping.first,
+            }),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::instance::Instance;
+use super::slot::{Rest, Slot};
 use super::{AfterState, Failure, Generation, InstanceId, Last, Machine, Want, Why};
 
 /// A service at one moment. Times are boot time.
@@ -128,4 +130,124 @@ impl State {
             State::Down => "down",
         }
     }
+}
+
+impl Machine {
+    /// The service at this moment.
+    pub(crate) fn view(&self) -> View {
+        let slots: Vec<SlotView> = self
+            .slots
+            .iter()
+            .map(|(number, slot)| self.slot_view(*number, slot))
+            .collect();
+        let ready = self.slots.values().filter(|slot| slot.is_ready()).count();
+        View {
+            want: self.want,
+            generation: self.generation,
+            previous: self.previous(),
+            instances: self.instances,
+            ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            rolling: self.rolling(),
+            slots,
+        }
+    }
+
+    fn previous(&self) -> Option<Generation> {
+        self.roll.as_ref()?;
+        let generations = self.generations();
+        let before = |generation: &Generation| *generation < self.generation;
+        generations.into_iter().filter(before).max()
+    }
+
+    fn rolling(&self) -> Option<Rolling> {
+        let roll = self.roll.as_ref()?;
+        if let Some(failure) = &roll.halted {
+            return Some(Rolling::Halted(failure.clone()));
+        }
+        let active = |number: &u32| self.slots.get(number).is_some_and(Slot::is_replacing);
+        let (now, pending) = roll.pending.iter().partition(|number| active(number));
+        Some(Rolling::Unfinished {
+            update: roll.update,
+            now,
+            pending,
+        })
+    }
+
+    fn slot_view(&self, number: u32, slot: &Slot) -> SlotView {
+        let current = slot.current.as_ref();
+        let state = match current {
+            Some(instance) => instance.state(),
+            None => self.rest_state(number, slot),
+        };
+        let next_generation = self.next_generation(number);
+        let generation = current.map_or(next_generation, |it| it.generation);
+        SlotView {
+            slot: number,
+            state,
+            why: match current {
+                Some(instance) => instance.stopping.as_ref().map(|it| it.why.clone()),
+                None => slot.rest_why.clone(),
+            },
+            since: current.map_or(slot.rest_since, |instance| instance.since),
+            instance: current.map(|instance| id(number, instance)),
+            pid: current.and_then(pid),
+            generation,
+            adopted: current.is_some_and(|instance| instance.adopted),
+            waiting: match state {
+                State::Waiting => self.waits_for(next_generation),
+                _ => Vec::new(),
+            },
+            starts: slot.starts,
+            failures: slot.failures,
+            next: match (current, slot.rest) {
+                (None, Rest::Backoff { until }) => Some(until),
+                _ => None,
+            },
+            last: slot.last.clone(),
+            old: slot
+                .old
+                .iter()
+                .map(|instance| OldView {
+                    instance: id(number, instance),
+                    pid: pid(instance),
+                    generation: instance.generation,
+                    state: instance.state(),
+                    since: instance.since,
+                })
+                .collect(),
+        }
+    }
+
+    fn rest_state(&self, number: u32, slot: &Slot) -> State {
+        match slot.rest {
+            // What keeps it from being filled is what is to be seen.
+            Rest::Due { .. } if !slot.old.is_empty() && !self.may_fill(number) => slot
+                .old
+                .iter()
+                .map(Instance::state)
+                .max()
+                .unwrap_or(State::Waiting),
+            Rest::Due { .. } => State::Waiting,
+            Rest::Backoff { .. } | Rest::Asked => State::Backoff,
+            Rest::Failed => State::Failed,
+            Rest::Finished => State::Finished,
+            Rest::Down if slot.old.is_empty() => State::Down,
+            Rest::Down => slot
+                .old
+                .iter()
+                .map(Instance::state)
+                .max()
+                .unwrap_or(State::Down),
+        }
+    }
+}
+
+fn id(slot: u32, instance: &Instance) -> InstanceId {
+    let number = instance.number;
+    InstanceId { slot, number }
+}
+
+/// The main process, while it lives.
+fn pid(instance: &Instance) -> Option<u32> {
+    instance.pid.filter(|_| instance.ended.is_none())
 }
