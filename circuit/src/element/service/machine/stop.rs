@@ -384,7 +384,10 @@ impl Machine {
             return;
         }
         match verdict {
-            Verdict::Finished => self.rest(number, Rest::Finished, Some(why)),
+            Verdict::Finished => {
+                self.rest(number, Rest::Finished, Some(why));
+                self.slot_settled(number);
+            }
             Verdict::Fatal => self.fail_for_good(number, why),
             Verdict::Failed if desired => self.fail(number, generation, why),
             Verdict::Again if desired => {

@@ -10,7 +10,10 @@ fn delays(world: &World) -> Vec<f64> {
     let gone = world.times(|it| matches!(it, Output::InstanceGone { .. }));
     let spawns = world.spawns();
     let next = spawns.iter().skip(1);
-    gone.iter().zip(next).map(|(gone, spawn)| (*spawn - *gone).as_secs_f64()).collect()
+    gone.iter()
+        .zip(next)
+        .map(|(gone, spawn)| (*spawn - *gone).as_secs_f64())
+        .collect()
 }
 
 #[test]
@@ -22,7 +25,10 @@ fn the_delay_is_none_then_first_then_twice_as_long_up_to_most() {
     let delays = delays(&world);
     let expected = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0];
     for (delay, expected) in delays.iter().zip(expected) {
-        assert!(*delay >= expected * 0.8 - 0.001 && *delay <= expected * 1.2 + 0.001, "{delays:?}");
+        assert!(
+            *delay >= expected * 0.8 - 0.001 && *delay <= expected * 1.2 + 0.001,
+            "{delays:?}"
+        );
     }
     assert!(delays.len() >= expected.len());
     // They are spread.
@@ -88,7 +94,10 @@ fn tries_failures_in_a_row_make_a_slot_failed_until_a_person_asks() {
     assert_eq!(world.spawns().last(), Some(&before));
     world.run(s(1000));
     assert_eq!((world.state(1), world.slot(1).starts), (State::Failed, 6));
-    world.intend(Intent::Restart { slot: Some(1), now: false });
+    world.intend(Intent::Restart {
+        slot: Some(1),
+        now: false,
+    });
     world.run(s(100));
     assert_eq!((world.state(1), world.slot(1).failures), (State::Ready, 0));
 }
@@ -174,7 +183,10 @@ fn a_start_that_fails_before_there_is_a_process_is_a_failure() {
             let why = Why::CannotExecute("no such file".to_owned());
             (why, "slot 1: cannot execute: no such file")
         } else {
-            (Why::BeforeFailed, "slot 1: the command before the start failed")
+            (
+                Why::BeforeFailed,
+                "slot 1: the command before the start failed",
+            )
         };
         assert_eq!(slot.why, Some(why));
         match world.settled(ticket) {
@@ -217,10 +229,21 @@ fn automatic_restarts_wait_for_the_limit_and_a_persons_do_not() {
     assert_eq!(world.states(), [State::Backoff; 3]);
     assert_eq!(world.times(|it| matches!(it, Output::Ask { .. })).len(), 3);
     // A person's: at once, and the request is called off.
-    world.intend(Intent::Restart { slot: Some(2), now: false });
+    world.intend(Intent::Restart {
+        slot: Some(2),
+        now: false,
+    });
     world.run(s(2));
-    assert_eq!(world.states(), [State::Backoff, State::Ready, State::Backoff]);
-    assert_eq!(world.times(|it| matches!(it, Output::Unask { slot: 2 })).len(), 1);
+    assert_eq!(
+        world.states(),
+        [State::Backoff, State::Ready, State::Backoff]
+    );
+    assert_eq!(
+        world
+            .times(|it| matches!(it, Output::Unask { slot: 2 }))
+            .len(),
+        1
+    );
     world.run(s(30));
     assert_eq!(world.states(), [State::Ready; 3]);
     assert_eq!(world.spawns().len(), 6);
@@ -230,7 +253,10 @@ fn automatic_restarts_wait_for_the_limit_and_a_persons_do_not() {
 fn a_person_who_stops_a_service_does_not_count_as_its_failure() {
     let mut world = World::up(Policy::default(), |_, _| Behaviour::default());
     for _ in 0..5 {
-        world.intend(Intent::Restart { slot: None, now: true });
+        world.intend(Intent::Restart {
+            slot: None,
+            now: true,
+        });
         world.run(ms(500));
         world.intend(Intent::Down);
         world.run(ms(500));

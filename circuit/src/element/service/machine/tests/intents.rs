@@ -125,7 +125,10 @@ fn up_clears_back_off_and_failed_and_starts_at_once() {
     let ticket = world.intend(Intent::Up);
     world.run(ms(1500));
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
-    assert_eq!((world.states(), world.slot(1).failures), (vec![State::Ready; 2], 0));
+    assert_eq!(
+        (world.states(), world.slot(1).failures),
+        (vec![State::Ready; 2], 0)
+    );
     assert_eq!(world.slot(2).starts, 1);
 }
 
@@ -163,12 +166,20 @@ fn an_intent_with_nothing_to_do_is_reached_at_once() {
 fn scale_takes_the_highest_slots_and_makes_new_ones() {
     let mut world = World::up(policy(4), |_, _| Behaviour::default());
     let down = world.intend(Intent::Scale(2));
-    assert_eq!(world.states(), [State::Ready, State::Ready, State::Stopping, State::Stopping]);
+    assert_eq!(
+        world.states(),
+        [State::Ready, State::Ready, State::Stopping, State::Stopping]
+    );
     assert_eq!(world.slot(4).why, Some(Why::Scale));
     world.run(s(1));
     assert_eq!(world.settled(down), Some(&Outcome::Reached));
     assert_eq!(world.states(), [State::Ready; 2]);
-    assert_eq!(world.times(|it| matches!(it, Output::SlotGone { .. })).len(), 2);
+    assert_eq!(
+        world
+            .times(|it| matches!(it, Output::SlotGone { .. }))
+            .len(),
+        2
+    );
     let up = world.intend(Intent::Scale(5));
     assert_eq!(world.states()[2..], [State::Starting; 3]);
     world.run(s(2));
@@ -246,7 +257,10 @@ fn a_service_at_rest_has_nothing_to_wake_up_for() {
 fn one_slot_is_restarted_with_its_turn_and_alone() {
     let mut world = World::up(policy(3), |_, _| Behaviour::default());
     let ticket = world.intend(one(2));
-    assert_eq!(world.states(), [State::Ready, State::Stopping, State::Ready]);
+    assert_eq!(
+        world.states(),
+        [State::Ready, State::Stopping, State::Ready]
+    );
     world.run(s(2));
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     assert_eq!(world.spawns().len(), 4);

@@ -94,7 +94,10 @@ fn failures_back_off_failed_and_finished_are_kept() {
     let next = world.slot(1).next;
     adopt(&mut world);
     let slot = world.slot(1);
-    assert_eq!((slot.state, slot.failures, slot.next), (State::Backoff, 5, next));
+    assert_eq!(
+        (slot.state, slot.failures, slot.next),
+        (State::Backoff, 5, next)
+    );
     world.until(s(100), |world| world.slot(1).failures == 6);
     assert_eq!(world.spawns(), [next.expect("in back-off")]);
 
@@ -126,7 +129,11 @@ fn a_stop_goes_on_with_its_own_time_and_without_a_second_signal() {
     assert_eq!(world.state(1), State::Stopping);
     world.until(s(20), |world| world.state(1) == State::Down);
     assert!(world.now - from < s(10) + ms(100));
-    assert!(world.times(|it| matches!(it, Output::Signal { .. })).is_empty());
+    assert!(
+        world
+            .times(|it| matches!(it, Output::Signal { .. }))
+            .is_empty()
+    );
 }
 
 #[test]
@@ -141,7 +148,11 @@ fn an_unfinished_roll_goes_on_and_a_halted_one_stays_halted() {
             let view = world.machine.view();
             assert_eq!(world.states(), [State::Ready; 3], "{surge} {step}");
             let generations: Vec<_> = view.slots.iter().map(|slot| slot.generation).collect();
-            assert_eq!((generations, view.rolling), (vec![2; 3], None), "{surge} {step}");
+            assert_eq!(
+                (generations, view.rolling),
+                (vec![2; 3], None),
+                "{surge} {step}"
+            );
             assert_eq!(world.running(), 3);
         }
         let mut world = World::up(policy(3, surge), |_, generation| match generation {
@@ -169,9 +180,16 @@ fn what_may_be_alive_elsewhere_makes_the_slot_stuck_and_is_never_doubled() {
     world.handle(Input::Tick);
     world.run(s(100));
     assert_eq!(world.state(1), State::Stuck);
-    assert!(world.times(|it| {
-        matches!(it, Output::KillTree { .. } | Output::Signal { .. } | Output::Spawn { .. })
-    }).is_empty());
+    assert!(
+        world
+            .times(|it| {
+                matches!(
+                    it,
+                    Output::KillTree { .. } | Output::Signal { .. } | Output::Spawn { .. }
+                )
+            })
+            .is_empty()
+    );
     // Once it is known to be gone, the slot is filled.
     world.bodies.clear();
     world.handle(Input::TreeEmpty { instance: id });
@@ -233,7 +251,12 @@ fn a_watchdog_counts_from_its_first_message_in_a_life() {
     let instance = InstanceId { slot: 1, number: 1 };
     world.handle(Input::Watchdog { instance });
     world.run(s(11));
-    assert!(world.slot(1).last.is_some_and(|last| last.why == Why::Alive));
+    assert!(
+        world
+            .slot(1)
+            .last
+            .is_some_and(|last| last.why == Why::Alive)
+    );
 }
 
 #[test]

@@ -102,7 +102,11 @@ fn what_is_not_alive_is_replaced_after_so_many_failures_and_that_counts() {
         ..Policy::default()
     };
     let mut world = World::up(policy, |id, _| Behaviour {
-        alive: if id.number == 1 { s(100) } else { Duration::MAX },
+        alive: if id.number == 1 {
+            s(100)
+        } else {
+            Duration::MAX
+        },
         ..Behaviour::default()
     });
     // Ready after 1 s, so it is asked at 101 s, 111 s and 121 s: one failed and two more.
@@ -167,7 +171,10 @@ fn an_age_is_drawn_once_per_instance_and_the_instance_is_replaced_then() {
         })
         .collect();
     assert!(ages.len() >= 16, "{ages:?}");
-    assert!(ages.iter().all(|age| (1000.0..1100.0).contains(age)), "{ages:?}");
+    assert!(
+        ages.iter().all(|age| (1000.0..1100.0).contains(age)),
+        "{ages:?}"
+    );
     let mut drawn: Vec<i64> = ages.iter().map(|age| (age * 1000.0) as i64).collect();
     drawn.sort_unstable();
     drawn.dedup();
@@ -213,7 +220,10 @@ fn three_large_samples_in_a_row_are_too_much_memory_and_a_failure_unless_steady(
     });
     world.run(s(50));
     assert_eq!(world.slot(1).failures, 3);
-    assert_eq!(world.slot(1).last.map(|last| last.why), Some(Why::MaxMemory));
+    assert_eq!(
+        world.slot(1).last.map(|last| last.why),
+        Some(Why::MaxMemory)
+    );
 }
 
 #[test]

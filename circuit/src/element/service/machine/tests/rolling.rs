@@ -29,7 +29,13 @@ fn broken(generation: Generation) -> impl FnMut(InstanceId, Generation) -> Behav
 }
 
 fn generations(world: &World) -> Vec<Generation> {
-    world.machine.view().slots.iter().map(|slot| slot.generation).collect()
+    world
+        .machine
+        .view()
+        .slots
+        .iter()
+        .map(|slot| slot.generation)
+        .collect()
 }
 
 /// The fewest ready slots from now until the roll is over.
@@ -54,7 +60,10 @@ fn the_first_start_is_parallel_slots_at_a_time() {
         let ticket = world.intend(Intent::Up);
         assert_eq!(world.spawns().len(), parallel as usize);
         let took = world.until(s(60), |world| world.settled(ticket).is_some());
-        assert!(took >= s(seconds) && took < s(seconds) + ms(100), "{parallel}: {took:?}");
+        assert!(
+            took >= s(seconds) && took < s(seconds) + ms(100),
+            "{parallel}: {took:?}"
+        );
     }
 }
 
@@ -65,7 +74,13 @@ fn a_roll_replaces_parallel_slots_at_a_time() {
             parallel,
             ..policy(4, surge)
         };
-        for intent in [Intent::Restart { slot: None, now: false }, update(&policy)] {
+        for intent in [
+            Intent::Restart {
+                slot: None,
+                now: false,
+            },
+            update(&policy),
+        ] {
             let mut world = World::up(policy.clone(), |_, _| Behaviour::default());
             let ticket = world.intend(intent);
             assert_eq!(fewest(&mut world, ticket), least, "{surge} {parallel}");
@@ -90,16 +105,27 @@ fn a_new_instance_under_surge_has_the_slot_and_the_old_one_stands_beside() {
     world.intend(update(&policy(1, true)));
     world.run(ms(500));
     let slot = world.slot(1);
-    assert_eq!((slot.state, slot.instance.map(|it| it.number)), (State::Starting, Some(2)));
+    assert_eq!(
+        (slot.state, slot.instance.map(|it| it.number)),
+        (State::Starting, Some(2))
+    );
     assert_eq!((slot.old.len(), slot.old[0].state), (1, State::Ready));
     assert_eq!((slot.generation, slot.old[0].generation), (2, 1));
     world.run(s(1));
-    assert_eq!((world.state(1), world.slot(1).old[0].state), (State::Ready, State::Stopping));
+    assert_eq!(
+        (world.state(1), world.slot(1).old[0].state),
+        (State::Ready, State::Stopping)
+    );
     assert_eq!(world.machine.generations(), [1, 2]);
     world.run(s(5));
     assert!(world.slot(1).old.is_empty());
     assert_eq!(world.machine.generations(), [2]);
-    assert_eq!(world.times(|it| matches!(it, Output::Forget { generation: 1 })).len(), 1);
+    assert_eq!(
+        world
+            .times(|it| matches!(it, Output::Forget { generation: 1 }))
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -126,11 +152,20 @@ fn a_broken_new_version_halts_the_roll_and_the_old_ones_stay() {
         for number in 1..=3 {
             let id = world.slot(number).instance.expect("there");
             world.bodies.get_mut(&id).expect("there").main = false;
-            world.handle(Input::MainExited { instance: id, end: End::Code(1) });
+            world.handle(Input::MainExited {
+                instance: id,
+                end: End::Code(1),
+            });
         }
         world.run(s(100_000));
-        assert_eq!((world.states(), generations(&world)), (vec![State::Ready; 3], vec![1, 1, 1]));
-        assert!(matches!(world.machine.view().rolling, Some(Rolling::Halted(_))));
+        assert_eq!(
+            (world.states(), generations(&world)),
+            (vec![State::Ready; 3], vec![1, 1, 1])
+        );
+        assert!(matches!(
+            world.machine.view().rolling,
+            Some(Rolling::Halted(_))
+        ));
     }
 }
 
@@ -141,7 +176,10 @@ fn a_roll_that_is_halted_is_superseded_by_update_restart_and_down() {
             let mut world = World::up(policy(3, surge), broken(2));
             world.intend(update(&policy(3, surge)));
             world.run(s(5));
-            assert!(matches!(world.machine.view().rolling, Some(Rolling::Halted(_))));
+            assert!(matches!(
+                world.machine.view().rolling,
+                Some(Rolling::Halted(_))
+            ));
             world
         };
         // A third version.
@@ -149,7 +187,10 @@ fn a_roll_that_is_halted_is_superseded_by_update_restart_and_down() {
         let ticket = world.intend(update(&policy(3, surge)));
         world.until(s(60), |world| world.settled(ticket).is_some());
         assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
-        assert_eq!((generations(&world), world.machine.view().previous), (vec![3, 3, 3], None));
+        assert_eq!(
+            (generations(&world), world.machine.view().previous),
+            (vec![3, 3, 3], None)
+        );
         // The first version again: nothing differs, nothing is rolled.
         let mut world = halted();
         world.run(s(1));
@@ -161,18 +202,30 @@ fn a_roll_that_is_halted_is_superseded_by_update_restart_and_down() {
         assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
         assert!(world.spawns().is_empty());
         assert_eq!(world.machine.view().rolling, None);
-        assert_eq!((generations(&world), world.machine.generations()), (vec![3, 3, 3], vec![3]));
+        assert_eq!(
+            (generations(&world), world.machine.generations()),
+            (vec![3, 3, 3], vec![3])
+        );
         // A restart tries the newest again, and halts again.
         let mut world = halted();
-        let ticket = world.intend(Intent::Restart { slot: None, now: false });
+        let ticket = world.intend(Intent::Restart {
+            slot: None,
+            now: false,
+        });
         world.run(s(5));
         assert!(matches!(world.settled(ticket), Some(Outcome::Failed(_))));
-        assert_eq!((generations(&world), world.states()), (vec![1, 1, 1], vec![State::Ready; 3]));
+        assert_eq!(
+            (generations(&world), world.states()),
+            (vec![1, 1, 1], vec![State::Ready; 3])
+        );
         // Down, and up with the newest.
         let mut world = halted();
         world.intend(Intent::Down);
         world.run(s(5));
-        assert_eq!((world.machine.view().rolling, world.machine.view().previous), (None, None));
+        assert_eq!(
+            (world.machine.view().rolling, world.machine.view().previous),
+            (None, None)
+        );
         assert_eq!(world.states(), [State::Down; 3]);
         world.intend(Intent::Up);
         world.run(ms(10));
@@ -185,11 +238,17 @@ fn one_slot_of_a_halted_roll_is_restarted_with_what_it_last_ran_ready() {
     let mut world = World::up(policy(3, false), broken(2));
     world.intend(update(&policy(3, false)));
     world.run(s(5));
-    let ticket = world.intend(Intent::Restart { slot: Some(2), now: false });
+    let ticket = world.intend(Intent::Restart {
+        slot: Some(2),
+        now: false,
+    });
     world.run(s(5));
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     assert_eq!(generations(&world), [1, 1, 1]);
-    assert!(matches!(world.machine.view().rolling, Some(Rolling::Halted(_))));
+    assert!(matches!(
+        world.machine.view().rolling,
+        Some(Rolling::Halted(_))
+    ));
 }
 
 #[test]
@@ -199,9 +258,11 @@ fn a_slot_restarts_during_a_roll_with_what_it_last_ran_ready() {
         ready: Ready::Up(s(30)),
         ..policy(3, false)
     };
-    let mut world = World::up(policy(3, false), |id, generation| match (id.slot, generation) {
-        (3, 1) if id.number == 1 => Behaviour::exits(s(20), 1),
-        _ => Behaviour::default(),
+    let mut world = World::up(policy(3, false), |id, generation| {
+        match (id.slot, generation) {
+            (3, 1) if id.number == 1 => Behaviour::exits(s(20), 1),
+            _ => Behaviour::default(),
+        }
     });
     let ticket = world.intend(update(&slow));
     world.until(s(20), |world| world.slot(3).starts == 2);
@@ -214,10 +275,16 @@ fn a_slot_restarts_during_a_roll_with_what_it_last_ran_ready() {
 #[test]
 fn down_ends_a_rolling_restart_at_once() {
     let mut world = World::up(policy(3, true), |_, _| Behaviour::default());
-    let restart = world.intend(Intent::Restart { slot: None, now: false });
+    let restart = world.intend(Intent::Restart {
+        slot: None,
+        now: false,
+    });
     world.run(ms(1500));
     let down = world.intend(Intent::Down);
-    let by = Outcome::Superseded { by: down, verb: Verb::Down };
+    let by = Outcome::Superseded {
+        by: down,
+        verb: Verb::Down,
+    };
     assert_eq!(world.settled(restart), Some(&by));
     world.run(s(1));
     assert_eq!(world.settled(down), Some(&Outcome::Reached));
@@ -244,7 +311,10 @@ fn an_update_during_a_roll_takes_over_and_a_third_old_one_waits() {
         assert_eq!(world.machine.view().ready, 1);
     }
     for (one, next) in tickets.iter().zip(&tickets[1..]) {
-        let by = Outcome::Superseded { by: *next, verb: Verb::Update };
+        let by = Outcome::Superseded {
+            by: *next,
+            verb: Verb::Update,
+        };
         assert_eq!(world.settled(*one), Some(&by));
     }
     let last = tickets[3];
@@ -272,7 +342,10 @@ fn a_halt_calls_off_what_is_under_way_in_other_slots() {
     };
     assert_eq!(failure.slot, 2);
     assert_eq!(generations(&world), [1, 1, 1, 1]);
-    assert_eq!((world.states(), world.running()), (vec![State::Ready; 4], 4));
+    assert_eq!(
+        (world.states(), world.running()),
+        (vec![State::Ready; 4], 4)
+    );
 }
 
 #[test]
@@ -288,7 +361,10 @@ fn an_update_in_place_touches_no_process() {
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     world.run(s(100));
     assert!(world.spawns().is_empty());
-    assert_eq!((generations(&world), world.machine.generations()), (vec![2, 2, 2], vec![2]));
+    assert_eq!(
+        (generations(&world), world.machine.generations()),
+        (vec![2, 2, 2], vec![2])
+    );
     // And the new policy counts.
     for body in world.bodies.values_mut() {
         body.behaviour.term = None;
@@ -316,7 +392,10 @@ fn a_roll_waits_for_other_services_before_it_stops_anything() {
 #[test]
 fn restart_now_stops_all_and_starts_all() {
     let mut world = World::up(policy(5, true), |_, _| Behaviour::default());
-    let ticket = world.intend(Intent::Restart { slot: None, now: true });
+    let ticket = world.intend(Intent::Restart {
+        slot: None,
+        now: true,
+    });
     assert_eq!(world.states(), [State::Stopping; 5]);
     let took = world.until(s(10), |world| world.settled(ticket).is_some());
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
@@ -340,7 +419,10 @@ fn a_restart_of_what_did_its_work_runs_it_again_and_an_update_does_not() {
         assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
         assert_eq!((world.state(1), world.spawns().len()), (State::Finished, 1));
     }
-    let ticket = world.intend(Intent::Restart { slot: None, now: false });
+    let ticket = world.intend(Intent::Restart {
+        slot: None,
+        now: false,
+    });
     world.run(s(10));
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     assert_eq!((world.state(1), world.spawns().len()), (State::Finished, 2));
@@ -355,7 +437,10 @@ fn a_first_start_that_failed_is_mended_by_an_update() {
     let ticket = world.intend(update(&policy(2, false)));
     world.run(s(5));
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
-    assert_eq!((world.states(), generations(&world)), (vec![State::Ready; 2], vec![2, 2]));
+    assert_eq!(
+        (world.states(), generations(&world)),
+        (vec![State::Ready; 2], vec![2, 2])
+    );
 }
 
 #[test]
@@ -371,10 +456,16 @@ fn an_aged_instance_whose_successor_fails_goes_on_and_is_tried_again_later_and_l
     world.until(s(600), |world| world.slot(1).starts == 6);
     let spawns = world.spawns();
     let gaps: Vec<Duration> = spawns[1..].windows(2).map(|it| it[1] - it[0]).collect();
-    assert!(gaps.windows(2).skip(1).all(|gap| gap[1] > gap[0]), "{gaps:?}");
+    assert!(
+        gaps.windows(2).skip(1).all(|gap| gap[1] > gap[0]),
+        "{gaps:?}"
+    );
     assert_eq!(world.slot(1).old[0].state, State::Ready);
     world.run(s(15));
-    assert_eq!((world.state(1), world.running(), world.slot(1).failures), (State::Ready, 1, 0));
+    assert_eq!(
+        (world.state(1), world.running(), world.slot(1).failures),
+        (State::Ready, 1, 0)
+    );
 }
 
 #[test]

@@ -18,7 +18,10 @@ fn steps(world: &World, from: Duration) -> Vec<(u128, &'static str)> {
         let step = match output {
             Output::Readiness { ready: false, .. } => "withdrawn",
             Output::Signal { .. } => "signal",
-            Output::Run { command: Command::Stop, .. } => "command",
+            Output::Run {
+                command: Command::Stop,
+                ..
+            } => "command",
             Output::SignalRest { .. } => "rest",
             Output::KillTree { .. } => "kill",
             Output::KillCommand { .. } => "kill command",
@@ -52,7 +55,13 @@ fn readiness_goes_first_then_the_signal_then_the_rest_then_kill() {
     };
     assert_eq!(
         stopped(policy, ignores, s(60)),
-        [(0, "withdrawn"), (3000, "signal"), (3200, "rest"), (13000, "kill"), (13010, "gone")]
+        [
+            (0, "withdrawn"),
+            (3000, "signal"),
+            (3200, "rest"),
+            (13000, "kill"),
+            (13010, "gone")
+        ]
     );
 }
 
@@ -66,7 +75,12 @@ fn a_main_process_that_ignores_its_signal_is_killed_after_the_seconds() {
     };
     assert_eq!(
         stopped(policy, ignores, s(60)),
-        [(0, "withdrawn"), (0, "signal"), (4000, "kill"), (4010, "gone")]
+        [
+            (0, "withdrawn"),
+            (0, "signal"),
+            (4000, "kill"),
+            (4010, "gone")
+        ]
     );
 }
 
@@ -80,7 +94,13 @@ fn the_rest_has_two_seconds_after_its_term_whatever_the_seconds() {
     };
     assert_eq!(
         stopped(policy, slow, s(60)),
-        [(0, "withdrawn"), (0, "signal"), (900, "rest"), (2900, "kill"), (2910, "gone")]
+        [
+            (0, "withdrawn"),
+            (0, "signal"),
+            (900, "rest"),
+            (2900, "kill"),
+            (2910, "gone")
+        ]
     );
 }
 
@@ -98,7 +118,12 @@ fn a_stop_command_takes_the_place_of_the_signal_and_the_signal_follows_if_it_fai
     let policy = with(|policy| policy.stop.command = true);
     assert_eq!(
         stopped(policy.clone(), Behaviour::default(), s(60)),
-        [(0, "withdrawn"), (0, "command"), (200, "rest"), (200, "gone")]
+        [
+            (0, "withdrawn"),
+            (0, "command"),
+            (200, "rest"),
+            (200, "gone")
+        ]
     );
     let fails = Behaviour {
         stop: (s(1), false),
@@ -106,7 +131,13 @@ fn a_stop_command_takes_the_place_of_the_signal_and_the_signal_follows_if_it_fai
     };
     assert_eq!(
         stopped(policy.clone(), fails, s(60)),
-        [(0, "withdrawn"), (0, "command"), (1000, "signal"), (1200, "rest"), (1200, "gone")]
+        [
+            (0, "withdrawn"),
+            (0, "command"),
+            (1000, "signal"),
+            (1200, "rest"),
+            (1200, "gone")
+        ]
     );
     let hangs = Behaviour {
         stop: (s(100), true),
@@ -151,8 +182,15 @@ fn what_cannot_be_killed_is_stuck_after_ten_seconds_and_tried_once_a_second() {
     let ticket = world.intend(Intent::Scrub);
     world.run(ms(30_500));
     let steps = steps(&world, from);
-    let kills: Vec<u128> = steps.iter().filter(|(_, it)| *it == "kill").map(|it| it.0).collect();
-    assert_eq!(kills, (10..=30).map(|second| second * 1000).collect::<Vec<_>>());
+    let kills: Vec<u128> = steps
+        .iter()
+        .filter(|(_, it)| *it == "kill")
+        .map(|it| it.0)
+        .collect();
+    assert_eq!(
+        kills,
+        (10..=30).map(|second| second * 1000).collect::<Vec<_>>()
+    );
     let stuck: Vec<_> = steps.iter().filter(|(_, it)| *it == "stuck").collect();
     assert_eq!(stuck, [&(20_000, "stuck")]);
     assert_eq!(world.state(1), State::Stuck);
@@ -183,7 +221,12 @@ fn a_main_process_that_forks_away_and_exits_ends_the_instance() {
     world.run(s(22));
     assert_eq!(
         steps(&world, from),
-        [(19000, "withdrawn"), (19000, "rest"), (20000, "gone"), (20000, "spawn")]
+        [
+            (19000, "withdrawn"),
+            (19000, "rest"),
+            (20000, "gone"),
+            (20000, "spawn")
+        ]
     );
 }
 
@@ -231,12 +274,21 @@ fn a_long_drain_delays_neither_other_slots_nor_intents() {
         },
         _ => Behaviour::default(),
     });
-    world.intend(Intent::Restart { slot: Some(1), now: true });
+    world.intend(Intent::Restart {
+        slot: Some(1),
+        now: true,
+    });
     world.run(s(1));
-    let ticket = world.intend(Intent::Restart { slot: Some(2), now: false });
+    let ticket = world.intend(Intent::Restart {
+        slot: Some(2),
+        now: false,
+    });
     world.run(s(3));
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
-    assert_eq!(world.states(), [State::Stopping, State::Ready, State::Ready]);
+    assert_eq!(
+        world.states(),
+        [State::Stopping, State::Ready, State::Ready]
+    );
 }
 
 #[test]

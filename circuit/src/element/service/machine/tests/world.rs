@@ -34,6 +34,8 @@ pub(super) struct Behaviour {
     pub(super) kill: Option<Duration>,
     /// How long after the spawn it is alive.
     pub(super) alive: Duration,
+    /// How often it says so by itself.
+    pub(super) watchdog: Option<Duration>,
     /// The memory that it uses.
     pub(super) memory: u64,
     /// How long the stop command takes, and whether it succeeds; the main process ends with it if so.
@@ -54,6 +56,7 @@ impl Default for Behaviour {
             rest: None,
             kill: Some(ms(10)),
             alive: Duration::MAX,
+            watchdog: None,
             memory: 1,
             stop: (ms(200), true),
             reload: (ms(100), true),
@@ -98,6 +101,7 @@ enum Happening {
     Command(InstanceId, Command, bool),
     Probe(InstanceId, Probe),
     Say(InstanceId),
+    Watchdog(InstanceId),
     Memory(InstanceId),
     Grant(u32),
 }
@@ -212,7 +216,11 @@ impl World {
         let begin = self.now;
         while !holds(self) {
             if !self.step(begin + most) {
-                panic!("not so after {most:?}: {:#?}\n{}", self.machine.view(), self.tail());
+                panic!(
+                    "not so after {most:?}: {:#?}\n{}",
+                    self.machine.view(),
+                    self.tail()
+                );
             }
         }
         self.now - begin
@@ -275,10 +283,14 @@ impl World {
                         body.main = true;
                         body.spawned = Some(self.now);
                         let (exit, ready) = (body.behaviour.exit, body.behaviour.ready);
+                        let watchdog = body.behaviour.watchdog;
                         if let Some((after, end)) = exit {
                             self.soon(after, Happening::Exit(instance, end));
                         }
                         let says = matches!(self.policy(instance).ready, Ready::Notify { .. });
+                        if let Some(every) = watchdog {
+                            self.soon(every, Happening::Watchdog(instance));
+                        }
                         if let Some(after) = ready.filter(|_| says) {
                             self.soon(after, Happening::Say(instance));
                         }
@@ -356,6 +368,19 @@ impl World {
                     self.handle(Input::Ready { instance });
                 }
             }
+            Happening::Watchdog(instance) => {
+                let now = self.now;
+                let Some(body) = self.bodies.get(&instance).filter(|body| body.main) else {
+                    return;
+                };
+                if let Some(every) = body.behaviour.watchdog {
+                    self.soon(every, Happening::Watchdog(instance));
+                }
+                let body = self.body(instance);
+                if now - body.spawned.expect("it runs") < body.behaviour.alive {
+                    self.handle(Input::Watchdog { instance });
+                }
+            }
             Happening::Memory(instance) => {
                 if let Some(body) = self.bodies.get(&instance) {
                     let bytes = Some(body.behaviour.memory);
@@ -377,10 +402,17 @@ impl World {
             outputs.push(output);
         }
         let most = 40 + 20 * (self.bodies.len() + self.machine.slots.len());
-        assert!(outputs.len() <= most, "{} outputs: {outputs:?}", outputs.len());
+        assert!(
+            outputs.len() <= most,
+            "{} outputs: {outputs:?}",
+            outputs.len()
+        );
         let keep = outputs.iter().position(|it| matches!(it, Output::Keep(_)));
         let tail = outputs.iter().rev().take_while(|output| {
-            matches!(output, Output::Keep(_) | Output::Settled { .. } | Output::Ended)
+            matches!(
+                output,
+                Output::Keep(_) | Output::Settled { .. } | Output::Ended
+            )
         });
         if let Some(keep) = keep {
             assert_eq!(keep, outputs.len() - tail.count(), "{outputs:?}");
@@ -408,7 +440,9 @@ impl World {
     }
 
     fn body(&mut self, instance: InstanceId) -> &mut Body {
-        self.bodies.get_mut(&instance).expect("of an instance that is there")
+        self.bodies
+            .get_mut(&instance)
+            .expect("of an instance that is there")
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -552,12 +586,20 @@ impl World {
     }
 
     fn on_spawn(&mut self, instance: InstanceId, generation: Generation) {
-        assert!(self.machine.is_desired(instance.slot), "{instance:?} is not wanted");
+        assert!(
+            self.machine.is_desired(instance.slot),
+            "{instance:?} is not wanted"
+        );
         assert!(!self.ended);
         let surge = self.policies[&generation].surge;
         let beside = self
             .bodies
-            .range(InstanceId { slot: instance.slot, number: 0 }..)
+            .range(
+                InstanceId {
+                    slot: instance.slot,
+                    number: 0,
+                }..,
+            )
             .take_while(|(id, _)| id.slot == instance.slot)
             .filter(|(id, _)| **id != instance);
         for (id, body) in beside {
@@ -571,7 +613,10 @@ impl World {
     fn on_kill(&mut self, instance: InstanceId) {
         let now = self.now;
         let killing = self.machine.killing;
-        let body = self.bodies.get_mut(&instance).expect("of an instance that is there");
+        let body = self
+            .bodies
+            .get_mut(&instance)
+            .expect("of an instance that is there");
         let seconds = body.seconds;
         if !killing {
             let signalled = body.signalled.expect("a signal comes first");
@@ -604,12 +649,22 @@ impl World {
     /// What holds after each call.
     fn check(&self) {
         for (number, slot) in &self.machine.slots {
-            assert!(slot.old.len() <= 2, "slot {number} has {} old", slot.old.len());
+            assert!(
+                slot.old.len() <= 2,
+                "slot {number} has {} old",
+                slot.old.len()
+            );
             let serving = slot.old.iter().filter(|old| old.stopping.is_none()).count();
             let successor = slot.current.as_ref().is_some_and(|it| it.successor);
-            assert!(serving == 0 || (serving == 1 && successor), "slot {number}: {slot:#?}");
+            assert!(
+                serving == 0 || (serving == 1 && successor),
+                "slot {number}: {slot:#?}"
+            );
             for instance in slot.all() {
-                let id = InstanceId { slot: *number, number: instance.number };
+                let id = InstanceId {
+                    slot: *number,
+                    number: instance.number,
+                };
                 let current = slot.current.as_ref().map(|it| it.number);
                 assert_eq!(self.bodies[&id].old, current != Some(id.number));
             }
@@ -636,7 +691,12 @@ impl World {
     }
 
     pub(super) fn states(&self) -> Vec<State> {
-        self.machine.view().slots.iter().map(|it| it.state).collect()
+        self.machine
+            .view()
+            .slots
+            .iter()
+            .map(|it| it.state)
+            .collect()
     }
 
     pub(super) fn settled(&self, ticket: Ticket) -> Option<&Outcome> {
@@ -655,7 +715,10 @@ impl World {
     }
 
     pub(super) fn running(&self) -> usize {
-        self.bodies.values().filter(|body| body.main || body.rest).count()
+        self.bodies
+            .values()
+            .filter(|body| body.main || body.rest)
+            .count()
     }
 
     pub(super) fn forget_log(&mut self) {
@@ -666,7 +729,9 @@ impl World {
     pub(super) fn next_life(&mut self, found: BTreeMap<InstanceId, Found>) {
         let service = self.machine.service_record();
         let slots = self.machine.slots.keys();
-        let slots = slots.filter_map(|slot| self.machine.slot_record(*slot)).collect();
+        let slots = slots
+            .filter_map(|slot| self.machine.slot_record(*slot))
+            .collect();
         let policies = self.machine.policies.iter();
         let policies = policies.map(|(generation, it)| (*generation, (**it).clone()));
         let policies = policies.collect();
@@ -681,7 +746,10 @@ impl World {
             body.rest_signalled = None;
         }
         let here = |id: &InstanceId| {
-            matches!(found.get(id), Some(Found::Main { .. } | Found::Rest { .. } | Found::Foreign))
+            matches!(
+                found.get(id),
+                Some(Found::Main { .. } | Found::Rest { .. } | Found::Foreign)
+            )
         };
         self.bodies.retain(|id, _| here(id));
     }
@@ -690,7 +758,9 @@ impl World {
     pub(super) fn found(&self) -> BTreeMap<InstanceId, Found> {
         let found = self.bodies.iter().filter_map(|(id, body)| {
             let found = match (body.main, body.rest) {
-                (true, _) => Found::Main { pid: id.number as u32 },
+                (true, _) => Found::Main {
+                    pid: id.number as u32,
+                },
                 (false, true) => Found::Rest { end: End::Unknown },
                 (false, false) => return None,
             };
