@@ -47,6 +47,7 @@ mod tests;
 mod timer;
 mod tuning;
 mod view;
+mod watch;
 
 pub(crate) use input::{AfterState, Command, End, Input, Intent, NotSpawned, Probe, Refused};
 pub(crate) use output::{Event, Failed, Failure, Keep, Outcome, Output, Signal, Verb, Why};

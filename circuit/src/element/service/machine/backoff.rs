@@ -47,7 +47,7 @@ impl Machine {
             self.rest(number, Rest::Asked, Some(why));
             self.push(Output::Ask { slot: number });
         } else {
-            let until = now + delay;
+            let until = now.saturating_add(delay);
             self.rest(number, Rest::Backoff { until }, Some(why));
             self.timers.arm(Timer::Backoff(number), until);
         }

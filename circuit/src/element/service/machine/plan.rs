@@ -47,6 +47,7 @@ impl Machine {
             self.make_slots();
             self.clear();
             self.start_due();
+            self.tell_stuck();
             self.finish_roll();
             self.settle_reached();
             self.forget();

@@ -15,6 +15,47 @@ use super::{
     RestRecord, ServiceRecord, SlotRecord, Want, Why,
 };
 
+/// The records, and for what was found without one (the server was killed before it was written)
+/// one of an instance that was being started.
+fn with_unrecorded(
+    slots: Vec<SlotRecord>,
+    service: &ServiceRecord,
+    found: &BTreeMap<InstanceId, Found>,
+) -> Vec<SlotRecord> {
+    let mut slots: BTreeMap<u32, SlotRecord> = slots
+        .into_iter()
+        .map(|record| (record.slot, record))
+        .collect();
+    for id in found.keys() {
+        let slot = slots.entry(id.slot).or_insert_with(|| SlotRecord {
+            slot: id.slot,
+            next: service.first_number,
+            ran_ready: None,
+            starts: 0,
+            failures: 0,
+            delay: Duration::ZERO,
+            rest: RestRecord::Free,
+            last: None,
+            instances: Vec::new(),
+        });
+        if slot.instances.iter().all(|it| it.number != id.number) {
+            slot.instances.push(InstanceRecord {
+                number: id.number,
+                generation: service.generation,
+                pid: None,
+                spawned: None,
+                was_ready: false,
+                ready: None,
+                age: None,
+                ended: None,
+                stopping: None,
+            });
+            slot.instances.sort_by_key(|instance| instance.number);
+        }
+    }
+    slots.into_values().collect()
+}
+
 impl Machine {
     /// A service of the server's life before, as it was kept and found. What was wanted is carried
     /// out by the first call of [`handle`](Self::handle) or [`intend`](Self::intend): its first
@@ -44,7 +85,7 @@ impl Machine {
         machine.want = service.want;
         machine.instances = service.instances;
         machine.first_number = service.first_number.max(1);
-        for record in slots {
+        for record in with_unrecorded(slots, &service, found) {
             machine.resume_slot(record, found);
         }
         if let Some(roll) = service.roll {

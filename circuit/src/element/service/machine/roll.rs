@@ -86,7 +86,7 @@ impl Machine {
     pub(super) fn pardon(&mut self, number: u32) {
         if let Some(slot) = self.slots.get_mut(&number) {
             slot.forgive();
-            if slot.current.is_none() && !matches!(slot.rest, Rest::Due { .. }) {
+            if slot.current.is_none() && !slot.is_replacing() {
                 self.rest(number, Rest::Due { turn: true }, None);
             }
             self.keep_slot(number);
@@ -127,7 +127,10 @@ impl Machine {
             return;
         };
         let spawned = current.spawned.unwrap_or(now);
-        if current.age.is_some_and(|age| spawned + age <= now) {
+        if current
+            .age
+            .is_some_and(|age| spawned.saturating_add(age) <= now)
+        {
             let id = InstanceId {
                 slot: number,
                 number: current.number,
@@ -315,7 +318,7 @@ impl Machine {
                 let failures = slot.failures;
                 let backoff = self.policy(self.next_generation(number)).backoff;
                 let delay = backoff::delay(&backoff, failures, &mut self.random);
-                let hold = now + delay.max(backoff.first);
+                let hold = now.saturating_add(delay.max(backoff.first));
                 if let Some(slot) = self.slots.get_mut(&number) {
                     slot.hold = Some(hold);
                 }
@@ -443,30 +446,35 @@ impl Machine {
         }
     }
 
-    /// An instance cannot be stopped. Under `surge` its successor is not kept from anything; without,
-    /// the slot's replacement does not come to its end.
-    pub(super) fn cannot_stop(&mut self, id: InstanceId) {
-        let failure = Failure {
-            slot: id.slot,
-            number: id.number,
-            what: Failed::Stuck,
-        };
-        self.slot_stuck(&failure);
-        if !self.is_current(id) {
-            return;
-        }
-        let Some(slot) = self.slots.get_mut(&id.slot) else {
-            return;
-        };
-        slot.turn = false;
-        slot.trouble = Some((id.number, Failed::Stuck));
-        self.slot_failed(&failure);
-        let replacing = self
+    /// Tells those who wait for something that a stuck instance keeps from coming. Under `surge` it
+    /// keeps nothing back once its successor has the slot.
+    pub(super) fn tell_stuck(&mut self) {
+        let stuck: Vec<(Failure, bool)> = self
             .slots
-            .get(&id.slot)
-            .is_some_and(|slot| slot.is_replacing());
-        if replacing {
-            self.replacement_failed(failure);
+            .iter()
+            .flat_map(|(slot, it)| it.all().map(move |instance| (*slot, it, instance)))
+            .filter(|(_, _, instance)| instance.phase == Phase::Stuck)
+            .map(|(slot, it, instance)| {
+                let number = instance.number;
+                let what = Failed::Stuck;
+                let current = it.current.as_ref().map(|it| it.number) == Some(number);
+                (Failure { slot, number, what }, current)
+            })
+            .collect();
+        for (failure, current) in stuck {
+            self.slot_stuck(&failure);
+            if !current {
+                continue;
+            }
+            self.slot_failed(&failure);
+            let Some(slot) = self.slots.get_mut(&failure.slot) else {
+                continue;
+            };
+            slot.turn = false;
+            slot.trouble = Some((failure.number, Failed::Stuck));
+            if slot.is_replacing() {
+                self.replacement_failed(failure);
+            }
         }
     }
 }

@@ -107,7 +107,7 @@ impl Machine {
         let Some(instance) = self.instance_mut(id) else {
             return;
         };
-        instance.turn(Phase::Stopping, now);
+        instance.enter(Phase::Stopping, now);
         let (was_ready, generation) = (instance.was_ready, instance.generation);
         let why = match &instance.stopping {
             Some(stopping) => stopping.why.clone(),
@@ -120,7 +120,7 @@ impl Machine {
         }
         let wait = self.policy(generation).stop.wait;
         if was_ready && !wait.is_zero() {
-            self.arm(id, Clock::Wait, now + wait);
+            self.arm(id, Clock::Wait, now.saturating_add(wait));
         } else {
             self.signal_main(id);
         }
@@ -214,7 +214,7 @@ impl Machine {
             return;
         };
         if !matches!(instance.phase, Phase::Stopping | Phase::Stuck) {
-            instance.turn(Phase::Stopping, now);
+            instance.enter(Phase::Stopping, now);
         }
         let itself = instance.stopping.is_none();
         let stopping = instance.stopping.get_or_insert_with(|| {
@@ -242,7 +242,7 @@ impl Machine {
         } else if !killed {
             self.push(Output::SignalRest { instance: id });
             let seconds = policy.stop.seconds;
-            let at = first.saturating_add(seconds).max(now + REST);
+            let at = first.saturating_add(seconds).max(now.saturating_add(REST));
             self.arm(id, Clock::Kill, at);
         }
         if !empty {
@@ -283,20 +283,19 @@ impl Machine {
             });
         }
         self.push(Output::KillTree { instance: id });
-        self.arm(id, Clock::Kill, now + KILL_AGAIN);
+        self.arm(id, Clock::Kill, now.saturating_add(KILL_AGAIN));
         if now.saturating_sub(killed) >= STUCK && phase != Phase::Stuck {
             if let Some(instance) = self.instance_mut(id) {
-                instance.turn(Phase::Stuck, now);
+                instance.enter(Phase::Stuck, now);
             }
             self.stuck(id);
         }
     }
 
-    /// An instance cannot be stopped: those who wait for that are told.
+    /// An instance cannot be stopped.
     pub(super) fn stuck(&mut self, id: InstanceId) {
         self.keep_slot(id.slot);
         self.push(Output::Event(Event::Stuck { instance: id }));
-        self.cannot_stop(id);
     }
 
     pub(super) fn on_tree_empty(&mut self, id: InstanceId) {

@@ -62,9 +62,13 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Lets the timer run until then; if it runs already, until then instead.
+    /// Lets the timer run until then; if it runs already, until then instead. The end of time does not
+    /// come.
     pub(super) fn arm(&mut self, timer: Timer, at: Duration) {
         self.disarm(timer);
+        if at == Duration::MAX {
+            return;
+        }
         self.due.insert(timer, at);
         self.order.insert((at, timer));
     }
@@ -117,6 +121,7 @@ mod tests {
         assert_eq!(timers.take_due(at(9)), Some(Timer::Backoff(1)));
         assert_eq!(timers.take_due(at(9)), Some(Timer::Hold(1)));
         assert_eq!(timers.take_due(at(9)), None);
+        timers.arm(Timer::Hold(1), Duration::MAX);
         assert_eq!(timers.next(), None);
     }
 }

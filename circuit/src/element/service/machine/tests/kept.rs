@@ -277,3 +277,46 @@ fn after_a_reboot_all_is_started_anew_but_what_is_finished_or_failed() {
     world.run(s(5));
     assert_eq!(world.state(1), State::Ready);
 }
+
+#[test]
+fn an_instance_whose_record_was_not_written_is_adopted_all_the_same() {
+    // The server was killed after the spawn and before it kept anything of it.
+    for slots_kept in [true, false] {
+        let mut world = World::new(policy(1, false), |_, _| Behaviour::default());
+        world.intend(Intent::Up);
+        world.run(ms(5));
+        let service = world.machine.service_record();
+        let mut slot = world.machine.slot_record(1).expect("kept");
+        slot.instances.clear();
+        slot.next = 1;
+        let slots = if slots_kept { vec![slot] } else { Vec::new() };
+        let policies = BTreeMap::from([(1, policy(1, false))]);
+        let found = world.found();
+        world.machine = Machine::resume(service, slots, policies, &found, 2, world.now);
+        world.forget_log();
+        world.handle(Input::Tick);
+        world.run(s(5));
+        assert_eq!(world.state(1), State::Ready);
+        assert!(world.spawns().is_empty());
+        world.intend(Intent::Restart {
+            slot: None,
+            now: false,
+        });
+        world.run(s(5));
+        assert_eq!(world.slot(1).instance.map(|it| it.number), Some(2));
+    }
+}
+
+#[test]
+fn a_new_slot_takes_no_number_that_one_before_it_had() {
+    let mut world = World::up(policy(2, false), |_, _| Behaviour::default());
+    for _ in 0..3 {
+        world.intend(Intent::Scale(1));
+        world.run(s(2));
+        adopt(&mut world);
+        // The world counts the numbers.
+        world.intend(Intent::Scale(2));
+        world.run(s(2));
+    }
+    assert_eq!(world.states(), [State::Ready; 2]);
+}

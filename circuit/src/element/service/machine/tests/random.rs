@@ -87,6 +87,11 @@ fn random_policy(random: &mut Random) -> Policy {
     policy.stop.command = random.one_in(4);
     policy.stop.seconds = s(random.below(6));
     policy.stop.wait = s(random.below(2));
+    if random.one_in(20) {
+        // What nobody would write.
+        policy.backoff.first = std::time::Duration::MAX;
+        policy.max_age = Some(std::time::Duration::MAX);
+    }
     policy
 }
 
@@ -193,7 +198,13 @@ fn live(seed: u64, lives: bool) -> World {
                 world.handle(Input::Tick);
             }
             6 if lives && random.one_in(2) => {
-                // The server is killed; what happens until the next one looks is not seen.
+                // The server is killed; what ends until the next one looks is not seen.
+                for body in world.bodies.values_mut() {
+                    if body.main && random.one_in(4) {
+                        body.main = false;
+                        body.rest = random.one_in(2);
+                    }
+                }
                 let found = world.found();
                 world.next_life(found);
                 taken.clear();

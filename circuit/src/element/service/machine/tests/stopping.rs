@@ -341,3 +341,40 @@ fn an_ending_server_stops_its_services_and_leaves_their_intents() {
         assert_eq!(world.running(), 0);
     }
 }
+
+#[test]
+fn who_asks_for_a_stuck_service_is_told_at_once() {
+    let mut world = World::up(Policy::default(), |_, _| Behaviour {
+        term: None,
+        kill: None,
+        ..Behaviour::default()
+    });
+    world.intend(Intent::Down);
+    world.run(s(30));
+    assert_eq!(world.state(1), State::Stuck);
+    for intent in [
+        Intent::Down,
+        Intent::Up,
+        Intent::Restart {
+            slot: None,
+            now: true,
+        },
+        Intent::Restart {
+            slot: None,
+            now: false,
+        },
+        Intent::Restart {
+            slot: Some(1),
+            now: false,
+        },
+        Intent::Scale(0),
+        Intent::Scrub,
+    ] {
+        let text = format!("{intent:?}");
+        let ticket = world.intend(intent);
+        let Some(Outcome::Failed(failure)) = world.settled(ticket) else {
+            panic!("{text}: {:?}", world.settled(ticket));
+        };
+        assert_eq!(failure.what, Failed::Stuck, "{text}");
+    }
+}

@@ -95,6 +95,7 @@ pub(super) struct Body {
 #[derive(Debug, Clone)]
 enum Happening {
     Spawn(InstanceId),
+    Abandon(InstanceId),
     Exit(InstanceId, End),
     Killed(InstanceId),
     Empty(InstanceId),
@@ -299,6 +300,14 @@ impl World {
                     }
                 }
             }
+            Happening::Abandon(instance) => {
+                let waits = |body: &Body| body.spawned.is_none();
+                if self.bodies.get(&instance).is_some_and(waits) {
+                    self.bodies.remove(&instance);
+                    let why = NotSpawned::Abandoned;
+                    self.handle(Input::NotSpawned { instance, why });
+                }
+            }
             Happening::Exit(instance, end) => {
                 let Some(body) = self.bodies.get_mut(&instance).filter(|body| body.main) else {
                     return;
@@ -494,7 +503,12 @@ impl World {
                 instance,
                 generation,
             } => self.on_spawn(instance, generation),
-            Output::Abandon { .. } => {}
+            // Some drivers have begun by then.
+            Output::Abandon { instance } => {
+                if instance.number % 2 == 0 {
+                    self.soon(ms(1), Happening::Abandon(instance));
+                }
+            }
             Output::Run {
                 instance, command, ..
             } => {
