@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let size = size(answer);
-        assert!(size <= 4976, "{size} bytes");
+        assert!(size <= 4592, "{size} bytes");
     }
 
     #[test]

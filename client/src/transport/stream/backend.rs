@@ -4,7 +4,7 @@
 //! those two knows which transport carries a stream. A further transport is a variant of each enum.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -95,31 +95,23 @@ impl Sending {
         }
     }
 
-    /// Resolves when nothing more can become of the stream.
-    pub(super) fn fate(&self) -> impl Future<Output = Fate> + Send + 'static {
-        enum Of<Q, S, M> {
-            Quic(Q),
-            Socket(S),
-            Memory(M),
-        }
-        let of = match self {
-            Sending::Quic(stream) => Of::Quic(stream.stopped()),
-            // The future is larger than the others', and most requests have several.
-            Sending::Socket(sender) => Of::Socket(Box::pin(sender.fate())),
-            Sending::Memory(sender) => Of::Memory(sender.fate()),
+    /// Resolves when nothing more can become of the stream. It is boxed, as a request holds several
+    /// of these, and a future that another one awaits has its place in that one twice.
+    pub(super) fn fate(&self) -> Pin<Box<dyn Future<Output = Fate> + Send>> {
+        let fate = |is_received| match is_received {
+            true => Fate::Received,
+            false => Fate::Abandoned,
         };
-        async move {
-            match of {
-                Of::Quic(stopped) => match stopped.await {
-                    Ok(None) => Fate::Received,
-                    Ok(Some(_)) | Err(_) => Fate::Abandoned,
-                },
-                Of::Socket(written) => match written.await {
-                    true => Fate::Received,
-                    false => Fate::Abandoned,
-                },
-                Of::Memory(fate) => fate.await,
+        match self {
+            Sending::Quic(stream) => {
+                let stopped = stream.stopped();
+                Box::pin(async move { fate(matches!(stopped.await, Ok(None))) })
             }
+            Sending::Socket(sender) => {
+                let written = sender.fate();
+                Box::pin(async move { fate(written.await) })
+            }
+            Sending::Memory(sender) => Box::pin(sender.fate()),
         }
     }
 }
