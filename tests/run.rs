@@ -91,14 +91,14 @@ fn arguments_behind_two_dashes_are_the_commands() {
         .status(2)
         .stderr(
             "circuit: the following required arguments were not provided: <COMMAND>...\n\
-             hint: circuit run [-i | -n] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
+             hint: -- <COMMAND>...: the command and its arguments\n",
         )
         .run();
     one.circuit("run one ls")
         .status(2)
         .stderr(
             "circuit: unexpected argument 'ls' found\n\
-             hint: circuit run [-i | -n] [OPTIONS] PATH|SERVER -- COMMAND [ARG]...\n",
+             hint: -- goes before the command and its arguments\n",
         )
         .run();
 }

@@ -107,22 +107,22 @@ fn wrong_usage_is_one_line_and_a_hint() {
     check(
         "peek",
         "the following required arguments were not provided: <PATH>",
-        "circuit peek <PATH>",
+        "<PATH>: the anchor",
     );
     check(
         "signal TERM",
         "the following required arguments were not provided: <PATH>",
-        "circuit signal <SIGNAL> <PATH>",
+        "<PATH>: the process or container",
     );
     check(
         "peek /a /b",
         "unexpected argument '/b' found",
-        "circuit peek [OPTIONS] <PATH>",
+        "`circuit help peek` lists its arguments",
     );
     check(
         "ls -frob",
         "unexpected argument '-frob' found",
-        "circuit ls [OPTIONS] [PATTERN]",
+        "`circuit help ls` lists its flags",
     );
     check(
         "ls -discoverr 239.1.1.1:1",

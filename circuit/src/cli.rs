@@ -39,23 +39,35 @@ use interrupt::Interrupts;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    match parse(std::env::args_os()) {
-        Ok((name, cli)) => {
+    let CommandLine { command, parsed } = parse(std::env::args_os());
+    match parsed {
+        Ok(cli) => {
+            let name = command.map(|command| command.get_name().to_owned());
             let result = cli.command.execute();
-            error::exit(&result.map_err(|failure| failure.of_command(name)))
+            error::exit(&result.map_err(|failure| failure.of_command(name.unwrap_or_default())))
         }
-        Err(wrong) => error::exit_of_usage(&wrong),
+        Err(wrong) => error::exit_of_usage(&wrong, command.as_ref()),
     }
 }
 
-/// The name of the command that the arguments ask for, and the command.
-fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(String, Cli), clap::Error> {
+/// Arguments that were read.
+struct CommandLine {
+    /// The definition of the command that they name, if they name one.
+    command: Option<clap::Command>,
+    parsed: Result<Cli, clap::Error>,
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> CommandLine {
     let arguments = arguments::normalized(arguments);
-    let mut matches = definition().try_get_matches_from(arguments)?;
-    let name = matches.subcommand_name().unwrap_or_default().to_owned();
-    match Cli::from_arg_matches_mut(&mut matches) {
-        Ok(cli) => Ok((name, cli)),
-        Err(wrong) => Err(wrong.format(&mut definition())),
+    let mut definition = definition();
+    let parsed = definition.try_get_matches_from_mut(&arguments);
+    let mut names = arguments.iter().skip(1).filter_map(|word| word.to_str());
+    let command = names.find_map(|name| definition.find_subcommand(name));
+    CommandLine {
+        command: command.cloned(),
+        parsed: parsed.and_then(|mut matches| {
+            Cli::from_arg_matches_mut(&mut matches).map_err(|wrong| wrong.format(&mut definition))
+        }),
     }
 }
 

@@ -195,7 +195,7 @@ mod tests {
         ] {
             let line = format!("circuit {line}");
             let words = line.split(' ').map(OsString::from);
-            assert!(super::super::parse(words).is_ok(), "{line}");
+            assert!(super::super::parse(words).parsed.is_ok(), "{line}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Turns an error into one line for a person, a hint where one helps, and the exit status.
 
+mod usage;
+
 use std::error::Error as StdError;
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,7 +14,7 @@ use circuit_client::{Code, DialError, Error, Path, SearchError};
 use circuit_proto::auth::KeyMismatch;
 use circuit_proto::handshake::Refused;
 
-use super::output;
+pub(super) use self::usage::exit_of_usage;
 use crate::descriptor::Descriptor;
 use crate::text::{cut, one_line};
 
@@ -292,161 +294,9 @@ pub(super) fn exit(result: &Result<u8, Failure>) -> ExitCode {
     }
 }
 
-/// Help and version are data; anything else that the parser says is wrong usage.
-pub(super) fn exit_of_usage(wrong: &clap::Error) -> ExitCode {
-    if !wrong.use_stderr() {
-        return exit(&output::help(wrong).map(|()| 0));
-    }
-    if wrong.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = Descriptor::stderr().write_all(wrong.render().to_string().as_bytes());
-        return ExitCode::from(USAGE);
-    }
-    say(&format!("circuit: {}", usage_text(wrong)));
-    let rendered = wrong.render().to_string();
-    let after = |start| {
-        rendered
-            .lines()
-            .find_map(move |l| l.trim().strip_prefix(start))
-    };
-    // The parser's other tip is how to pass a value that looks like a flag, which hardly anybody means.
-    let tip = after("tip: ").filter(|tip| !tip.starts_with("to pass"));
-    if let Some(hint) = hint_of_usage(wrong, tip.is_some()) {
-        say(&format!("hint: {hint}"));
-        return ExitCode::from(USAGE);
-    }
-    let usage = match wrong.kind() {
-        clap::error::ErrorKind::InvalidSubcommand => Some("`circuit help` lists them"),
-        _ => after("Usage: "),
-    };
-    if let Some(hint) = tip.or(usage) {
-        say(&format!("hint: {}", as_documented(hint)));
-    }
-    ExitCode::from(USAGE)
-}
-
-/// The hint for commands that other tools have, and for mistakes that the parser cannot know.
-fn hint_of_usage(wrong: &clap::Error, has_tip: bool) -> Option<String> {
-    use clap::error::{ContextKind, ErrorKind};
-    let of = |kind| wrong.get(kind).map(ToString::to_string);
-    let value = of(ContextKind::InvalidValue).unwrap_or_default();
-    let argument = of(ContextKind::InvalidArg).unwrap_or_default();
-    match wrong.kind() {
-        ErrorKind::InvalidSubcommand => {
-            let hint = match of(ContextKind::InvalidSubcommand)?.as_str() {
-                "exec" | "ssh" => "`circuit run SERVER -- COMMAND` executes a command",
-                "ps" | "top" => "`circuit ls -l /...` lists all processes",
-                "kill" => "`circuit signal TERM PATH` sends a signal",
-                "stop" => {
-                    "`circuit signal TERM PATH` ends a process, `circuit suicide SERVER` a server"
-                }
-                "rm" => "`circuit scrub PATH` removes an element",
-                "logs" => "`circuit stdout PATH` prints a process's output",
-                "cp" => "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",
-                "info" | "inspect" | "status" => {
-                    "`circuit peek PATH` prints the status of an element, `circuit peek SERVER` that of a \
-                     server"
-                }
-                "version" => "`circuit -version` prints it",
-                _ => return None,
-            };
-            Some(hint.to_owned())
-        }
-        ErrorKind::UnknownArgument if !has_tip => {
-            let letters = argument.strip_prefix("--")?;
-            let is_several = letters.len() == 2 && letters.bytes().all(|b| b.is_ascii_lowercase());
-            is_several.then(|| "flags of one letter are written one by one".to_owned())
-        }
-        ErrorKind::ValueValidation if argument == "<SIGNAL>" && value.contains('/') => {
-            Some("the signal comes first: circuit signal SIGNAL PATH".to_owned())
-        }
-        ErrorKind::ValueValidation if argument.ends_with("<URL>") => {
-            let url = format!("circuit://{value}");
-            let is_url = url.parse::<circuit_client::Url>().is_ok();
-            is_url.then(|| format!("write it as {url}"))
-        }
-        _ => None,
-    }
-}
-
-/// The parser's text with flags as the documents have them: with one dash, and in short where there
-/// is a short form.
-fn as_documented(text: &str) -> String {
-    const SHORT: [(&str, &str); 6] = [
-        ("--dial", "-d"),
-        ("--long", "-l"),
-        ("--interactive", "-i"),
-        ("--no-stdin", "-n"),
-        ("--exists", "-e"),
-        ("--join", "-j"),
-    ];
-    let mut text = text.to_owned();
-    for (long, short) in SHORT {
-        for behind in [" ", "'", "]"] {
-            text = text.replace(&format!("{long}{behind}"), &format!("{short}{behind}"));
-        }
-    }
-    for before in ["'", "[", " "] {
-        for letter in 'a'..='z' {
-            text = text.replace(
-                &format!("{before}--{letter}"),
-                &format!("{before}-{letter}"),
-            );
-        }
-    }
-    text
-}
-
-/// The parser's error in one line.
-fn usage_text(wrong: &clap::Error) -> String {
-    use clap::error::{ContextKind, ErrorKind};
-    let of = |kind| wrong.get(kind).map(ToString::to_string);
-    if wrong.kind() == ErrorKind::ValueValidation
-        && let (Some(argument), Some(value), Some(why)) = (
-            of(ContextKind::InvalidArg),
-            of(ContextKind::InvalidValue),
-            wrong.source(),
-        )
-    {
-        let value = cut(&value, LONGEST_VALUE);
-        // A space ends the name of a flag that has no value.
-        let argument = as_documented(&format!(" {argument} "));
-        let argument = argument.trim();
-        let text = format!("invalid value '{value}' for '{argument}': {why}");
-        return one_line(&text);
-    }
-    let mut text = wrong.render().to_string();
-    for kind in [
-        ContextKind::InvalidArg,
-        ContextKind::InvalidSubcommand,
-        ContextKind::InvalidValue,
-    ] {
-        if let Some(value) = of(kind).filter(|value| value.len() > LONGEST_VALUE) {
-            text = text.replace(&value, &cut(&value, LONGEST_VALUE));
-        }
-    }
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.next().unwrap_or_default();
-    let first = first.strip_prefix("error: ").unwrap_or(first);
-    // The parser lists missing arguments, and possible values, below its first line.
-    let rest: Vec<&str> = lines
-        .take_while(|line| {
-            !line.starts_with("Usage") && !line.starts_with("tip:") && !line.starts_with("For more")
-        })
-        .collect();
-    as_documented(&match (first.strip_suffix(':'), rest.as_slice()) {
-        (Some(first), [_, ..]) => format!("{first}: {}", rest.join(", ")),
-        (None, [choice, ..]) if choice.starts_with('[') => format!("{first} {choice}"),
-        _ => first.to_owned(),
-    })
-}
-
 /// How much of a message is shown, in bytes. Chosen, not measured: a URL or two, a path of a few
 /// long names.
 const LONGEST: usize = 2000;
-
-/// How much of a value that the parser refuses is shown, in bytes. Chosen, not measured: a name of an
-/// anchor that is just too long is seen whole.
-const LONGEST_VALUE: usize = 300;
 
 /// Says a line on stderr. A stderr that is closed hears nothing.
 pub(super) fn say(line: &str) {
