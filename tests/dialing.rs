@@ -128,7 +128,8 @@ fn the_file_that_circuit_names_must_hold_a_url() {
         .status(255)
         .stderr(format!(
             "circuit: ls: the file {}/.circuit that CIRCUIT names holds no URL: not a circuit URL \
-             (circuit://HOST:PORT/PID/Qid): 10.0.0.1:7000\n",
+             (circuit://HOST:PORT/PID/Qid): 10.0.0.1:7000\n\
+             hint: write a server's URL into it, or use -d URL\n",
             home.path().display()
         ))
         .run();
@@ -140,8 +141,9 @@ fn without_anything_the_newest_server_of_this_machine_is_dialled() {
     home.circuit("peek /one")
         .status(255)
         .stderr(
-            "circuit: peek: no circuit to dial: neither -d, -discover, CIRCUIT nor \
-             CIRCUIT_DISCOVER is given, and no server of yours runs on this machine\n\
+            "circuit: peek: no circuit to dial: neither -d, -discover, CIRCUIT, CIRCUIT_DISCOVER nor \
+             CIRCUIT_SOCKET is given, no server of yours runs on this machine, and there is no \
+             /run/circuit/circuit.sock\n\
              hint: `circuit start` starts one\n",
         )
         .run();

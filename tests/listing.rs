@@ -117,7 +117,10 @@ fn a_server_that_has_lost_all_its_links_says_so() {
     for line in ["ls /", "ls /..."] {
         one.circuit(line)
             .stdout(format!("/{}\n", one.id()))
-            .stderr("circuit: warning: one has lost all its links, and cannot know who is alive\n")
+            .stderr(format!(
+                "circuit: warning: one at {} has lost all its links, and cannot know who is alive\n",
+                one.address()
+            ))
             .run();
     }
     one.circuit("ls -l /")
@@ -132,9 +135,10 @@ fn a_server_that_has_lost_all_its_links_says_so() {
     one.circuit(format!("ls /{two}"))
         .status(1)
         .stderr(format!(
-            "circuit: ls /{two}: no server {two} in the circuit: one has lost all its links, and \
-             cannot know who is alive\n\
-             hint: `circuit ls -l /` lists the servers\n"
+            "circuit: ls /{two}: no server {two} in the circuit: one at {} has lost all its links, \
+             and cannot know who is alive\n\
+             hint: `circuit ls -l /` lists the servers\n",
+            one.address()
         ))
         .run();
 }

@@ -182,7 +182,7 @@ fn a_program_that_cannot_be_executed_leaves_nothing_but_the_systems_reason() {
     home.write("orphan", "#!/no/such/interpreter\n");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(home.file("orphan"), mode).unwrap();
-    let place = format!("(exec on {})", one.address());
+    let place = format!("(exec on one at {})", one.address());
     let check = |command: serde_json::Value, error: &str| {
         one.circuit("mkproc /one/p")
             .stdin(command.to_string())
@@ -391,7 +391,7 @@ fn an_error_that_quotes_input_stays_on_one_line() {
         .stdin(r#"{"Path": "/no/a\nb\u001b[31m"}"#)
         .status(1)
         .stderr(format!(
-            "circuit: mkproc /one/p: no such file or directory: /no/a\\nb\\u{{1b}}[31m (exec on {})\n",
+            "circuit: mkproc /one/p: no such file or directory: /no/a\\nb\\u{{1b}}[31m (exec on one at {})\n",
             one.address()
         ))
         .run();

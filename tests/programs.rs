@@ -245,7 +245,7 @@ async fn a_circuit_is_found_by_what_a_program_names() {
         ..both
     };
     assert_eq!(asked.way().unwrap(), Way::Group(group));
-    assert_eq!(asked.file(), None);
+    assert_eq!(asked.source(), None);
     // A key that others can read lets us in all the same.
     use std::os::unix::fs::PermissionsExt;
     let exposed = home.write("exposed", &std::fs::read_to_string(key_file).unwrap());

@@ -73,7 +73,7 @@ fn it_runs_where_it_is_told() {
     one.circuit("run one/a -- /no/such")
         .status(127)
         .stderr(format!(
-            "circuit: run /one/a: no such file or directory: /no/such (exec on {})\n",
+            "circuit: run /one/a: no such file or directory: /no/such (exec on one at {})\n",
             one.address()
         ))
         .run();

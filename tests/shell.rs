@@ -435,6 +435,14 @@ fn the_address_in_the_environment_is_named() {
         file.display()
     );
     assert!(output.stderr().ends_with(&from), "{}", output.stderr());
+    home.circuit("ls")
+        .env("CIRCUIT_DISCOVER", "239.1.2.3:9")
+        .status(255)
+        .stderr(
+            "circuit: ls: no server answered on the multicast group 239.1.2.3:9\n\
+             hint: the address is from CIRCUIT_DISCOVER\n",
+        )
+        .run();
 }
 
 #[test]
@@ -627,6 +635,14 @@ fn texts_that_are_not_utf_8_pass_as_they_are() {
         let begins = format!("circuit: mkproc: the field Dir is wrong: {why}");
         assert!(said.stderr().starts_with(&begins), "{said}");
     }
+    let command = one.circuit("mkproc /one/bad").stdin(b"{Path: 'a\xff'}");
+    command
+        .status(1)
+        .stderr(
+            "circuit: mkproc: the command is not UTF-8 behind byte 9\n\
+             hint: write a text that is not UTF-8 as {\"Base64\": \"…\"}\n",
+        )
+        .run();
     one.circuit("mkproc /one/zero")
         .stdin(r#"{Path: "a", Args: [{base64: "eAB4"}]}"#)
         .status(1)

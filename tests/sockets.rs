@@ -82,7 +82,7 @@ fn a_command_finds_the_socket_that_the_environment_names() {
         .circuit("ls /")
         .env("CIRCUIT_SOCKET", home.file("none"))
         .stderr(format!(
-            "circuit: ls: there is no socket {}\n",
+            "circuit: ls: there is no socket {}\nhint: the address is from CIRCUIT_SOCKET\n",
             home.file("none").display()
         ))
         .status(255)

@@ -53,8 +53,9 @@ fn leftovers_of_a_killed_server_are_not_taken_for_a_server() {
     home.circuit("ls /")
         .status(255)
         .stderr(
-            "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER \
-             is given, and no server of yours runs on this machine\n\
+            "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT, CIRCUIT_DISCOVER nor \
+             CIRCUIT_SOCKET is given, no server of yours runs on this machine, and there is no \
+             /run/circuit/circuit.sock\n\
              hint: `circuit start` starts one\n",
         )
         .run();
@@ -237,8 +238,8 @@ fn a_runtime_directory_that_others_can_enter_is_refused() {
         home.circuit("ls")
             .status(255)
             .stderr(format!(
-                "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT nor \
-                 CIRCUIT_DISCOVER is given, and your servers cannot be looked up: {why}\n"
+                "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT, \
+                 CIRCUIT_DISCOVER nor CIRCUIT_SOCKET is given, and your servers cannot be looked up: {why}\n"
             ))
             .run();
     }

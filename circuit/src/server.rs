@@ -462,6 +462,11 @@ impl Running {
 }
 
 impl Server {
+    /// The server's name and address, for people.
+    fn named(&self) -> String {
+        format!("{} at {}", self.me.name, self.me.url.authority())
+    }
+
     /// Tells its elements that the server ends.
     async fn shut_elements_down(&self) {
         let mut all = Vec::new();

@@ -91,8 +91,8 @@ fn local_key() -> Option<Key> {
 
 impl Client {
     /// Finds a circuit as the command line tool does without flags, and dials a server of it: the
-    /// URL in the file that `CIRCUIT` names, a multicast group of `CIRCUIT_DISCOVER`, or a server of
-    /// this user on this machine. `CIRCUIT_HMAC` names the file of the circuit's key.
+    /// URL in the file that `CIRCUIT` names, a multicast group of `CIRCUIT_DISCOVER`, the Unix socket
+    /// that `CIRCUIT_SOCKET` names, or a server on this machine. `CIRCUIT_HMAC` names the file of the circuit's key.
     ///
     /// [`Search`] takes flags too.
     ///

@@ -72,6 +72,6 @@ pub use element::server::Server;
 pub use element::subscription::{Events, Subscription};
 pub use element::{Bound, Element, Handle, Kind};
 pub use error::{DialError, Error, SocketError, chain};
-pub use search::{Search, SearchError, Warning, Way};
+pub use search::{Search, SearchError, Source, Warning, Way};
 pub use signal::Signal;
 pub use stream::{Reader, Writer};

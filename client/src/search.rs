@@ -129,8 +129,9 @@ pub enum SearchError {
     },
     /// Nothing names a circuit.
     #[error(
-        "no circuit to dial: none of CIRCUIT, CIRCUIT_DISCOVER and CIRCUIT_SOCKET is set, and no \
-         server of yours runs on this machine"
+        "no circuit to dial: none of CIRCUIT, CIRCUIT_DISCOVER and CIRCUIT_SOCKET is set, no server \
+         of yours runs on this machine, and there is no {}",
+        local::SYSTEM
     )]
     Nothing,
     /// Nothing names a circuit, and the servers of this machine cannot be looked up.
@@ -176,6 +177,27 @@ impl From<DiscoverDialError> for SearchError {
 fn listed(urls: &[circuit_proto::Url]) -> String {
     let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
     urls.join(", ")
+}
+
+/// The part of the environment that names a way in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The file that `CIRCUIT` names.
+    File(PathBuf),
+    /// `CIRCUIT_DISCOVER`.
+    Discover,
+    /// `CIRCUIT_SOCKET`.
+    Socket,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File(file) => write!(f, "the file {} that CIRCUIT names", file.display()),
+            Source::Discover => f.write_str("CIRCUIT_DISCOVER"),
+            Source::Socket => f.write_str("CIRCUIT_SOCKET"),
+        }
+    }
 }
 
 /// A way into a circuit.
@@ -244,7 +266,7 @@ impl Search {
         if let Some(group) = self.group {
             return Ok(Way::Group(group));
         }
-        if let Some(file) = self.file() {
+        if let Some(Source::File(file)) = self.source() {
             return Ok(Way::Address(url_in(file)?));
         }
         Ok(match (Search::groups()?.first(), Search::socket()) {
@@ -254,12 +276,16 @@ impl Search {
         })
     }
 
-    /// The file that `CIRCUIT` names, if the way in is the URL in it.
-    pub fn file(&self) -> Option<PathBuf> {
-        match (&self.address, self.group) {
-            (None, None) => variable("CIRCUIT").map(home),
-            _ => None,
+    /// The part of the environment that names the way in; `None` if the search itself names it, or
+    /// nothing does.
+    pub fn source(&self) -> Option<Source> {
+        if self.address.is_some() || self.group.is_some() {
+            return None;
         }
+        let file = || variable("CIRCUIT").map(|file| Source::File(home(file)));
+        let group = || variable("CIRCUIT_DISCOVER").map(|_| Source::Discover);
+        let socket = || variable("CIRCUIT_SOCKET").map(|_| Source::Socket);
+        file().or_else(group).or_else(socket)
     }
 
     /// The circuit's key, if a file of it is named.

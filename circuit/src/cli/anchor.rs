@@ -110,8 +110,9 @@ async fn ls(options: Ls) -> Result<u8, Failure> {
     let mut servers = entries.iter().filter_map(|entry| entry.server.as_ref());
     if let Some(alone) = servers.find(|server| server.state == ServerState::Isolated) {
         say(&format!(
-            "circuit: warning: {} has lost all its links, and cannot know who is alive",
-            alone.name
+            "circuit: warning: {} at {} has lost all its links, and cannot know who is alive",
+            alone.name,
+            alone.url.authority()
         ));
     }
     Ok(u8::from(!silent.is_empty()))

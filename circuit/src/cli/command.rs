@@ -10,8 +10,9 @@ use super::error::Failure;
 #[command(name = "circuit", version, max_term_width = 100)]
 #[command(
     after_help = "A circuit is dialled through, in this order: -d URL, -discover GROUP:PORT, \
-the URL in the file that CIRCUIT names, the group in CIRCUIT_DISCOVER, a server of the same user \
-on this machine.\n\nLong flags may be written with one dash or two."
+the URL in the file that CIRCUIT names, the group in CIRCUIT_DISCOVER, the Unix socket in \
+CIRCUIT_SOCKET, a server of the same user on this machine, the one of the system at \
+/run/circuit/circuit.sock.\n\nLong flags may be written with one dash or two."
 )]
 pub(super) struct Cli {
     #[command(subcommand)]

@@ -70,6 +70,7 @@ const CONTAINER: Form = Form {
         "Pull",
     ],
     example: r#"{"Image": "ubuntu", "Path": "/bin/ls", "Args": ["/"]}"#,
+    not_utf8: "the texts of a container are UTF-8",
 };
 
 /// Makes a container from JSON on stdin.

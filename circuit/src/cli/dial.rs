@@ -55,11 +55,8 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
     };
     let client = search.dial().await.map_err(|error| {
         let names_file = matches!(error, SearchError::File { .. } | SearchError::NoUrl { .. });
-        match search.file().filter(|_| !names_file) {
-            Some(file) => {
-                let place = format!("the file {} that CIRCUIT names", file.display());
-                Failure::from(error).of_address_from(&place)
-            }
+        match search.source().filter(|_| !names_file) {
+            Some(source) => Failure::from(error).of_address_from(&source.to_string()),
             None => error.into(),
         }
     })?;

@@ -154,6 +154,12 @@ impl Failure {
         self.pipe_closed
     }
 
+    /// The hint, if there is one.
+    #[cfg(test)]
+    pub(super) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// The message, for those who print it among others.
     pub(super) fn text(&self) -> &str {
         &self.text
@@ -229,39 +235,42 @@ impl From<DiscoverError> for Failure {
 impl From<SearchError> for Failure {
     fn from(error: SearchError) -> Failure {
         let text = chain(&error);
-        let none_given = "no circuit to dial: neither -d, -discover, CIRCUIT nor CIRCUIT_DISCOVER \
-                          is given, and";
+        let none_given = "no circuit to dial: neither -d, -discover, CIRCUIT, CIRCUIT_DISCOVER nor \
+                          CIRCUIT_SOCKET is given,";
         match error {
             SearchError::NotAGroup { .. } => Failure::usage(text),
             SearchError::Key(_) => Failure::failed(text),
             SearchError::File { file, .. } => Failure::no_circuit(text).with_hint(
                 match file.to_str().filter(|text| text.contains("://")) {
                     Some(url) => format!("CIRCUIT names a file that holds a URL; use -d {url}"),
-                    None => "write a server's URL into it, or use -d URL".to_owned(),
+                    None => WRITE_URL.to_owned(),
                 },
             ),
             SearchError::Nothing => Failure::no_circuit(format!(
-                "{none_given} no server of yours runs on this machine"
+                "{none_given} no server of yours runs on this machine, and there is no \
+                 /run/circuit/circuit.sock"
             ))
             .with_hint("`circuit start` starts one"),
             SearchError::NoServers(error) => {
                 let why = chain(&error);
                 Failure::no_circuit(format!(
-                    "{none_given} your servers cannot be looked up: {why}"
+                    "{none_given} and your servers cannot be looked up: {why}"
                 ))
             }
             SearchError::Several(_) => {
                 Failure::no_circuit(text).with_hint("choose one with -d URL")
             }
-            SearchError::NoUrl { .. } | SearchError::TimedOut { .. } | SearchError::NoWay => {
-                Failure::no_circuit(text)
-            }
+            SearchError::NoUrl { .. } => Failure::no_circuit(text).with_hint(WRITE_URL),
+            SearchError::TimedOut { .. } | SearchError::NoWay => Failure::no_circuit(text),
             SearchError::Dial(error) => error.into(),
             SearchError::Discover(error) => error.into(),
             SearchError::Asked(error) => error.into(),
         }
     }
 }
+
+/// The remedy for a file that holds no URL.
+const WRITE_URL: &str = "write a server's URL into it, or use -d URL";
 
 /// The remedy for keys that do not match, from the view of the dialler.
 fn key_hint(mismatch: KeyMismatch) -> &'static str {

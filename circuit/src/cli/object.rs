@@ -30,6 +30,8 @@ pub(super) struct Form {
     pub(super) fields: &'static [&'static str],
     /// One that is right, for a hint.
     pub(super) example: &'static str,
+    /// The hint for one that is not UTF-8.
+    pub(super) not_utf8: &'static str,
 }
 
 /// The fields of an object, each under its name in the form, none twice.
@@ -38,13 +40,17 @@ pub(super) type Fields = Vec<(&'static str, Value)>;
 impl Form {
     /// Reads stdin.
     pub(super) async fn read(self) -> Result<String, Failure> {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         let failed = |error| {
             Failure::operation(&format!("cannot read the {} from stdin", self.what), &error)
         };
         let mut stdin = stdin::open().take(LONGEST + 1);
-        stdin.read_to_string(&mut text).await.map_err(failed)?;
-        Ok(text)
+        stdin.read_to_end(&mut bytes).await.map_err(failed)?;
+        String::from_utf8(bytes).map_err(|error| {
+            let position = error.utf8_error().valid_up_to();
+            let text = format!("the {} is not UTF-8 behind byte {position}", self.what);
+            Failure::failed(text).with_hint(self.not_utf8)
+        })
     }
 
     /// The fields that a text gives.
@@ -63,6 +69,10 @@ impl Form {
         let Unique(value) = json5::from_str(text).map_err(|error| match error.code() {
             Some(_) => self.bad(format!("the {what} is not JSON: {error}")),
             // Our own words.
+            None if error.to_string().contains(NOT_FINITE) => {
+                Failure::failed(one_line(&error.to_string()))
+                    .with_hint("JSON has no NaN and no Infinity, and a number is below 1.8e308")
+            }
             None => self.bad(error.to_string()),
         })?;
         let Value::Object(object) = value else {
@@ -85,6 +95,9 @@ impl Form {
         Failure::failed(one_line(&what)).with_hint(format!("for example {}", self.example))
     }
 }
+
+/// The fault of a number that JSON does not have.
+const NOT_FINITE: &str = "not a finite number";
 
 /// A value in which no object has the same key twice, as nobody knows which of the two was meant; of
 /// the outermost object, whose keys may be in any case, in no case.
@@ -137,7 +150,6 @@ impl<'de> Visitor<'de> for UniqueValue<'_> {
             return Ok(value.into());
         }
         // JSON has no such numbers: `Value` would make null of them.
-        const NOT_FINITE: &str = "not a finite number";
         Err(match self.field {
             Some(field) => E::custom(format_args!("the field {field} is wrong: {NOT_FINITE}")),
             None => E::custom(NOT_FINITE),

@@ -60,6 +60,7 @@ const COMMAND: Form = Form {
         "Env", "Dir", "Path", "Args", "Scrub", "Stdout", "Stderr", "Terminal", "Hangup", "AddEnv",
     ],
     example: r#"{"Path": "/bin/ls", "Args": ["/"]}"#,
+    not_utf8: r#"write a text that is not UTF-8 as {"Base64": "…"}"#,
 };
 
 pub(super) fn parse_cmd(text: &str) -> Result<Cmd, Failure> {
@@ -106,6 +107,15 @@ mod tests {
             ..Cmd::new("/bin/ls")
         };
         assert_eq!(cmd, expected);
+    }
+
+    #[test]
+    fn a_number_that_json_does_not_have_has_a_hint_of_its_own() {
+        for number in ["NaN", "1e400"] {
+            let failure = parse_cmd(&format!(r#"{{"Path": "a", "Env": {number}}}"#)).unwrap_err();
+            let hint = "JSON has no NaN and no Infinity, and a number is below 1.8e308";
+            assert_eq!(failure.hint(), Some(hint), "{number}");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(super) async fn answer(
         (Err(error), _) => call.refuse(error).await,
         (Ok(Target::Other(record)), _) => {
             // The forwarder's view and ours differ. A request is forwarded at most once.
-            let error = format!("{} is not {}", call.server.me.url, record.fingerprint.id());
+            let error = format!("{} is not {}", call.server.named(), record.fingerprint.id());
             call.refuse(Error::new(Code::NoSuchServer, error)).await
         }
         (Ok(Target::Root), Ok(op)) => ops::anchor::execute_at_root(&mut call, op).await,
@@ -182,7 +182,7 @@ fn unknown(server: &Server, what: &str) -> Error {
     let message = match server.peer.is_cut_off() {
         true => format!(
             "{what}: {} has lost all its links, and cannot know who is alive",
-            server.me.name
+            server.named()
         ),
         false => what.to_owned(),
     };

@@ -206,8 +206,21 @@ async fn lock(path: &Path, wait: Duration) -> Result<VarDir, VarDirError> {
 fn holder(lock: &File) -> String {
     let mut text = String::new();
     let _ = (&*lock).read_to_string(&mut text);
-    let Some((pid, doing)) = text.trim().split_once(' ') else {
-        return "another process: give each server a directory of its own".to_owned();
+    let own = "give each server a directory of its own";
+    let holders = holders(lock);
+    let text = text
+        .trim()
+        .split_once(' ')
+        .filter(|(pid, _)| match holders.as_slice() {
+            // The file system counts its inodes otherwise, or the holder is in another container.
+            [] => Path::new("/proc").join(pid).exists(),
+            all => all.iter().any(|holder| holder == pid),
+        });
+    let Some((pid, doing)) = text else {
+        return match holders.first() {
+            Some(pid) => format!("process {pid}: {own}"),
+            None => format!("a process that cannot be named: {own}"),
+        };
     };
     // proc(5): the state follows the name, which is in parentheses.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -217,8 +230,27 @@ fn holder(lock: &File) -> String {
             format!("process {pid}, which is stopped: continue it (SIGCONT) or kill it")
         }
         (_, "leaves") => format!("process {pid}, which is leaving its circuit: try again later"),
-        _ => format!("process {pid}, which serves: give each server a directory of its own"),
+        _ => format!("process {pid}, which serves: {own}"),
     }
+}
+
+/// The ids of the processes that hold a lock on this file, as far as the kernel tells.
+fn holders(file: &File) -> Vec<String> {
+    let Ok(inode) = file.metadata().map(|found| found.ino().to_string()) else {
+        return Vec::new();
+    };
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    // proc_locks(5): number, kind, mode, access, process, device and inode. Some file systems show
+    // another device here than the file's metadata do.
+    let holder = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = fields.as_slice() else {
+            return None;
+        };
+        let is_named = !matches!(*pid, "0" | "-1");
+        (is_named && place.rsplit(':').next() == Some(&inode)).then(|| (*pid).to_owned())
+    };
+    locks.lines().filter_map(holder).collect()
 }
 
 /// Reads the count of starts, and raises it. It is 0 at the first start, when there is no identity.
@@ -430,6 +462,24 @@ mod tests {
             drop(first);
         });
         assert_eq!(second.unwrap().life, 1);
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_is_no_server_is_not_taken_for_the_last_one() {
+        let temp = tempfile::tempdir().unwrap();
+        drop(open(temp.path()).await.unwrap());
+        // The last server has written its process id into the lock, and is gone.
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        fs::write(temp.path().join("lock"), format!("{} serves\n", gone.id())).unwrap();
+        let foreign = File::open(temp.path().join("lock")).unwrap();
+        foreign.lock().unwrap();
+        let error = open_within(temp.path(), LOCK_EVERY).await.unwrap_err();
+        let error = error.to_string();
+        let me = std::process::id();
+        let named = format!("is in use by process {me}: give each server");
+        let unnamed = "is in use by a process that cannot be named: give each server";
+        assert!(error.contains(&named) || error.contains(unnamed), "{error}");
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use crate::runtime_dir::{LocalServer, RuntimeDir};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The socket of a server that runs as a service of the system.
-const SYSTEM: &str = "/run/circuit/circuit.sock";
+pub(super) const SYSTEM: &str = "/run/circuit/circuit.sock";
 
 /// Dials the newest server that answers, if all of them are in one circuit.
 pub(super) async fn dial(

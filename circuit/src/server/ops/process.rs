@@ -56,9 +56,6 @@ fn exec_failed(server: &Server, error: &SpawnError) -> Error {
     };
     match error {
         SpawnError::Invalid(_) => Error::new(code, error.to_string()),
-        _ => Error::new(
-            code,
-            format!("{error} (exec on {})", server.me.url.authority()),
-        ),
+        _ => Error::new(code, format!("{error} (exec on {})", server.named())),
     }
 }
