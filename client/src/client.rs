@@ -1,17 +1,17 @@
 //! A connection to a circuit, through one of its servers.
 
+mod request;
+
 use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use circuit_proto::element::anchor::{self, Listed, ServerEntry};
+use circuit_proto::element::anchor::{Listed, ServerEntry};
 use circuit_proto::handshake::{Close, Role};
-use circuit_proto::request::{Op, Reply, Request};
-use circuit_proto::{Code, Key, Path, ServerId, Url, codec};
-use serde::de::DeserializeOwned;
+use circuit_proto::{Key, Path, ServerId, Url};
 
+pub(crate) use self::request::Behind;
 use crate::address::Address;
 use crate::anchor::Anchor;
 use crate::discover::{self, DiscoverError};
@@ -22,7 +22,6 @@ use crate::transport::congestion::Windows;
 use crate::transport::dial::{DIAL_TIMEOUT, Dialler, resolve};
 use crate::transport::endpoint::{self, close, close_and_flush, plain};
 use crate::transport::socket::Pool;
-use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
 use crate::transport::tls::{Certificate, Pin};
 use crate::ways::Ways;
 
@@ -482,183 +481,6 @@ impl Client {
             Transport::Socket(pool) => pool.close(),
         }
     }
-
-    /// A request that is answered by one value, within the deadline.
-    pub(crate) async fn call<T: DeserializeOwned>(&self, path: &Path, op: &Op) -> Result<T, Error> {
-        self.within(path, self.call_without_deadline(path, op))
-            .await
-    }
-
-    /// A request that is answered by one value, whenever that is.
-    pub(crate) async fn call_without_deadline<T: DeserializeOwned>(
-        &self,
-        path: &Path,
-        op: &Op,
-    ) -> Result<T, Error> {
-        let (_send, mut recv) = self.send_whole_request(path, op).await?;
-        let value = self.reply(path, &mut recv).await?;
-        codec::decode(&value).map_err(|error| Error::protocol(path, error))
-    }
-
-    /// The server's acceptance of a request, within the deadline.
-    pub(crate) async fn accepted(&self, path: &Path, recv: &mut RecvHalf) -> Result<(), Error> {
-        self.within(path, async { self.reply(path, recv).await.map(drop) })
-            .await
-    }
-
-    /// A request that opens a stream; the server's acceptance comes within the deadline.
-    pub(crate) async fn open(&self, path: &Path, op: &Op) -> Result<(SendHalf, RecvHalf), Error> {
-        self.within(path, async {
-            let (send, mut recv) = self.send_request(path, op).await?;
-            self.reply(path, &mut recv).await?;
-            Ok((send, recv))
-        })
-        .await
-    }
-
-    /// All that a listing gives.
-    pub(crate) async fn list(&self, path: &Path, recursive: bool) -> Result<Vec<Listed>, Error> {
-        let op = anchor::Op::List { recursive }.into();
-        self.within(path, async {
-            let (_send, mut recv) = self.send_whole_request(path, &op).await?;
-            self.reply(path, &mut recv).await?;
-            let mut all = Vec::new();
-            let failed = |error| self.failed(path, error);
-            while let Some(chunk) = recv.whole_chunk().await.map_err(failed)? {
-                let entries = codec::decode_all::<Listed>(&chunk);
-                all.extend(entries.map_err(|error| Error::protocol(path, error))?);
-            }
-            Ok(all)
-        })
-        .await
-    }
-
-    pub(crate) fn failed(&self, path: &Path, error: StreamError) -> Error {
-        Error::from_stream(path, error, self.dialled())
-    }
-
-    /// The error of who has said all, and waits to hear that it was taken note of: where the
-    /// other side is gone, it may have been.
-    pub(crate) fn failed_at_end(&self, path: &Path, error: StreamError) -> Error {
-        match error {
-            StreamError::Failed(error) if error.code != Code::Unreachable => {
-                Error::from_reply(path, error)
-            }
-            other => Error::Unknown {
-                path: path.clone(),
-                reason: self.failed(path, other).reason(),
-            },
-        }
-    }
-
-    async fn within<T>(
-        &self,
-        path: &Path,
-        what: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        match tokio::time::timeout(self.timeout, what).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::TimedOut {
-                path: path.clone(),
-                after: self.timeout,
-            }),
-        }
-    }
-
-    /// Sends a request that data may follow, and does not wait for its answer.
-    pub(crate) async fn send_request(
-        &self,
-        path: &Path,
-        op: &Op,
-    ) -> Result<(SendHalf, RecvHalf), Error> {
-        let request = encoded(path, op)?;
-        let sent = self.send(&request, false).await;
-        sent.map_err(|error| self.failed(path, error))
-    }
-
-    /// Begins a request without sending it: it goes with the data that are put into the queue behind
-    /// it.
-    pub(crate) async fn begin_request(
-        &self,
-        path: &Path,
-        op: &Op,
-    ) -> Result<(SendHalf, RecvHalf), Error> {
-        let request = encoded(path, op)?;
-        let opened = self.open_stream().await;
-        let failed = |error| self.failed(path, error);
-        let (mut send, recv, _) = opened.map_err(failed)?;
-        send.queue_frame(&request).map_err(failed)?;
-        Ok((send, recv))
-    }
-
-    /// Sends a request that nothing follows, and does not wait for its answer.
-    async fn send_whole_request(
-        &self,
-        path: &Path,
-        op: &Op,
-    ) -> Result<(SendHalf, RecvHalf), Error> {
-        let request = encoded(path, op)?;
-        let sent = self.send(&request, true).await;
-        sent.map_err(|error| self.failed(path, error))
-    }
-
-    async fn send(
-        &self,
-        request: &Request,
-        whole: bool,
-    ) -> Result<(SendHalf, RecvHalf), StreamError> {
-        loop {
-            let (mut send, recv, is_new) = self.open_stream().await?;
-            let sent = match whole {
-                true => send.last_frame(request).await,
-                false => send.frame(request).await,
-            };
-            match sent {
-                Ok(()) => return Ok((send, recv)),
-                // The server had closed this one meanwhile, and has not read the request.
-                Err(StreamError::Abandoned) if !is_new => (),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// A stream to the server, and whether its connection has carried none before.
-    async fn open_stream(&self) -> Result<(SendHalf, RecvHalf, bool), StreamError> {
-        match &self.shared.transport {
-            Transport::Quic { connection, .. } => {
-                let (send, recv) = connection.open_bi().await?;
-                Ok((SendHalf::new(send), RecvHalf::new(recv), true))
-            }
-            Transport::Socket(pool) => pool.open().await.map_err(StreamError::Lost),
-        }
-    }
-
-    async fn reply(&self, path: &Path, recv: &mut RecvHalf) -> Result<Bytes, Error> {
-        let reply: Reply = recv
-            .frame()
-            .await
-            .map_err(|error| self.failed(path, error))?;
-        reply
-            .map(|value| Bytes::from(value.0))
-            .map_err(|error| Error::from_reply(path, error))
-    }
-}
-
-/// The request for an operation at a path.
-fn encoded(path: &Path, op: &Op) -> Result<Request, Error> {
-    let encoded = codec::encode(op).map_err(|error| {
-        let error = circuit_proto::Error::new(Code::TooLarge, error.to_string());
-        Error::Refused {
-            path: path.clone(),
-            error,
-        }
-    })?;
-    Ok(Request {
-        path: path.clone(),
-        op: encoded,
-        origin: String::new(),
-        forwarded: false,
-    })
 }
 
 impl Drop for Shared {

@@ -12,7 +12,7 @@ use circuit_proto::{Code, Path};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::anchor::Anchor;
-use crate::client::Client;
+use crate::client::{Behind, Client};
 use crate::error::Error;
 use crate::stream::Writer;
 use crate::transport::stream::{RecvHalf, SendHalf, StreamError};
@@ -38,7 +38,9 @@ pub(super) async fn send(anchor: &Anchor) -> Result<MessageWriter, Error> {
 /// Sends everything there is to say at once, then hears how it went.
 pub(super) async fn send_all(anchor: &Anchor, message: Bytes) -> Result<(), Error> {
     let (client, path) = (anchor.client(), anchor.path());
-    let (mut send, mut recv) = client.begin_request(path, &Op::Send.into()).await?;
+    let (mut send, mut recv) = client
+        .request(path, &Op::Send.into(), Behind::DataAtOnce)
+        .await?;
     send.queue_data(message);
     let queued = send.queue_end(&Ok(()));
     queued.map_err(|error| Error::protocol(path, error))?;
