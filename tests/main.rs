@@ -17,6 +17,7 @@ mod bound;
 mod channels;
 mod containers;
 mod copies;
+mod descriptors;
 mod dialing;
 mod dns;
 mod documents;
