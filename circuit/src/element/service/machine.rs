@@ -58,6 +58,7 @@ pub(crate) use record::{
 pub(crate) use view::{OldView, Rolling, SlotView, State, View};
 
 use instance::Instance;
+use plan::Queue;
 use pursuit::Pursuit;
 use random::Random;
 use roll::Roll;
@@ -122,6 +123,13 @@ pub(crate) struct Machine {
     ended: bool,
     /// Whether something has changed that the plan is to look at.
     stale: bool,
+    /// The slots that have changed since the plan was looked at.
+    touched: BTreeSet<u32>,
+    /// Whether that is all of them.
+    all_touched: bool,
+    /// Whether a generation may not be needed any more.
+    forgetful: bool,
+    queue: Queue,
     /// Whether the service's record has changed.
     dirty: bool,
     dirty_slots: BTreeSet<u32>,
@@ -169,6 +177,10 @@ impl Machine {
             killing: false,
             ended: false,
             stale: true,
+            touched: BTreeSet::new(),
+            all_touched: true,
+            forgetful: true,
+            queue: Queue::default(),
             dirty: false,
             dirty_slots: BTreeSet::new(),
             settled: Vec::new(),
@@ -214,7 +226,7 @@ impl Machine {
     }
 
     fn on_after(&mut self, service: String, state: AfterState) {
-        self.stale = true;
+        self.touch_all();
         if state == AfterState::Missing {
             self.after.remove(&service);
         } else {
@@ -224,7 +236,7 @@ impl Machine {
 
     fn on_end(&mut self, kill: bool) {
         self.ending = true;
-        self.stale = true;
+        self.touch_all();
         if !kill {
             return;
         }
@@ -280,6 +292,18 @@ impl Machine {
     /// A slot's record has changed.
     fn keep_slot(&mut self, slot: u32) {
         self.dirty_slots.insert(slot);
+        self.touch(slot);
+    }
+
+    /// A slot has changed.
+    fn touch(&mut self, slot: u32) {
+        self.touched.insert(slot);
+        self.stale = true;
+    }
+
+    /// Something has changed that concerns all slots.
+    fn touch_all(&mut self) {
+        self.all_touched = true;
         self.stale = true;
     }
 

@@ -93,7 +93,8 @@ impl Machine {
         if verb != Verb::Reload {
             self.keep_service();
         }
-        self.stale = true;
+        self.forgetful = true;
+        self.touch_all();
         ticket
     }
 

@@ -1,5 +1,9 @@
 //! The plan: after each input, what is now to be started, replaced, removed and told.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::instance::Phase;
 use super::slot::{Rest, Slot};
 use super::stop::{Stopping, Verdict};
 use super::timer::Timer;
@@ -11,7 +15,7 @@ const PASSES: usize = 16;
 
 /// Which slots go first when there is not room for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+pub(super) enum Rank {
     /// It may start whatever the others do.
     Free,
     /// It does not run.
@@ -30,6 +34,26 @@ fn is_granted(slot: &Slot) -> bool {
     slot.current.is_none() && slot.rest == (Rest::Due { turn: false })
 }
 
+/// What there is to be begun, kept up to date slot by slot: a service may have a thousand, and most
+/// inputs concern one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Queue {
+    order: BTreeSet<(Rank, u32)>,
+    ranks: BTreeMap<u32, Rank>,
+    /// The slots that take one of the places that `parallel` gives.
+    turns: BTreeSet<u32>,
+    /// The slots with an instance that cannot be stopped.
+    stuck: BTreeSet<u32>,
+}
+
+fn mark(set: &mut BTreeSet<u32>, number: u32, is_in: bool) {
+    if is_in {
+        set.insert(number);
+    } else {
+        set.remove(&number);
+    }
+}
+
 impl Machine {
     /// Does all that is due by now and all that follows from it.
     pub(super) fn go_on(&mut self) {
@@ -44,8 +68,12 @@ impl Machine {
             if !std::mem::take(&mut self.stale) {
                 break;
             }
-            self.make_slots();
+            if std::mem::take(&mut self.all_touched) {
+                self.make_slots();
+                self.touched.extend(self.slots.keys());
+            }
             self.clear();
+            self.enqueue();
             self.start_due();
             self.tell_stuck();
             self.finish_roll();
@@ -88,8 +116,8 @@ impl Machine {
     /// Stops what is not to run, and removes the slots that are not to be.
     fn clear(&mut self) {
         let unwanted: Vec<u32> = self
-            .slots
-            .keys()
+            .touched
+            .iter()
             .copied()
             .filter(|number| !self.is_desired(*number))
             .collect();
@@ -135,26 +163,44 @@ impl Machine {
                 self.timers.disarm(Timer::Backoff(number));
                 self.push(Output::SlotGone { slot: number });
                 self.keep_slot(number);
+                self.slot_gone(number);
             } else if slot.current.is_none() {
                 self.rest(number, Rest::Down, Some(why));
             }
         }
     }
 
+    /// Brings the queue up to date.
+    fn enqueue(&mut self) {
+        for number in std::mem::take(&mut self.touched) {
+            let rank = self.rank(number);
+            let queue = &mut self.queue;
+            if let Some(before) = queue.ranks.remove(&number) {
+                queue.order.remove(&(before, number));
+            }
+            if let Some(rank) = rank {
+                queue.ranks.insert(number, rank);
+                queue.order.insert((rank, number));
+            }
+            let slot = self.slots.get(&number);
+            mark(&mut queue.turns, number, slot.is_some_and(|it| it.turn));
+            let stuck = |slot: &Slot| slot.all().any(|it| it.phase == Phase::Stuck);
+            mark(&mut queue.stuck, number, slot.is_some_and(stuck));
+        }
+    }
+
+    /// The slots with an instance that cannot be stopped.
+    pub(super) fn stuck_slots(&self) -> Vec<u32> {
+        self.queue.stuck.iter().copied().collect()
+    }
+
     /// Starts and replaces as many slots as there is room for.
     fn start_due(&mut self) {
         let parallel = self.policy(self.generation).parallel.max(1);
         let parallel = usize::try_from(parallel).unwrap_or(usize::MAX);
-        let taken = self.slots.values().filter(|slot| slot.turn).count();
-        let mut room = parallel.saturating_sub(taken);
-        let mut order: Vec<(Rank, u32)> = self
-            .slots
-            .keys()
-            .filter(|number| self.is_desired(**number))
-            .filter_map(|number| Some((self.rank(*number)?, *number)))
-            .collect();
-        order.sort_unstable();
-        for (rank, number) in order {
+        let mut room = parallel.saturating_sub(self.queue.turns.len());
+        let mut next = self.queue.order.first().copied();
+        while let Some((rank, number)) = next {
             if rank != Rank::Free && room == 0 {
                 break;
             }
@@ -170,6 +216,8 @@ impl Machine {
             if begun && took && rank != Rank::Free {
                 room -= 1;
             }
+            let after = (Bound::Excluded((rank, number)), Bound::Unbounded);
+            next = self.queue.order.range(after).next().copied();
         }
     }
 
@@ -197,15 +245,20 @@ impl Machine {
 
     /// Whether there is something to begin in the slot, and when in comparison with others.
     fn rank(&self, number: u32) -> Option<Rank> {
-        let slot = self.slots.get(&number)?;
+        let slot = self
+            .slots
+            .get(&number)
+            .filter(|_| self.is_desired(number))?;
         if let Some(replace) = slot.replace.as_ref().filter(|replace| !replace.active) {
             if slot.hold.is_some() && replace.ticket.is_none() && !replace.roll {
                 return None;
             }
             let single = replace.ticket.is_some();
             let idle = slot.current.is_none();
+            // A start that is under way has a place, and is not waited for.
+            let placed = slot.turn && !idle;
             return Some(match (idle, single) {
-                _ if replace.now || is_granted(slot) => Rank::Free,
+                _ if replace.now || placed || is_granted(slot) => Rank::Free,
                 (true, true) => Rank::Free,
                 (true, false) => Rank::Idle,
                 (false, true) => Rank::Asked,
@@ -225,6 +278,9 @@ impl Machine {
 
     /// Drops the policies that nothing needs any more.
     fn forget(&mut self) {
+        if !std::mem::take(&mut self.forgetful) || self.policies.len() == 1 {
+            return;
+        }
         let needed = self.generations();
         let forgotten: Vec<u64> = self
             .policies
@@ -258,5 +314,17 @@ impl Machine {
         if over && !std::mem::replace(&mut self.ended, true) {
             self.push(Output::Ended);
         }
+    }
+
+    /// Whether the queue is as it would be if it were made anew.
+    #[cfg(test)]
+    pub(super) fn queue_is_exact(&self) -> bool {
+        let mut anew = self.clone();
+        anew.touched = anew.slots.keys().copied().collect();
+        anew.queue = Queue::default();
+        anew.enqueue();
+        let (one, other) = (&self.queue, &anew.queue);
+        (&one.order, &one.ranks, &one.turns, &one.stuck)
+            == (&other.order, &other.ranks, &other.turns, &other.stuck)
     }
 }

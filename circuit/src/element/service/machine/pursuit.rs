@@ -85,6 +85,14 @@ impl Machine {
         }
     }
 
+    /// A slot is not there any more.
+    pub(super) fn slot_gone(&mut self, number: u32) {
+        for pursuit in self.pursuits.values_mut() {
+            pursuit.ready.remove(&number);
+            pursuit.gone.remove(&number);
+        }
+    }
+
     /// A slot has failed: those that wait for it are told.
     pub(super) fn slot_failed(&mut self, failure: &Failure) {
         self.settle_where(failure, |pursuit| pursuit.ready.contains(&failure.slot));
@@ -141,15 +149,8 @@ impl Machine {
 
     /// Settles all that is reached.
     pub(super) fn settle_reached(&mut self) {
-        let empty = self.slots.values().all(|slot| slot.is_empty());
-        for pursuit in self.pursuits.values_mut() {
-            pursuit
-                .gone
-                .retain(|number| self.slots.contains_key(number));
-            pursuit
-                .ready
-                .retain(|number| self.slots.contains_key(number));
-        }
+        let stopped = self.pursuits.values().any(|pursuit| pursuit.stopped);
+        let empty = stopped && self.slots.values().all(|slot| slot.is_empty());
         let reached = |pursuit: &Pursuit| {
             pursuit.ready.is_empty()
                 && pursuit.gone.is_empty()

@@ -335,6 +335,6 @@ impl Machine {
                 _ => {}
             }
         }
-        self.stale = true;
+        self.touch_all();
     }
 }

@@ -114,7 +114,7 @@ impl Machine {
             active: false,
             ticket: None,
         });
-        self.stale = true;
+        self.touch(id.slot);
     }
 
     pub(super) fn on_hold_over(&mut self, number: u32) {
@@ -123,6 +123,8 @@ impl Machine {
             return;
         };
         slot.hold = None;
+        self.touched.insert(number);
+        self.stale = true;
         let Some(current) = &slot.current else {
             return;
         };
@@ -216,6 +218,7 @@ impl Machine {
     /// The slot's instance is ready, or has done its work before it was: a start, and the replacement
     /// that it belongs to, is over.
     pub(super) fn started(&mut self, number: u32) {
+        self.touch(number);
         let Some(slot) = self.slots.get_mut(&number) else {
             return;
         };
@@ -267,6 +270,7 @@ impl Machine {
             return;
         }
         let ticket = self.roll.take().and_then(|roll| roll.ticket);
+        self.forgetful = true;
         self.keep_service();
         self.push(Output::Event(Event::Rolled {
             generation: self.generation,
@@ -282,6 +286,7 @@ impl Machine {
         if !self.is_current(id) {
             return;
         }
+        self.touch(id.slot);
         let Some(slot) = self.slots.get_mut(&id.slot) else {
             return;
         };
@@ -415,6 +420,7 @@ impl Machine {
             ticket: Some(ticket),
         });
         self.dirty_slots.insert(number);
+        self.touched.insert(number);
         self.stale = true;
         if !replace.active {
             return;
@@ -449,18 +455,18 @@ impl Machine {
     /// Tells those who wait for something that a stuck instance keeps from coming. Under `surge` it
     /// keeps nothing back once its successor has the slot.
     pub(super) fn tell_stuck(&mut self) {
-        let stuck: Vec<(Failure, bool)> = self
-            .slots
-            .iter()
-            .flat_map(|(slot, it)| it.all().map(move |instance| (*slot, it, instance)))
-            .filter(|(_, _, instance)| instance.phase == Phase::Stuck)
-            .map(|(slot, it, instance)| {
+        let mut stuck = Vec::new();
+        for slot in self.stuck_slots() {
+            let Some(it) = self.slots.get(&slot) else {
+                continue;
+            };
+            let current = it.current.as_ref().map(|it| it.number);
+            for instance in it.all().filter(|it| it.phase == Phase::Stuck) {
                 let number = instance.number;
                 let what = Failed::Stuck;
-                let current = it.current.as_ref().map(|it| it.number) == Some(number);
-                (Failure { slot, number, what }, current)
-            })
-            .collect();
+                stuck.push((Failure { slot, number, what }, current == Some(number)));
+            }
+        }
         for (failure, current) in stuck {
             self.slot_stuck(&failure);
             if !current {
@@ -470,8 +476,11 @@ impl Machine {
             let Some(slot) = self.slots.get_mut(&failure.slot) else {
                 continue;
             };
-            slot.turn = false;
             slot.trouble = Some((failure.number, Failed::Stuck));
+            if std::mem::take(&mut slot.turn) {
+                self.touched.insert(failure.slot);
+                self.stale = true;
+            }
             if slot.is_replacing() {
                 self.replacement_failed(failure);
             }

@@ -360,6 +360,7 @@ impl Machine {
         if current {
             slot.replace.take_if(aged);
         }
+        self.forgetful = true;
         self.keep_slot(id.slot);
         self.push(Output::InstanceGone { instance: id });
         self.reloaded(id, true);

@@ -488,3 +488,62 @@ fn a_predecessor_that_cannot_be_stopped_halts_a_roll_only_without_surge() {
         }
     }
 }
+
+#[test]
+fn a_person_does_not_wait_for_the_start_of_a_version_that_hangs() {
+    for surge in [true, false] {
+        let hangs = Policy {
+            ready: Ready::Notify { deadline: s(600) },
+            ..policy(2, surge)
+        };
+        let never = |_, generation| Behaviour {
+            ready: (generation != 2).then_some(ms(500)),
+            ..Behaviour::default()
+        };
+        let good = Policy {
+            ready: Ready::Up(s(1)),
+            ..policy(2, surge)
+        };
+        // The next version.
+        let mut world = World::up(good.clone(), never);
+        world.intend(update(&hangs));
+        world.run(s(30));
+        let ticket = world.intend(update(&good));
+        let took = world.until(s(600), |world| world.settled(ticket).is_some());
+        assert!(took < s(10), "{took:?}");
+        assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+        assert_eq!(generations(&world), [3, 3]);
+        // One slot, anew.
+        let mut world = World::new(hangs, |id, _| Behaviour {
+            ready: (id.number > 1).then_some(ms(500)),
+            ..Behaviour::default()
+        });
+        world.intend(Intent::Up);
+        world.run(s(30));
+        let ticket = world.intend(Intent::Restart {
+            slot: Some(1),
+            now: false,
+        });
+        world.run(s(2));
+        assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+    }
+}
+
+#[test]
+fn an_aged_instance_during_a_halted_roll_is_replaced_by_what_it_last_ran_ready() {
+    for surge in [true, false] {
+        let aged = Policy {
+            max_age: Some(s(100)),
+            ..policy(2, surge)
+        };
+        let mut world = World::up(aged.clone(), broken(2));
+        world.intend(update(&aged));
+        world.run(s(500));
+        assert_eq!(generations(&world), [1, 1]);
+        assert!(world.slot(2).starts >= 4);
+        assert!(matches!(
+            world.machine.view().rolling,
+            Some(Rolling::Halted(_))
+        ));
+    }
+}

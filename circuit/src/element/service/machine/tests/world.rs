@@ -689,6 +689,7 @@ impl World {
         if let Some(at) = self.machine.deadline() {
             assert!(at > self.now || !self.machine.outputs.is_empty() || self.calls < 100);
         }
+        assert!(self.machine.queue_is_exact(), "{:#?}", self.machine);
         let _ = self.machine.view();
     }
 
