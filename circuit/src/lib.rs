@@ -3,7 +3,7 @@
 //! [`cli`] reaches circuits through the client crate; [`server`] accepts, authenticates and
 //! dispatches; [`peer`] drives membership and discovery; [`anchor`] is the tree; [`element`] has one
 //! file per kind; [`logs`] keeps output in files; [`runtime`] keeps the one network thread fair and
-//! alive.
+//! alive; `store` keeps what a server has from one life to the next.
 
 pub mod anchor;
 pub mod cli;
@@ -15,4 +15,9 @@ pub mod logs;
 pub mod peer;
 pub mod runtime;
 pub mod server;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "the server does not open it yet")
+)]
+mod store;
 mod text;

@@ -1,0 +1,283 @@
+//! The changes: their queue, and the thread that makes them.
+//!
+//! Whatever has come while a transaction was being flushed is the next transaction, so the more
+//! callers there are, the more of them share a flush, and a lone one waits for nobody.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::change::{Refusal, make};
+use super::database::{Database, PAGE};
+use super::directory::Directory;
+use super::error::{Fault, WriteError};
+use super::health::{Gauges, Of};
+use super::record::Change;
+use super::room::Room;
+
+/// How many requests may wait. Chosen, not measured: as many as clients may have waiting on one
+/// connection.
+const WAITING: usize = 16_384;
+
+/// How many bytes may wait. Chosen, not measured: a definition has at most 1 MiB.
+const WAITING_BYTES: usize = 64 << 20;
+
+/// How often a disk that was full is looked at while nobody writes. Chosen, not measured.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+type Answer = Result<(), WriteError>;
+
+/// The answer to a change, once it is on the disk.
+#[derive(Debug)]
+#[must_use = "says whether the change is on the disk; drop it if that does not matter"]
+pub(crate) struct Flushed(Result<oneshot::Receiver<Answer>, WriteError>);
+
+impl Flushed {
+    /// Waits until the change is on the disk, or is known not to be.
+    pub(crate) async fn done(self) -> Answer {
+        match self.0 {
+            Ok(answer) => answer.await.unwrap_or(Err(WriteError::Closed)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Request {
+    changes: Vec<Change>,
+    bytes: usize,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// What waits for the thread.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    pub(super) fn push(&self, changes: Vec<Change>) -> Flushed {
+        let bytes = changes.iter().map(Change::bytes).sum();
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Flushed(Err(WriteError::Closed));
+        }
+        let requests = waiting.requests.len();
+        if requests > 0 && (requests >= WAITING || waiting.bytes + bytes > WAITING_BYTES) {
+            return Flushed(Err(WriteError::Busy(requests)));
+        }
+        let (answer, flushed) = oneshot::channel();
+        waiting.bytes += bytes;
+        waiting.requests.push_back(Request {
+            changes,
+            bytes,
+            answer,
+        });
+        drop(waiting);
+        self.wake.notify_one();
+        Flushed(Ok(flushed))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.lock().requests.len()
+    }
+
+    pub(super) fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// All that waits. `None` once the queue is closed and empty. Where the disk is short of room,
+    /// nothing after a while.
+    fn take(&self, short: bool) -> Option<VecDeque<Request>> {
+        let mut waiting = self.waiting.lock();
+        while waiting.requests.is_empty() && !waiting.closed {
+            if !short {
+                self.wake.wait(&mut waiting);
+            } else if self.wake.wait_for(&mut waiting, LOOK_EVERY).timed_out() {
+                break;
+            }
+        }
+        if waiting.requests.is_empty() && waiting.closed {
+            return None;
+        }
+        waiting.bytes = 0;
+        Some(std::mem::take(&mut waiting.requests))
+    }
+}
+
+/// The work of the thread.
+#[derive(Debug)]
+pub(super) struct Worker {
+    database: Database,
+    queue: Arc<Queue>,
+    room: Arc<Room>,
+    gauges: Arc<Gauges>,
+    /// Whether a transaction failed, and may have left its frames in the log.
+    failed: bool,
+    _directory: Arc<Directory>,
+}
+
+/// Answers what still waits when the thread ends, be it by a panic.
+struct End(Arc<Queue>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.lock();
+        waiting.closed = true;
+        // A sender that is dropped is an answer.
+        waiting.requests.clear();
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        database: Database,
+        queue: Arc<Queue>,
+        room: Arc<Room>,
+        gauges: Arc<Gauges>,
+        directory: Arc<Directory>,
+    ) -> Worker {
+        gauges.measured(Of::Changes, database.bytes(), room.is_short());
+        Worker {
+            database,
+            queue,
+            room,
+            gauges,
+            failed: false,
+            _directory: directory,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let _end = End(self.queue.clone());
+        while let Some(requests) = self.queue.take(self.room.is_short()) {
+            if self.room.is_short() {
+                self.look();
+            }
+            if !requests.is_empty() {
+                self.commit(requests.into());
+            }
+            let (bytes, short) = (self.database.bytes(), self.room.is_short());
+            self.gauges.measured(Of::Changes, bytes, short);
+        }
+    }
+
+    /// Makes all these changes in one transaction, and answers them.
+    fn commit(&mut self, requests: Vec<Request>) {
+        if self.failed {
+            // Frames that were not flushed are not to be taken for damage later.
+            self.failed = self.database.shrink().is_err();
+        }
+        let mut outcome = self.attempt(&requests);
+        if let Err(fault) = &outcome
+            && fault.is_full(Some(self.database.connection()))
+        {
+            self.room.cut();
+            outcome = self.attempt(&requests);
+        }
+        let (count, bytes) = (requests.len(), written(&requests));
+        match outcome {
+            Ok(answers) => {
+                self.gauges.wrote(Of::Changes, count);
+                for (request, answer) in requests.into_iter().zip(answers) {
+                    // Who does not wait for it has dropped the other end.
+                    let _ = request.answer.send(answer);
+                }
+                // The answers are out: whoever comes next waits for this, and nobody else.
+                if let Err(fault) = self.database.tidy(bytes) {
+                    self.fail(&fault);
+                }
+            }
+            Err(fault) => {
+                self.failed = true;
+                let error = self.fail(&fault);
+                for request in requests {
+                    let _ = request.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn fail(&self, fault: &Fault) -> WriteError {
+        let error = WriteError::Failed {
+            path: self.database.path().to_owned(),
+            reason: fault.reason(Some(self.database.connection())),
+        };
+        self.gauges.failed(Of::Changes, error.to_string());
+        error
+    }
+
+    /// Makes the changes. The answers are those of the requests; an error is the transaction's.
+    fn attempt(&self, requests: &[Request]) -> Result<Vec<Answer>, Fault> {
+        let short = self.room.is_short();
+        let mut answers = Vec::with_capacity(requests.len());
+        self.database.transaction(|connection| {
+            for request in requests {
+                let answer = match short && request.changes.iter().any(Change::grows) {
+                    true => Err(WriteError::Full),
+                    false => self.make(connection, &request.changes)?,
+                };
+                answers.push(answer);
+            }
+            Ok(())
+        })?;
+        Ok(answers)
+    }
+
+    /// Makes the changes of one request, or none of them.
+    fn make(&self, connection: &Connection, changes: &[Change]) -> Result<Answer, Fault> {
+        connection
+            .prepare_cached("SAVEPOINT request")?
+            .execute([])?;
+        let made = changes
+            .iter()
+            .try_for_each(|change| make(connection, change));
+        let answer = match made {
+            Ok(()) => Ok(()),
+            Err(Refusal::Missing(path)) => Err(WriteError::Missing(path)),
+            // A row that makes no sense ends its own request alone.
+            Err(Refusal::Fault(fault @ Fault::Damaged(_))) if !connection.is_autocommit() => {
+                Err(self.fail(&fault))
+            }
+            Err(Refusal::Fault(fault)) => return Err(fault),
+        };
+        if answer.is_err() {
+            connection
+                .prepare_cached("ROLLBACK TO request")?
+                .execute([])?;
+        }
+        connection.prepare_cached("RELEASE request")?.execute([])?;
+        Ok(answer)
+    }
+
+    /// Looks whether a disk that was full has room again.
+    fn look(&mut self) {
+        if let Err(fault) = self.database.shrink() {
+            self.fail(&fault);
+        }
+        self.room.restore();
+    }
+}
+
+/// About how much a transaction puts into the log: a page for each change besides its bytes.
+fn written(requests: &[Request]) -> u64 {
+    let pages: u64 = requests
+        .iter()
+        .map(|request| request.changes.len() as u64)
+        .sum();
+    let bytes: u64 = requests.iter().map(|request| request.bytes as u64).sum();
+    pages * PAGE + bytes
+}

@@ -1,0 +1,212 @@
+//! The records of the store, as the rest of the server sees them, and the ways to change them.
+//!
+//! A service is found by its path; its slots and instances by the random id that it drew when it was
+//! made, so that what is left of a service is never taken for its successor's at the same path.
+
+/// A service that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// Its path on this server.
+    pub(crate) path: String,
+    /// Its random id.
+    pub(crate) id: u64,
+    /// What people want of it.
+    pub(crate) intent: Intent,
+    /// Its present definition.
+    pub(crate) definition: Definition,
+    /// The definition before, while a roll to the present one is unfinished or halted.
+    pub(crate) previous: Option<Definition>,
+    /// How many instances it was scaled to, where that is not what the definition says.
+    pub(crate) instances: Option<u32>,
+}
+
+/// A definition of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Definition {
+    /// Counts the changed definitions of this service.
+    pub(crate) generation: u64,
+    /// The JSON, as it was given.
+    pub(crate) text: String,
+}
+
+/// What people want of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// It is to run.
+    Up,
+    /// It is not to run.
+    Down,
+    /// It is to be stopped and forgotten.
+    Scrub,
+}
+
+/// What is kept of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// The id of its service.
+    pub(crate) service: u64,
+    /// Its number, from 1.
+    pub(crate) slot: u32,
+    /// The generation that it last ran ready.
+    pub(crate) ready: u64,
+}
+
+/// A change, which is flushed before it is acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The service at this path is this one. One with another id that was there is forgotten, with
+    /// its slots.
+    Service(Service),
+    /// This is wanted of the service.
+    Intent {
+        /// The path of the service.
+        path: String,
+        /// The intent.
+        intent: Intent,
+    },
+    /// The service was scaled, or is again as its definition says.
+    Instances {
+        /// The path of the service.
+        path: String,
+        /// The number, if not the definition's.
+        instances: Option<u32>,
+    },
+    /// A slot ran ready.
+    Ready {
+        /// The path of the service.
+        path: String,
+        /// The slot.
+        slot: u32,
+        /// The generation that it ran.
+        generation: u64,
+    },
+    /// The slots of this number and above are gone. Nothing happens where there are none.
+    ForgetSlots {
+        /// The path of the service.
+        path: String,
+        /// The lowest number.
+        from: u32,
+    },
+    /// The service is gone, and its slots. Nothing happens where there is none.
+    ForgetService {
+        /// The path of the service.
+        path: String,
+    },
+}
+
+impl Change {
+    /// Whether it needs room that is not there when the disk is full. The others replace something
+    /// small or remove something.
+    pub(super) fn grows(&self) -> bool {
+        match self {
+            Change::Service(_) => true,
+            Change::Intent { .. }
+            | Change::Instances { .. }
+            | Change::Ready { .. }
+            | Change::ForgetSlots { .. }
+            | Change::ForgetService { .. } => false,
+        }
+    }
+
+    /// About how much memory it takes while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = match self {
+            Change::Service(service) => {
+                let previous = service.previous.as_ref().map_or(0, |old| old.text.len());
+                service.path.len() + service.definition.text.len() + previous
+            }
+            Change::Intent { path, .. }
+            | Change::Instances { path, .. }
+            | Change::Ready { path, .. }
+            | Change::ForgetSlots { path, .. }
+            | Change::ForgetService { path } => path.len(),
+        };
+        size_of::<Change>() + texts
+    }
+}
+
+/// An instance: what runs in a slot, or ran there last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Instance {
+    /// The id of its service.
+    pub(crate) service: u64,
+    /// Its slot.
+    pub(crate) slot: u32,
+    /// Tells it from the other instances of its slot.
+    pub(crate) number: u64,
+    /// The mark in the environment of its processes.
+    pub(crate) mark: String,
+    /// Its main process. `None` until the spawn is completed.
+    pub(crate) identity: Option<Identity>,
+    /// Its cgroup, if it has one of its own.
+    pub(crate) cgroup: Option<String>,
+    /// The generation that it runs.
+    pub(crate) generation: u64,
+    /// Whether it is ready.
+    pub(crate) ready: bool,
+    /// How many failures in a row its slot has had.
+    pub(crate) failures: u32,
+    /// The state of the slot with its timers, in the supervisor's own words.
+    pub(crate) state: String,
+}
+
+/// A process, of all that ever ran on any host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The kernel's id of the boot.
+    pub(crate) boot: String,
+    /// The inode of its pid namespace.
+    pub(crate) pid_namespace: u64,
+    /// Its pid in that namespace.
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since the boot (proc(5), `starttime`).
+    pub(crate) start: u64,
+}
+
+/// A plain process that is to end with its server (`WithServer`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Its path on this server.
+    pub(crate) path: String,
+    /// The mark in the environment of its processes.
+    pub(crate) mark: String,
+    /// The main process. `None` until the spawn is completed.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// A note, which survives the server and need not survive the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// The instance is as this says.
+    Instance(Instance),
+    /// Nothing is left of the instance.
+    InstanceGone {
+        /// The id of its service.
+        service: u64,
+        /// Its slot.
+        slot: u32,
+        /// Its number.
+        number: u64,
+    },
+    /// The process is as this says.
+    Process(Process),
+    /// Nothing is left of the process.
+    ProcessGone {
+        /// Its path on this server.
+        path: String,
+    },
+}
+
+/// All that a store holds, each kind in the order of its key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// The services.
+    pub(crate) services: Vec<Service>,
+    /// What is kept of their slots.
+    pub(crate) slots: Vec<Slot>,
+    /// The instances of this boot. One may be of a service that is kept no longer: its processes may
+    /// still be there.
+    pub(crate) instances: Vec<Instance>,
+    /// The plain processes of this boot that were to end with the server.
+    pub(crate) processes: Vec<Process>,
+}

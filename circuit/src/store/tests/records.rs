@@ -1,0 +1,246 @@
+//! What is written is what is read.
+
+use super::*;
+
+#[test]
+fn each_record_comes_back_as_it_was() {
+    let temp = tempfile::tempdir().unwrap();
+    let live = Live::open(temp.path());
+    assert_eq!(live.contents, Contents::default());
+    let service = Service {
+        path: "/db/wéb\0".to_owned(),
+        id: u64::MAX,
+        intent: Intent::Down,
+        definition: Definition {
+            generation: 1 << 63,
+            text: "{\"Path\": \"/bin/true\"}\n".to_owned(),
+        },
+        previous: Some(Definition {
+            generation: 0,
+            text: String::new(),
+        }),
+        instances: Some(u32::MAX),
+    };
+    let plain = Service {
+        path: String::new(),
+        id: 0,
+        previous: None,
+        instances: None,
+        ..service.clone()
+    };
+    let slot = Slot {
+        service: u64::MAX,
+        slot: 3,
+        ready: u64::MAX,
+    };
+    let identity = Some(Identity {
+        boot: BOOT.to_owned(),
+        pid_namespace: u64::MAX,
+        pid: u32::MAX,
+        start: u64::MAX,
+    });
+    let instance = Instance {
+        service: u64::MAX,
+        slot: u32::MAX,
+        number: u64::MAX,
+        mark: "a mark".to_owned(),
+        identity: identity.clone(),
+        cgroup: Some("/circuit/1".to_owned()),
+        generation: u64::MAX,
+        ready: true,
+        failures: u32::MAX,
+        state: "{\"Backoff\": 1.5}".to_owned(),
+    };
+    let spawning = Instance {
+        number: 0,
+        identity: None,
+        cgroup: None,
+        ready: false,
+        ..instance.clone()
+    };
+    let process = Process {
+        path: "/p".to_owned(),
+        mark: "another".to_owned(),
+        identity,
+    };
+    let starting = Process {
+        path: "/q".to_owned(),
+        identity: None,
+        ..process.clone()
+    };
+    live.write(vec![
+        Change::Service(service.clone()),
+        Change::Service(plain.clone()),
+        Change::Ready {
+            path: service.path.clone(),
+            slot: slot.slot,
+            generation: slot.ready,
+        },
+    ])
+    .unwrap();
+    live.note(Note::Instance(instance.clone()));
+    live.note(Note::Instance(spawning.clone()));
+    live.note(Note::Process(process.clone()));
+    live.note(Note::Process(starting.clone()));
+    live.end();
+    let expected = Contents {
+        services: vec![plain, service],
+        slots: vec![slot],
+        // -1 is before 0: the number of the first has its highest bit.
+        instances: vec![instance, spawning],
+        processes: vec![process, starting],
+    };
+    assert_eq!(contents(temp.path()).unwrap(), expected);
+}
+
+#[test]
+fn random_histories_leave_what_they_should() {
+    for seed in 0..20 {
+        let temp = tempfile::tempdir().unwrap();
+        let mut random = Random(seed);
+        let mut model = Model::default();
+        for _ in 0..3 {
+            let live = Live::open(temp.path());
+            assert_eq!(live.contents, model.contents(), "seed {seed}");
+            for _ in 0..20 {
+                let count = 1 + random.below(3);
+                let changes: Vec<Change> = (0..count).map(|_| random.change()).collect();
+                let expected = model.write(&changes).map_err(WriteError::Missing);
+                assert_eq!(live.write(changes), expected, "seed {seed}");
+                let note = random.note();
+                model.note(note.clone());
+                live.store.note(note);
+            }
+            live.end();
+        }
+        assert_eq!(
+            contents(temp.path()).unwrap(),
+            model.contents(),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_note_takes_the_place_of_one_that_is_not_written() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = Arc::new(Directory::kept(temp.path()).unwrap().with_ballast(0));
+    let opened = Store::open(directory, BOOT).unwrap();
+    let store = opened.store;
+    let process = |path: &str, mark: &str| Process {
+        path: path.to_owned(),
+        mark: mark.to_owned(),
+        identity: None,
+    };
+    for mark in ["1", "2", "3"] {
+        store.note(Note::Process(process("/a", mark)));
+    }
+    assert_eq!(store.health().unwritten, 1);
+    // What came and went leaves nothing.
+    store.note(Note::Process(process("/b", "1")));
+    let path = "/b".to_owned();
+    store.note(Note::ProcessGone { path });
+    assert_eq!(store.health().unwritten, 1);
+    let [changes, notes] = opened.writers;
+    store.close();
+    notes.run().unwrap();
+    drop((store, changes));
+    let found = contents(temp.path()).unwrap();
+    assert_eq!(found.processes, [process("/a", "3")]);
+}
+
+#[test]
+fn a_store_that_is_closed_says_so_and_one_that_is_full_of_requests_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let directory = Arc::new(Directory::kept(temp.path()).unwrap().with_ballast(0));
+    let opened = Store::open(directory, BOOT).unwrap();
+    let forget = || {
+        let path = "/a".to_owned();
+        vec![Change::ForgetService { path }]
+    };
+    let waiting: Vec<Flushed> = (0..16_384).map(|_| opened.store.write(forget())).collect();
+    assert_eq!(opened.store.health().waiting, 16_384);
+    let refused = wait(opened.store.write(forget())).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "too busy: 16384 changes wait for the disk"
+    );
+    // The thread ends without having run.
+    drop(opened.writers);
+    opened.store.close();
+    let closed = wait(opened.store.write(forget())).unwrap_err();
+    assert_eq!(closed.to_string(), "the store is closed");
+    drop(opened.store);
+    for flushed in waiting {
+        assert_eq!(wait(flushed), Err(WriteError::Closed));
+    }
+}
+
+#[tokio::test]
+async fn many_writers_share_a_flush() {
+    let temp = tempfile::tempdir().unwrap();
+    let live = Live::open(temp.path());
+    let before = live.store.health().commits;
+    let service = Random(1).service();
+    let flushed: Vec<Flushed> = (0..640)
+        .map(|_| live.store.write(vec![Change::Service(service.clone())]))
+        .collect();
+    for answer in flushed {
+        answer.done().await.unwrap();
+    }
+    let health = live.store.health();
+    assert_eq!((health.waiting, health.error), (0, None));
+    assert!(health.commits - before < 64, "{} commits", health.commits);
+    assert!(health.bytes > 0);
+    live.end();
+}
+
+#[test]
+fn notes_of_another_boot_are_gone() {
+    let temp = tempfile::tempdir().unwrap();
+    let live = Live::open(temp.path());
+    let note = Note::Process(Process {
+        path: "/p".to_owned(),
+        mark: String::new(),
+        identity: None,
+    });
+    live.note(note);
+    let service = Random(1).service();
+    live.write(vec![Change::Service(service.clone())]).unwrap();
+    live.end();
+    let other = "another-boot";
+    let directory = Directory::kept(temp.path()).unwrap();
+    let opened = Store::open(Arc::new(directory), other).unwrap();
+    let expected = Contents {
+        services: vec![service],
+        ..Contents::default()
+    };
+    assert_eq!(opened.contents, expected);
+    drop(opened);
+    assert_eq!(contents(temp.path()).unwrap(), expected);
+    let directory = Arc::new(Directory::kept(temp.path()).unwrap());
+    let error = Store::open(directory, "../x").unwrap_err();
+    assert_eq!(error.to_string(), "\"../x\" is no id of a boot");
+}
+
+#[test]
+fn only_the_owner_reads_what_is_kept() {
+    use std::os::unix::fs::PermissionsExt;
+    let temp = tempfile::tempdir().unwrap();
+    let live = Live::open(temp.path());
+    live.write(vec![Change::Service(Random(1).service())])
+        .unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(temp.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{entry:?}");
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    let notes = format!("running-{BOOT}.db");
+    let expected = ["store.ballast", "store.db", "store.db-wal", "store.lock"];
+    assert_eq!(names[names.len() - 4..], expected);
+    assert_eq!(names[0], notes);
+    live.end();
+}
