@@ -152,6 +152,30 @@ impl Machine {
         }
     }
 
+    /// How the service is for those that wait for it: ready if all its slots are ready or finished.
+    pub(crate) fn standing(&self) -> AfterState {
+        if self.want != Want::Up {
+            return AfterState::Down;
+        }
+        let all = (1..=self.instances).all(|number| {
+            let slot = self.slots.get(&number);
+            slot.is_some_and(|slot| slot.is_settled())
+        });
+        if all {
+            AfterState::Ready
+        } else {
+            AfterState::NotReady
+        }
+    }
+
+    /// Whether nothing runs, and nothing will before a person wants it: all slots are down, finished
+    /// or failed, and empty.
+    pub(crate) fn is_over(&self) -> bool {
+        self.slots.values().all(|slot| {
+            slot.is_empty() && matches!(slot.rest, Rest::Down | Rest::Finished | Rest::Failed)
+        })
+    }
+
     fn previous(&self) -> Option<Generation> {
         self.roll.as_ref()?;
         let generations = self.generations();

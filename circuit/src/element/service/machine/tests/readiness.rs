@@ -260,3 +260,31 @@ fn a_start_waits_for_the_services_before_it_and_tells_which() {
     world.run(s(2));
     assert_eq!(world.state(1), State::Ready);
 }
+
+#[test]
+fn a_service_is_ready_for_others_when_all_its_slots_are_ready_or_finished() {
+    let policy = Policy {
+        instances: 2,
+        restart: Restart::Failure,
+        ..Policy::default()
+    };
+    let mut world = World::new(policy, |id, _| match id.slot {
+        1 => Behaviour::exits(s(5), 0),
+        _ => Behaviour::default(),
+    });
+    world.handle(Input::Tick);
+    let standing = |world: &World| (world.machine.standing(), world.machine.is_over());
+    assert_eq!(standing(&world), (AfterState::Down, true));
+    world.intend(Intent::Up);
+    world.run(ms(1500));
+    assert_eq!(standing(&world), (AfterState::NotReady, false));
+    world.run(s(1));
+    assert_eq!(standing(&world), (AfterState::Ready, false));
+    world.run(s(10));
+    assert_eq!(world.states(), [State::Finished, State::Ready]);
+    assert_eq!(standing(&world), (AfterState::Ready, false));
+    world.intend(Intent::Down);
+    assert_eq!(standing(&world), (AfterState::Down, false));
+    world.run(s(1));
+    assert_eq!(standing(&world), (AfterState::Down, true));
+}

@@ -547,3 +547,24 @@ fn an_aged_instance_during_a_halted_roll_is_replaced_by_what_it_last_ran_ready()
         ));
     }
 }
+
+#[test]
+fn after_down_a_slot_is_filled_once_all_that_served_in_it_is_gone() {
+    let mut world = World::up(policy(1, true), |id, _| Behaviour {
+        term: Some(if id.number == 1 { s(8) } else { ms(10) }),
+        ..Behaviour::default()
+    });
+    world.intend(Intent::Restart {
+        slot: None,
+        now: false,
+    });
+    world.run(ms(500));
+    assert_eq!(world.slot(1).old.len(), 1);
+    world.intend(Intent::Down);
+    let ticket = world.intend(Intent::Up);
+    world.run(s(7));
+    assert_eq!((world.spawns().len(), world.state(1)), (2, State::Stopping));
+    world.run(s(3));
+    assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+    assert_eq!(world.spawns().len(), 3);
+}

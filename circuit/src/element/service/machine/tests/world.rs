@@ -120,6 +120,7 @@ pub(super) struct World {
     pub(super) log: Vec<(Duration, Output)>,
     pub(super) policies: BTreeMap<Generation, Policy>,
     pub(super) settled: BTreeMap<Ticket, Outcome>,
+    after: BTreeMap<String, AfterState>,
     queue: BTreeMap<(Duration, u64), Happening>,
     serial: u64,
     queued: BTreeSet<u32>,
@@ -153,6 +154,7 @@ impl World {
             grant: Duration::ZERO,
             log: Vec::new(),
             settled: BTreeMap::new(),
+            after: BTreeMap::new(),
             queue: BTreeMap::new(),
             serial: 0,
             queued: BTreeSet::new(),
@@ -202,6 +204,7 @@ impl World {
 
     pub(super) fn after(&mut self, service: &str, state: AfterState) {
         let service = service.to_owned();
+        self.after.insert(service.clone(), state);
         self.handle(Input::After { service, state });
     }
 
@@ -438,6 +441,12 @@ impl World {
         &self.policies[&instance.generation]
     }
 
+    /// Whether the services are ready that the instance waits for.
+    fn may_start(&self, instance: InstanceId) -> bool {
+        let ready = |name| self.after.get(name) == Some(&AfterState::Ready);
+        self.policy(instance).after.iter().all(ready)
+    }
+
     /// The instance has had a signal.
     fn signalled(&mut self, instance: InstanceId) {
         let now = self.now;
@@ -512,6 +521,8 @@ impl World {
             Output::Run {
                 instance, command, ..
             } => {
+                let may = command != Command::Before || self.may_start(instance);
+                assert!(may, "{instance:?} does not wait");
                 let body = self.body(instance);
                 assert!(body.commands.insert(command), "{command:?} twice");
                 let behaviour = &body.behaviour;
@@ -605,6 +616,7 @@ impl World {
             "{instance:?} is not wanted"
         );
         assert!(!self.ended);
+        assert!(self.policies[&generation].before || self.may_start(instance));
         let surge = self.policies[&generation].surge;
         let beside = self
             .bodies
@@ -752,6 +764,7 @@ impl World {
         let policies = policies.collect();
         self.machine = Machine::resume(service, slots, policies, &found, 2, self.now);
         self.settled.clear();
+        self.after.clear();
         self.queued.clear();
         self.delayed.clear();
         for body in self.bodies.values_mut() {
