@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use circuit_client::{
-    Anchor, Client, Cmd, Code, Error, Search, SearchError, Signal, Sink, TerminalSize, Warning, Way,
+    Anchor, Attached, AttachedOutput, Client, Cmd, Code, Error, Search, SearchError, Signal, Sink,
+    TerminalSize, Warning, Way,
 };
 use tokio::io::AsyncReadExt;
 
@@ -194,7 +195,7 @@ async fn whoever_drops_an_output_hangs_its_process_up() {
     let anchor = client.walk("/one/p").unwrap();
     let waiting = anchor.clone();
     let output = tokio::spawn(async move { waiting.output(sh("echo; sleep 1000")).await });
-    one.is_executing(&["wait", "stdout", "stderr"]);
+    one.is_executing(&["run"]);
     let pid = one.peek("/one/p")["Pid"].as_i64().unwrap();
     output.abort();
     eventually("the process is gone", || (!lives(pid)).then_some(()));
@@ -202,9 +203,99 @@ async fn whoever_drops_an_output_hangs_its_process_up() {
     // Somebody else removes it.
     let waiting = anchor.clone();
     let output = tokio::spawn(async move { waiting.output(Cmd::new("sleep").arg("1000")).await });
-    one.is_executing(&["wait", "stdout", "stderr"]);
+    one.is_executing(&["run"]);
     anchor.scrub().await.unwrap();
     assert_eq!(code(&output.await.unwrap()), Some(Code::Aborted));
+}
+
+/// Reads so many bytes of an output.
+async fn read(output: &mut AttachedOutput, count: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.extend_from_slice(&output.chunk().await.unwrap().unwrap());
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_not_read_keeps_nothing_else_waiting() {
+    let home = Home::new();
+    let [one, _two] = home.start_all(["one", "two"]);
+    let client = one.client(&home).await;
+    for path in ["/one/p", "/two/p"] {
+        let script = "yes & head -c 3000000 /dev/zero >&2; cat >/dev/null; echo all >&2; wait";
+        let attached = client.walk(path).unwrap().attach(sh(script)).await.unwrap();
+        let Attached {
+            process,
+            mut stdin,
+            mut stdout,
+            mut stderr,
+            end,
+        } = attached;
+        assert_eq!(read(&mut stderr, 3_000_000).await.len(), 3_000_000);
+        let status = loop {
+            let status = process.peek().await.unwrap();
+            if status.blocked.as_deref() == Some("stdout") {
+                break status;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        };
+        // More than the windows and buffers of all hops together.
+        stdin.send(vec![b'x'; 5_000_000].into()).await.unwrap();
+        stdin.finish().await.unwrap();
+        assert_eq!(read(&mut stderr, 4).await, b"all\n");
+        assert!(read(&mut stdout, 3_000_000).await.starts_with(b"y\ny\n"));
+        drop((process, stdout, stderr, end));
+        let pid = i64::from(status.pid);
+        eventually("the process is gone", || (!lives(pid)).then_some(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stdin_that_is_not_read_keeps_nothing_else_waiting() {
+    let home = Home::new();
+    let (_one, client) = client(&home).await;
+    let anchor = client.walk("/one/p").unwrap();
+    let attached = anchor.attach(sh("sleep 1000 & echo $!; wait")).await;
+    let Attached {
+        process,
+        mut stdin,
+        mut stdout,
+        stderr,
+        mut end,
+    } = attached.unwrap();
+    let sending = tokio::spawn(async move { stdin.send(vec![0; 5_000_000].into()).await });
+    let text = String::from_utf8(read(&mut stdout, 2).await).unwrap();
+    let sleep: i64 = text.trim().parse().unwrap();
+    assert!(!sending.is_finished());
+    stderr.close().await.unwrap();
+    stdout.close().await.unwrap();
+    process.signal_group(Signal::TERM).await.unwrap();
+    let status = end.wait().await.unwrap();
+    assert_eq!(status.exit.as_deref(), Some("signal: terminated"));
+    assert_eq!(code(&sending.await.unwrap()), Some(Code::Closed));
+    assert!(anchor.peek().await.unwrap().is_none());
+    eventually("its child is gone", || (!lives(sleep)).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_writes_to_a_closed_stdin_is_told_and_the_run_goes_on() {
+    let home = Home::new();
+    let (_one, client) = client(&home).await;
+    let anchor = client.walk("/one/p").unwrap();
+    let script = "exec <&-; echo closed; while [ ! -e go ]; do sleep 0.01; done; echo end; exit 3";
+    let cmd = sh(script).dir(home.path());
+    let mut attached = anchor.attach(cmd).await.unwrap();
+    assert_eq!(read(&mut attached.stdout, 7).await, b"closed\n");
+    attached.stdin.send("too late".into()).await.unwrap();
+    assert_eq!(attached.stdin.failed().await.code(), Some(Code::Closed));
+    let again = attached.stdin.send("later still".into()).await;
+    assert_eq!(code(&again), Some(Code::Closed));
+    std::fs::write(home.file("go"), "").unwrap();
+    assert_eq!(read(&mut attached.stdout, 4).await, b"end\n");
+    assert!(attached.stdout.chunk().await.unwrap().is_none());
+    assert!(attached.stderr.chunk().await.unwrap().is_none());
+    assert_eq!(attached.end.wait().await.unwrap().code, Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

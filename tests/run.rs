@@ -453,10 +453,10 @@ fn an_onlooker_that_leaves_ends_nothing() {
         });
     };
     let onlooker = one.circuit("wait /one/p").spawn();
-    waits(2);
+    waits(1);
     onlooker.signal(Signal::INT);
     onlooker.finish();
-    waits(1);
+    waits(0);
     assert!(lives(pid));
     run.write("\n");
     assert_eq!(run.finish().status.code(), Some(5));

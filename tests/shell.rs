@@ -367,7 +367,7 @@ fn a_run_in_the_background_leaves_the_terminal_to_the_shell() {
     let line = format!("run one -d {} -- cat", one.url());
     let shell = home.circuit_under(script, &line).spawn_on(&terminal);
     shell.shows("begun\r\n");
-    one.is_executing(&["stdin", "wait"]);
+    one.is_executing(&["run"]);
     terminal.types("hello\n");
     shell.shows("read hello\r\n");
     let cat = one.ls("/one/...").join("");
@@ -386,7 +386,7 @@ fn a_run_that_comes_to_the_foreground_reads_the_terminal() {
     ' "$0" "$@""#;
     let line = format!("run one -d {} -- cat", one.url());
     let shell = home.circuit_under(script, &line).spawn_on(&terminal);
-    one.is_executing(&["stdin", "wait"]);
+    one.is_executing(&["run"]);
     terminal.types("first\n");
     shell.shows("read first\r\n");
     // `fg` prints the command.

@@ -340,7 +340,7 @@ async fn connections_are_used_again_and_a_dropped_request_takes_its_own_along() 
 #[test]
 fn a_killed_client_is_gone_at_once_whatever_it_held() {
     let home = Home::new();
-    let one = home.start("one");
+    let [one, two] = home.start_all(["one", "two"]);
     let here = format!("-d unix:{}", one.socket().display());
     one.make("/one/p", sh("while read line; do echo \"$line\"; done"));
     one.circuit("mkchan /one/c 0").run();
@@ -351,10 +351,12 @@ fn a_killed_client_is_gone_at_once_whatever_it_held() {
         home.circuit(format!("send {here} /one/c"))
             .stdin("a message"),
         home.circuit(format!("run {here} /one/run -- sleep 1000")),
+        home.circuit(format!("run {here} /two/run -- sleep 1000")),
     ];
     let mut clients = clients.map(|client| client.spawn());
-    let held = ["stdout", "stdin", "wait", "send", "stderr"];
+    let held = ["stdout", "stdin", "wait", "send", "run"];
     one.is_executing(&held);
+    two.is_executing(&["run"]);
     for client in &mut clients {
         client.kill();
     }
@@ -365,7 +367,8 @@ fn a_killed_client_is_gone_at_once_whatever_it_held() {
         none.then_some(())
     });
     eventually("the process of `run` is gone", || {
-        one.peek("/one/run").is_null().then_some(())
+        let gone = |path| one.peek(path).is_null();
+        (gone("/one/run") && gone("/two/run")).then_some(())
     });
     assert_eq!(one.peek("/one/c")["Senders"], 0);
 }

@@ -67,7 +67,7 @@ pub use client::{Client, Dialled, DiscoverDialError};
 pub use element::channel::{Chan, MessageReader, MessageWriter, Receiver, Sender};
 pub use element::container::Container;
 pub use element::dns::Nameserver;
-pub use element::process::{Output, Proc};
+pub use element::process::{Attached, AttachedEnd, AttachedOutput, AttachedStdin, Output, Proc};
 pub use element::server::Server;
 pub use element::subscription::{Events, Subscription};
 pub use element::{Bound, Element, Handle, Kind};

@@ -3,7 +3,9 @@
 use parking_lot::Mutex;
 use std::os::fd::BorrowedFd;
 
-use circuit_client::{Cmd, Code, Error, Path, Proc, Reader, TerminalSize, process};
+use circuit_client::{
+    Attached, AttachedOutput, Cmd, Code, Error, Path, Proc, TerminalSize, process,
+};
 use clap::{Args, Subcommand};
 use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -80,8 +82,6 @@ async fn run(options: Run) -> Result<u8, Failure> {
         false => None,
     };
     cmd.terminal = terminal.as_ref().map(Terminal::size);
-    // Killed, this command leaves nothing behind.
-    cmd.hangup = true;
     // From here on no signal ends this command without the process's knowing.
     let mut signals = Signals::listen()?;
     let client = tokio::select! {
@@ -93,20 +93,29 @@ async fn run(options: Run) -> Result<u8, Failure> {
         [] => anchor.fresh("run").map_err(Error::from)?,
         _ => anchor,
     };
-    let process = anchor.make_proc(cmd).await?;
-    let attached = attached(&process, terminal, options.no_stdin, &mut signals).await;
-    let scrubbed = match &attached {
-        Ok(_) => process.scrub().await,
-        // It hangs up.
-        Err(_) => Ok(()),
+    // Killed, this command leaves nothing behind: it is attached from the process's start to its end.
+    let process = anchor.attach(cmd).await?;
+    let handle = process.process.clone();
+    let status = match attended(process, terminal, options.no_stdin, &mut signals).await? {
+        Over::Ended(status) => status,
+        Over::Left(status) => {
+            match handle.scrub().await {
+                // Somebody else was faster.
+                Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => (),
+                other => other?,
+            }
+            status
+        }
     };
-    let status = attached?;
-    match scrubbed {
-        // Somebody else was faster.
-        Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => (),
-        other => other?,
-    }
     Ok(exit_status(status.code, status.signal_number))
+}
+
+/// How a run is over.
+enum Over {
+    /// The process has exited, and all that it wrote was printed.
+    Ended(process::Status),
+    /// The process had exited, and somebody else may still write to its outputs.
+    Left(process::Status),
 }
 
 fn command(words: &[std::ffi::OsString]) -> Result<Cmd, Failure> {
@@ -136,21 +145,20 @@ fn place(text: &str) -> Result<Path, Failure> {
     }
 }
 
-/// Attaches the streams, and waits until the process has exited and all it said was printed.
-async fn attached(
-    process: &Proc,
+/// Waits until the process has exited and all it said was printed.
+async fn attended(
+    process: Attached,
     mut terminal: Option<Terminal>,
     no_stdin: bool,
     signals: &mut Signals,
-) -> Result<process::Status, Failure> {
-    // First of all, and until the end: while it waits the process knows that somebody is there.
-    let waiting = tokio::spawn({
-        let process = process.clone();
-        async move { process.wait().await }
-    });
-    let stdout = process.stdout().await?;
-    let stderr = process.stderr().await?;
-    let mut stdin = process.stdin().await?;
+) -> Result<Over, Failure> {
+    let Attached {
+        process,
+        mut stdin,
+        stdout,
+        stderr,
+        mut end,
+    } = process;
     if let Some(terminal) = &mut terminal {
         terminal.make_raw()?;
         // The terminal may have been resized before the signal was listened for.
@@ -169,19 +177,12 @@ async fn attached(
         }
         std::future::pending().await
     };
-    let outputs = async {
-        tokio::try_join!(
-            show(process, stdout, Target::Stdout),
-            show(process, stderr, Target::Stderr)
-        )?;
-        Ok::<_, Failure>(())
-    };
     let pass_on = async {
         loop {
             match signals.next(terminal.is_some()).await {
                 Passed::Signal(name, _) => {
                     let before = process.peek().await;
-                    let passed = pass(process, name).await;
+                    let passed = pass(&process, name).await;
                     let had_exited = match passed {
                         Err(Error::Refused { error, .. }) => error.code == Code::Closed,
                         _ => before.is_ok_and(|status| status.phase.is_final()),
@@ -189,7 +190,7 @@ async fn attached(
                     // Then only the output of a child of the process is waited for, and the signal
                     // is for this command, too. A circuit that failed is told by the streams.
                     if had_exited {
-                        return Ok(process.wait().await?);
+                        return Ok(Over::Left(process.wait().await?));
                     }
                 }
                 Passed::Resize => {
@@ -201,12 +202,12 @@ async fn attached(
         }
     };
     let end = async {
-        let waited = async {
-            let waited = waiting.await;
-            Ok(waited.map_err(|error| Failure::operation("cannot wait", &error))??)
-        };
-        let (status, ()) = tokio::try_join!(waited, outputs)?;
-        Ok(status)
+        let (status, (), ()) = tokio::try_join!(
+            async { Ok::<_, Failure>(end.wait().await?) },
+            show(&process, stdout, Target::Stdout),
+            show(&process, stderr, Target::Stderr)
+        )?;
+        Ok(Over::Ended(status))
     };
     tokio::select! {
         end = end => end,
@@ -217,9 +218,9 @@ async fn attached(
 
 /// Prints an output. When the reader of this command's own output has gone, the process gets SIGPIPE, as
 /// at a local pipe.
-async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), Failure> {
+async fn show(process: &Proc, mut output: AttachedOutput, target: Target) -> Result<(), Failure> {
     let mut out = Pipe::new(target);
-    while let Some(piece) = reader.chunk().await? {
+    while let Some(piece) = output.chunk().await? {
         if let Err(failure) = out.write(piece).await {
             if !failure.is_pipe_closed() {
                 return Err(failure);
@@ -227,7 +228,7 @@ async fn show(process: &Proc, mut reader: Reader, target: Target) -> Result<(), 
             // One that has exited needs no signal; one that ignores it goes on, and is not to
             // wait for a reader that never comes.
             let _ = process.signal("PIPE").await;
-            let _ = reader.close().await;
+            let _ = output.close().await;
             return Ok(());
         }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use circuit_client::{Ended, Path, Proc, Writer};
+use bytes::{Bytes, BytesMut};
+use circuit_client::{AttachedStdin, Ended, Error, Path, Proc, Writer};
 use clap::Subcommand;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -121,8 +121,40 @@ async fn stdin(path: Path, options: Dial) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// A process's stdin, as one who has it writes to it.
+pub(super) trait Input {
+    /// Sends bytes.
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Error>;
+
+    /// Resolves when no more is taken, with the reason.
+    async fn failed(&mut self) -> Error;
+}
+
+impl Input for Writer {
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Error> {
+        Writer::send(self, bytes).await
+    }
+
+    async fn failed(&mut self) -> Error {
+        Writer::failed(self).await
+    }
+}
+
+impl Input for AttachedStdin {
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Error> {
+        AttachedStdin::send(self, bytes).await
+    }
+
+    async fn failed(&mut self) -> Error {
+        AttachedStdin::failed(self).await
+    }
+}
+
 /// Sends everything that can be read.
-pub(super) async fn copy(mut from: impl AsyncRead + Unpin, to: &mut Writer) -> Result<(), Copied> {
+pub(super) async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    to: &mut impl Input,
+) -> Result<(), Copied> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(64 << 10);

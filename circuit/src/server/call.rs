@@ -149,7 +149,7 @@ impl Call {
     }
 
     /// Removes an element whose maker is gone, and logs that as the scrub that it is.
-    async fn remove<K: Kind>(&mut self, element: &Arc<K>) {
+    pub(super) async fn remove<K: Kind>(&mut self, element: &Arc<K>) {
         let (server, who) = (self.server.clone(), self.operation.who().clone());
         let mut removal = server.operations.begin(who, "scrub", self.path.clone());
         let held = element.clone().into_element();

@@ -62,6 +62,21 @@ impl Client {
         .await
     }
 
+    /// A request that opens a stream on which the caller says nothing more; the server's acceptance
+    /// comes within the deadline.
+    pub(crate) async fn open_to_hear(
+        &self,
+        path: &Path,
+        op: &Op,
+    ) -> Result<(SendHalf, RecvHalf), Error> {
+        self.within(path, async {
+            let (send, mut recv) = self.request(path, op, Behind::Nothing).await?;
+            self.reply(path, &mut recv).await?;
+            Ok((send, recv))
+        })
+        .await
+    }
+
     /// All that a listing gives.
     pub(crate) async fn list(&self, path: &Path, recursive: bool) -> Result<Vec<Listed>, Error> {
         let op = anchor::Op::List { recursive }.into();

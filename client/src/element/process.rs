@@ -1,10 +1,12 @@
 //! A process on some host.
 
+mod attached;
 mod output;
 
 use circuit_proto::element::process::{Cmd, Op, Status, TerminalSize};
 use circuit_proto::element::streams::Ended;
 
+pub use attached::{Attached, AttachedEnd, AttachedOutput, AttachedStdin};
 pub use output::Output;
 
 use super::streams::Runs;

@@ -1,6 +1,9 @@
 //! A process: its operations, the command that makes one, and its status.
 //!
-//! The operations that it shares with a container are in [`streams`](super::streams).
+//! The operations that it shares with a container are in [`streams`](super::streams), what is said in a
+//! [`run`] in a file of its own.
+
+pub mod run;
 
 use std::ffi::OsStr;
 
@@ -24,6 +27,13 @@ pub enum Op {
     },
     /// Make a process that is [bound](crate::request#bound-elements) to the stream of this request.
     MakeBound(Cmd),
+    /// Make a process, attached, and carry its streams and its end: see [`run`].
+    Run {
+        /// The command. What it says of `scrub` and `hangup` is passed over.
+        cmd: Cmd,
+        /// How many bytes of each output the caller has room for: at least [`run::LEAST_WINDOW`].
+        window: u64,
+    },
 }
 
 impl Op {
@@ -32,20 +42,21 @@ impl Op {
         match self {
             Op::Make(_) | Op::MakeBound(_) => "mkproc",
             Op::Resize { .. } => "resize",
+            Op::Run { .. } => "run",
         }
     }
 
     /// Whether the operation changes anything that outlives it.
     pub fn changes(&self) -> bool {
         match self {
-            Op::Make(_) | Op::MakeBound(_) | Op::Resize { .. } => true,
+            Op::Make(_) | Op::MakeBound(_) | Op::Resize { .. } | Op::Run { .. } => true,
         }
     }
 
     /// Whether the operation waits for others by nature.
     pub fn waits(&self) -> bool {
         match self {
-            Op::MakeBound(_) => true,
+            Op::MakeBound(_) | Op::Run { .. } => true,
             Op::Make(_) | Op::Resize { .. } => false,
         }
     }

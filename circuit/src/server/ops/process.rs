@@ -1,5 +1,7 @@
 //! Making processes, and the operations that containers do not share.
 
+mod run;
+
 use std::sync::Arc;
 
 use circuit_proto::element::process::{Cmd, Op};
@@ -24,6 +26,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             }
             call.bind(made).await
         }
+        Op::Run { cmd, window } => run::execute(call, cmd, window).await,
         Op::Resize { size } => {
             let process = call.element_of::<Process>();
             call.answer(process.and_then(|process| process.resize(size)))
@@ -34,17 +37,29 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 
 /// Makes a process element, and sees to it that one which forgets itself does.
 async fn make(call: &mut Call, cmd: Cmd) -> Result<Arc<Process>, Error> {
+    let (process, ()) = make_with(call, cmd, |_, _| ()).await?;
+    Ok(process)
+}
+
+/// Makes a process element, with which `first` does something for the caller before anybody else finds
+/// it.
+async fn make_with<T>(
+    call: &mut Call,
+    cmd: Cmd,
+    first: impl FnOnce(&Arc<Process>, &Arc<str>) -> T,
+) -> Result<(Arc<Process>, T), Error> {
     let place = call.reserve()?;
     let process = Process::spawn(cmd, &call.server.runtime)
         .await
         .map_err(|error| exec_failed(&call.server, &error))?;
+    let done_first = first(&process, call.operation.who());
     call.commit(place, &process);
     if process.forgets_itself() {
         let forgettable = process.clone();
         let done = async move { forgettable.forgettable().await };
         forget_after(call, process.clone(), done);
     }
-    Ok(process)
+    Ok((process, done_first))
 }
 
 fn exec_failed(server: &Server, error: &SpawnError) -> Error {

@@ -1,17 +1,15 @@
 //! A process from its start to its end in one call: `output` and `status`.
 //!
-//! The process is made to hang up, so that nothing is left of it when the caller goes away in the
-//! middle: the call is attached to it from its start to its end.
+//! All of it is one request, on which the caller says nothing more: it has room for all that comes.
 //!
 //! **Cancellation:** a call that is dropped hangs its process up.
 
-use circuit_proto::Code;
-use circuit_proto::element::process::{Cmd, Sink, Status};
+use circuit_proto::element::process::run::{FromServer, Which};
+use circuit_proto::element::process::{Cmd, Op, Sink, Status};
 
-use super::Proc;
 use crate::anchor::Anchor;
 use crate::error::Error;
-use crate::stream::Reader;
+use crate::transport::stream::{RecvHalf, StreamError};
 
 /// The end of a process, and all that it wrote to its pipes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,57 +75,33 @@ impl Anchor {
     }
 }
 
-async fn run(anchor: &Anchor, mut cmd: Cmd) -> Result<Output, Error> {
-    let piped = [&cmd.stdout, &cmd.stderr].map(|sink| *sink == Sink::Pipe);
-    // It is forgotten when all of it has been read, and not before.
-    (cmd.scrub, cmd.hangup) = (false, true);
-    let place = match anchor.path().names() {
-        [_server] => anchor.fresh("run")?,
-        _ => anchor.clone(),
-    };
-    let process = place.make_proc(cmd).await?;
-    let output = attend(&process, piped).await?;
-    match process.scrub().await {
-        // Somebody else was faster.
-        Err(Error::Refused { error, .. }) if error.code == Code::NoSuchElement => Ok(output),
-        other => other.map(|()| output),
-    }
+/// The room for an output that is read in any case, however long it is.
+const ALL: u64 = u64::MAX;
+
+async fn run(anchor: &Anchor, cmd: Cmd) -> Result<Output, Error> {
+    let anchor = anchor.for_a_run()?;
+    let (client, path) = (anchor.client(), anchor.path());
+    let op = Op::Run { cmd, window: ALL };
+    let (_send, recv) = client.open_to_hear(path, &op.into()).await?;
+    let output = hear(recv).await;
+    output.map_err(|error| client.failed(path, error))
 }
 
-/// Waits for the process, and reads the outputs that are pipes. All of these begin at once, the
-/// waiting first: while it lasts the process knows that somebody is there.
-async fn attend(process: &Proc, [stdout, stderr]: [bool; 2]) -> Result<Output, Error> {
-    let stdout = async {
-        match stdout {
-            true => read(process.stdout().await?).await,
-            false => Ok(Vec::new()),
+/// Hears what the process writes, and how it ends.
+async fn hear(mut recv: RecvHalf) -> Result<Output, StreamError> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    while let Some(chunk) = recv.whole_chunk().await? {
+        match FromServer::read(&chunk)? {
+            FromServer::Output(Which::Stdout) => stdout.extend_from_slice(&chunk[1..]),
+            FromServer::Output(Which::Stderr) => stderr.extend_from_slice(&chunk[1..]),
+            FromServer::Room(_) | FromServer::StdinClosed => (),
         }
-    };
-    let stderr = async {
-        match stderr {
-            true => read(process.stderr().await?).await,
-            false => Ok(Vec::new()),
-        }
-    };
-    let stdin = async {
-        // Of a process that has exited there is nothing to end.
-        match process.stdin().await?.finish().await {
-            Err(error) if error.code() == Some(Code::Closed) => Ok(()),
-            other => other,
-        }
-    };
-    let (status, stdout, stderr, ()) = tokio::try_join!(process.wait(), stdout, stderr, stdin)?;
+    }
+    let status: Result<Status, circuit_proto::Error> = recv.frame().await?;
+    let status = status.map_err(StreamError::Failed)?;
     Ok(Output {
         status,
         stdout,
         stderr,
     })
-}
-
-async fn read(mut reader: Reader) -> Result<Vec<u8>, Error> {
-    let mut all = Vec::new();
-    while let Some(bytes) = reader.chunk().await? {
-        all.extend_from_slice(&bytes);
-    }
-    Ok(all)
 }
