@@ -22,6 +22,7 @@ use crate::transport::congestion::Windows;
 use crate::transport::dial::{DIAL_TIMEOUT, Dialler, resolve};
 use crate::transport::endpoint::{self, close, close_and_flush, plain};
 use crate::transport::socket::Pool;
+use crate::transport::tether::Holds;
 use crate::transport::tls::{Certificate, Pin};
 use crate::ways::Ways;
 
@@ -54,6 +55,8 @@ enum Transport {
         connection: quinn::Connection,
         // The connection's packets pass through it.
         _endpoint: quinn::Endpoint,
+        /// What the client holds by its requests.
+        holds: Arc<Holds>,
     },
     Socket(Arc<Pool>),
 }
@@ -297,6 +300,7 @@ impl Client {
         let shared = Arc::new(Shared {
             dialled,
             transport: Transport::Quic {
+                holds: Holds::beside(&accepted.connection),
                 connection: accepted.connection,
                 _endpoint: endpoint,
             },

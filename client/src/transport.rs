@@ -11,5 +11,6 @@ pub mod endpoint;
 pub mod lost;
 pub mod socket;
 pub mod stream;
+pub mod tether;
 pub mod tls;
 pub mod zone;

@@ -73,6 +73,11 @@ impl Relay {
         self.end_connections();
     }
 
+    /// Loses every packet from now on; TCP connections, on which nothing is said, stay.
+    pub(crate) fn fall_silent(&self) {
+        self.port.cut.store(true, Ordering::SeqCst);
+    }
+
     /// Passes them on again.
     pub(crate) fn heal(&self) {
         self.port.cut.store(false, Ordering::SeqCst);

@@ -12,6 +12,9 @@
 //! keep-alive is made to fall due, once, and a moment later the kernel tells when it last received
 //! an acknowledgement ([`tcp`]).
 //!
+//! A client has a tether too while it holds something here, which it opens as a server would; its end
+//! frees what the client held.
+//!
 //! Nothing but time depends on tethers: where there is none, or where its end means something
 //! else, the membership machine finds out by asking.
 //!
@@ -29,6 +32,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_client::transport::tether::Token;
 use circuit_proto::membership::{Input, TetherState};
 use circuit_proto::{Fingerprint, ServerId};
 use tokio::net::TcpStream;
@@ -43,35 +47,6 @@ pub use accept::listen;
 /// close first: else it takes the tether's end for the end of the process. Chosen, not measured:
 /// far longer than the close takes to be sent.
 const LINGER: Duration = Duration::from_millis(200);
-
-/// The label that the tokens are derived with (the idea is that of RFC 9266, the exporter that of
-/// RFC 8446, section 7.5).
-const LABEL: &[u8] = b"EXPORTER-circuit/1 tether";
-
-/// The bytes that one end of a tether shows.
-type Token = [u8; 32];
-
-/// The tokens of the two ends.
-struct Tokens {
-    dialler: Token,
-    acceptor: Token,
-}
-
-impl Tokens {
-    fn of(connection: &quinn::Connection) -> Option<Tokens> {
-        let token = |context| {
-            let mut token = Token::default();
-            connection
-                .export_keying_material(&mut token, LABEL, context)
-                .ok()?;
-            Some(token)
-        };
-        Some(Tokens {
-            dialler: token(b"dialler")?,
-            acceptor: token(b"acceptor")?,
-        })
-    }
-}
 
 /// The tethers of one server.
 #[derive(Debug)]

@@ -253,7 +253,14 @@ async fn serve(server: Arc<Server>, peer: AdmittedPeer) {
         Admitted::Client => {
             counters.clients.one();
             let _count = server.count_client();
-            requests::serve(server, connection, Caller::Client(address)).await;
+            let tethers = server.tethers.clone();
+            let serving =
+                requests::serve(server.clone(), connection.clone(), Caller::Client(address));
+            tokio::select! {
+                () = serving => (),
+                // All that it held is free then.
+                () = tethers.client_gone(&connection) => close(&connection, Close::Done),
+            }
         }
         Admitted::Transfer(peer) => {
             counters.transfers.one();

@@ -154,9 +154,12 @@ impl Client {
     /// A stream to the server, and whether its connection has carried none before.
     async fn open_stream(&self) -> Result<(SendHalf, RecvHalf, bool), StreamError> {
         match &self.shared.transport {
-            Transport::Quic { connection, .. } => {
+            Transport::Quic {
+                connection, holds, ..
+            } => {
                 let (send, recv) = connection.open_bi().await?;
-                Ok((SendHalf::new(send), RecvHalf::new(recv), true))
+                let recv = RecvHalf::new((recv, holds.hold()));
+                Ok((SendHalf::new(send), recv, true))
             }
             Transport::Socket(pool) => pool.open().await.map_err(StreamError::Lost),
         }

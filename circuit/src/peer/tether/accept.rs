@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_client::transport::endpoint::KEEP_ALIVE;
+use circuit_client::transport::tether::{Token, Tokens};
 use circuit_proto::membership::TetherState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::{Subject, Tether, Tethers, Token, Tokens};
+use super::{Subject, Tether, Tethers, tcp};
 use crate::runtime::descriptors::User;
 use crate::runtime::transient::is_transient;
 
@@ -22,6 +24,10 @@ const BACKLOG: i32 = 128;
 
 /// How long the listener rests after an error, as for want of descriptors. Chosen, not measured.
 const REST: Duration = Duration::from_millis(100);
+
+/// How long packets may be on their way that a process sent before it ended, and how much later than a
+/// keep-alive its answer may come, beside round trips. Chosen, not measured.
+const ON_THE_WAY: Duration = Duration::from_millis(200);
 
 /// A tether that the other end is to open.
 #[derive(Debug)]
@@ -129,6 +135,55 @@ impl Tethers {
             }
         }))
     }
+}
+
+/// The tethers of clients.
+impl Tethers {
+    /// Resolves when the process at the other end of a client's connection has ended, as its kernel has
+    /// said. From now on the token of the client's tether is valid; a client may never open one.
+    pub async fn client_gone(self: &Arc<Self>, connection: &quinn::Connection) {
+        let Some(tokens) = Tokens::of(connection) else {
+            return std::future::pending().await;
+        };
+        let (streams, mut opened) = mpsc::channel(1);
+        let expected = Expected {
+            answer: tokens.acceptor,
+            streams,
+        };
+        self.expected().insert(tokens.dialler, expected);
+        let _expectation = Expectation {
+            tethers: self.clone(),
+            token: tokens.dialler,
+        };
+        let mut next = opened.recv().await;
+        while let Some(stream) = next {
+            let ended = async {
+                // Without a descriptor it is held all the same: its end would say nothing true.
+                let _taken = self.runtime.descriptors.take(User::Tethers, 1);
+                tcp::quieten(&stream);
+                tcp::end(&stream).await
+            };
+            next = tokio::select! {
+                state = ended => {
+                    if state == TetherState::Broken && falls_silent(connection).await {
+                        return;
+                    }
+                    opened.recv().await
+                }
+                another = opened.recv() => another,
+            };
+        }
+        std::future::pending().await
+    }
+}
+
+/// Whether nothing more comes from the other end: one that lives answers a keep-alive.
+async fn falls_silent(connection: &quinn::Connection) -> bool {
+    let received = || connection.stats().udp_rx.datagrams;
+    tokio::time::sleep(ON_THE_WAY + connection.rtt()).await;
+    let before = received();
+    tokio::time::sleep(KEEP_ALIVE + ON_THE_WAY + connection.rtt()).await;
+    received() == before
 }
 
 /// Withdraws a token when nobody waits for its tether any more.

@@ -2,24 +2,15 @@
 //! and opens it again when it is lost.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use circuit_client::transport::dial::DIAL_TIMEOUT;
 use circuit_client::transport::endpoint::plain;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use circuit_client::transport::tether::{FIRST_PAUSE, LONGEST_PAUSE, Tokens, dial};
 use tokio::time::Instant;
 
-use super::{Subject, Tether, Tethers, Token, Tokens};
+use super::{Subject, Tether, Tethers};
 use crate::runtime::descriptors::User;
-
-/// The pause before a tether is opened again, and the longest one: it doubles, until a tether has
-/// held for as long as the longest. Chosen, not measured: a tether that lost one packet too many is
-/// back at once, and a firewall that eats tethers sees a few packets in five minutes.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 impl Tethers {
     /// Opens the tether of a connection that this end has dialled. To be called once the other
@@ -38,7 +29,7 @@ impl Tethers {
                 let dialled = async {
                     let taken = tethers.runtime.descriptors.take(User::Tethers, 1);
                     let _taken = taken.map_err(io::Error::other)?;
-                    dial(from, to, &tokens).await
+                    dial(Some(from), to, &tokens).await
                 };
                 let dialled = tokio::time::timeout(DIAL_TIMEOUT, dialled).await;
                 match dialled {
@@ -56,29 +47,5 @@ impl Tethers {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }))
-    }
-}
-
-async fn dial(from: IpAddr, to: SocketAddr, tokens: &Tokens) -> io::Result<TcpStream> {
-    let socket = match to {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    if !from.is_unspecified() && from.is_ipv4() == to.is_ipv4() {
-        let mut own = SocketAddr::from((from, 0));
-        if let (SocketAddr::V6(own), SocketAddr::V6(to)) = (&mut own, to) {
-            // A link-local address is complete with its zone only.
-            own.set_scope_id(to.scope_id());
-        }
-        socket.bind(own)?;
-    }
-    let mut stream = socket.connect(to).await?;
-    stream.write_all(&tokens.dialler).await?;
-    let mut answer = Token::default();
-    stream.read_exact(&mut answer).await?;
-    // Another program may listen there.
-    match answer == tokens.acceptor {
-        true => Ok(stream),
-        false => Err(io::ErrorKind::InvalidData.into()),
     }
 }

@@ -13,6 +13,7 @@ use quinn::{ReadError, VarInt, WriteError};
 use super::{StreamError, memory};
 use crate::transport::lost::Lost;
 use crate::transport::socket;
+use crate::transport::tether::Hold;
 
 /// The code of a reset or a stop: the user of the stream went away.
 const ABANDONED: VarInt = VarInt::from_u32(1);
@@ -33,6 +34,8 @@ pub enum Sending {
 pub enum Receiving {
     /// Of a QUIC connection.
     Quic(quinn::RecvStream),
+    /// Of a client's QUIC connection, and what the client holds for as long as this is there.
+    Held(Box<(quinn::RecvStream, Hold)>),
     /// Of a connection over a Unix socket.
     Socket(socket::Receiver),
     /// Between two ends in one process.
@@ -123,11 +126,13 @@ impl Receiving {
         cx: &mut Context<'_>,
         pieces: &mut [Bytes],
     ) -> Poll<Result<Option<usize>, StreamError>> {
+        let mut read = |stream: &mut quinn::RecvStream| -> Poll<Result<_, StreamError>> {
+            let read = ready!(pin!(stream.read_chunks(pieces)).poll(cx))?;
+            Poll::Ready(Ok(read))
+        };
         match self {
-            Receiving::Quic(stream) => {
-                let read = ready!(pin!(stream.read_chunks(pieces)).poll(cx))?;
-                Poll::Ready(Ok(read))
-            }
+            Receiving::Quic(stream) => read(stream),
+            Receiving::Held(held) => read(&mut held.0),
             Receiving::Socket(receiver) => receiver.poll_read(cx, pieces),
             Receiving::Memory(receiver) => receiver.poll_read(cx, pieces),
         }
@@ -137,7 +142,7 @@ impl Receiving {
     pub(super) fn marker(&self, header: usize) -> Option<socket::Marker> {
         match self {
             Receiving::Socket(_) => socket::Marker::of(header),
-            Receiving::Quic(_) | Receiving::Memory(_) => None,
+            Receiving::Quic(_) | Receiving::Held(_) | Receiving::Memory(_) => None,
         }
     }
 
@@ -145,7 +150,7 @@ impl Receiving {
     pub(super) fn finished(&mut self, marker: socket::Marker, behind: Bytes) {
         match self {
             Receiving::Socket(receiver) => receiver.finished(marker, behind),
-            Receiving::Quic(_) | Receiving::Memory(_) => (),
+            Receiving::Quic(_) | Receiving::Held(_) | Receiving::Memory(_) => (),
         }
     }
 
@@ -154,6 +159,7 @@ impl Receiving {
         match self {
             // Fails only on a stream that has ended.
             Receiving::Quic(stream) => drop(stream.stop(ABANDONED)),
+            Receiving::Held(held) => drop(held.0.stop(ABANDONED)),
             Receiving::Socket(receiver) => receiver.stop(),
             Receiving::Memory(receiver) => receiver.stop(),
         }
@@ -181,6 +187,12 @@ impl From<memory::Sender> for Sending {
 impl From<quinn::RecvStream> for Receiving {
     fn from(stream: quinn::RecvStream) -> Receiving {
         Receiving::Quic(stream)
+    }
+}
+
+impl From<(quinn::RecvStream, Hold)> for Receiving {
+    fn from(held: (quinn::RecvStream, Hold)) -> Receiving {
+        Receiving::Held(Box::new(held))
     }
 }
 
