@@ -7,6 +7,7 @@
 pub(crate) mod check;
 mod clients;
 pub(crate) mod history;
+mod killed;
 mod losses;
 mod many;
 mod model;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use circuit_client::{Chan, Client, Code, Error, Key, Url};
+use circuit_client::{Address, Chan, Client, Code, Error, Key};
 
 use super::history::{Ended, Event, HEADER, Received, Sent, begins, content, now, whole};
 use super::random::Random;
@@ -65,7 +65,7 @@ const REDIAL: u64 = 60_000_000_000;
 
 /// A client.
 pub(crate) struct Actor {
-    url: Url,
+    address: Address,
     key: Key,
     path: String,
     chan: Chan,
@@ -83,9 +83,9 @@ pub(crate) struct Over;
 type Done = Result<(), Over>;
 
 impl Actor {
-    /// A client of the channel at a path, through the server at a URL; each has a number.
+    /// A client of the channel at a path, through the server at an address; each has a number.
     pub(crate) async fn new(
-        url: &Url,
+        address: &Address,
         key: &Key,
         path: &str,
         number: u64,
@@ -93,9 +93,9 @@ impl Actor {
         habits: Habits,
         log: Log,
     ) -> Result<Actor, String> {
-        let chan = dial(url, key, path).await?;
+        let chan = dial(address, key, path).await?;
         Ok(Actor {
-            url: url.clone(),
+            address: address.clone(),
             key: key.clone(),
             path: path.to_owned(),
             chan,
@@ -149,7 +149,7 @@ impl Actor {
     async fn redial(&mut self) -> Done {
         let begun = now();
         loop {
-            match dial(&self.url, &self.key, &self.path).await {
+            match dial(&self.address, &self.key, &self.path).await {
                 Ok(chan) => {
                     self.chan = chan;
                     return Ok(());
@@ -581,8 +581,8 @@ impl Actor {
     }
 }
 
-async fn dial(url: &Url, key: &Key, path: &str) -> Result<Chan, String> {
-    let client = Client::dial(&url.clone().into(), Some(key)).await;
+async fn dial(address: &Address, key: &Key, path: &str) -> Result<Chan, String> {
+    let client = Client::dial(address, Some(key)).await;
     let client = client.map_err(|error| error.to_string())?;
     let anchor = client.walk(path).map_err(|error| error.to_string())?;
     Ok(anchor.chan())

@@ -64,8 +64,8 @@ fn runs() {
     eprintln!("{done} runs, {operations} operations in {took:.1} s: all are those of a channel");
 }
 
-/// A client of its own process, which writes down on stdout what it does: for the tests on several
-/// hosts.
+/// A client of its own process, which writes down on stdout what it does: for tests that kill
+/// clients.
 #[test]
 #[ignore = "run by others"]
 fn client() {
@@ -81,9 +81,9 @@ fn client() {
             lets_go_early: false,
             hangs_up: 0,
         };
-        let (url, path) = (variable("URL").parse().unwrap(), variable("PATH"));
+        let (address, path) = (variable("URL").parse().unwrap(), variable("PATH"));
         let (key, seed) = (Key::parse(&key).unwrap(), variable("SEED").parse().unwrap());
-        let actor = Actor::new(&url, &key, &path, number, seed, habits, Log::Stdout);
+        let actor = Actor::new(&address, &key, &path, number, seed, habits, Log::Stdout);
         let mut actor = actor.await.unwrap();
         match &*variable("ROLE") {
             "send" => actor.send(u64::MAX).await,
@@ -178,10 +178,10 @@ impl Circuit {
         let chan = anchor.make_chan(plan.capacity).await.unwrap();
         let mut logs = Vec::new();
         let mut actor = async |number: u64, habits: Habits| {
-            let url = &self.urls[number as usize % 2];
+            let address = self.urls[number as usize % 2].clone().into();
             let log = Log::new();
             logs.push(log.clone());
-            let actor = Actor::new(url, &self.key, &path, number, seed, habits, log).await;
+            let actor = Actor::new(&address, &self.key, &path, number, seed, habits, log).await;
             actor.unwrap()
         };
         let (mut senders, mut receivers) = (JoinSet::new(), JoinSet::new());

@@ -83,6 +83,11 @@ impl Home {
         Circuit::new(shell, line)
     }
 
+    /// Another program, with these arguments, separated by spaces.
+    pub(crate) fn program(&self, program: impl AsRef<Path>, arguments: &str) -> Circuit {
+        Circuit::new(self.clean(Command::new(program.as_ref())), arguments)
+    }
+
     /// A server of this name, on loopback.
     pub(crate) fn start(&self, name: &str) -> Server {
         self.circuit(format!("start -name {name}")).serve()
