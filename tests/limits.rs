@@ -247,3 +247,39 @@ async fn whoever_wants_more_descriptors_than_there_are_is_told_who_has_them() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
+
+#[test]
+fn the_descriptors_that_are_shown_as_used_are_open() {
+    let home = Home::new();
+    let one = home.start("one");
+    let used = || {
+        let status = one.peek("/one");
+        status["Counters"]["Descriptors"]["Used"].as_u64().unwrap()
+    };
+    let open = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", one.pid()));
+        open.unwrap().count() as u64
+    };
+    // What a server opens for itself later is not counted: it has a reserve for that.
+    let is_true = || used().abs_diff(open()) < 20;
+    let before = used();
+    assert!(is_true(), "{before} used, {} open", open());
+    for n in 0..30 {
+        one.make(&format!("/one/{n}"), r#"{"Path": "cat"}"#);
+    }
+    assert!(
+        used() >= before + 90 && is_true(),
+        "{} used, {} open",
+        used(),
+        open()
+    );
+    for n in 0..30 {
+        one.circuit(format!("signal KILL /one/{n}")).run();
+        one.circuit(format!("wait /one/{n}")).any_stdout().run();
+        one.circuit(format!("scrub /one/{n}")).run();
+    }
+    eventually("as many as before are used", || {
+        (used() == before).then_some(())
+    });
+    assert!(is_true(), "{before} used, {} open", open());
+}

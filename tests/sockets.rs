@@ -128,7 +128,8 @@ fn what_a_killed_server_left_is_replaced_and_all_else_refused() {
         second.stderr(text).status(1).run();
     };
     refused(format!(
-        "circuit: start: another server listens on {shown}: give each a path of its own\n"
+        "circuit: start: another server, process {}, listens on {shown}: give each a path of its own\n",
+        one.pid()
     ));
     one.kill();
     one.exit_status();
@@ -153,8 +154,10 @@ fn a_path_without_a_directory_is_named() {
     home.circuit("start -name one -socket")
         .arg(&path)
         .stderr(format!(
-            "circuit: start: cannot make the socket {}: no such file or directory\n",
-            path.display()
+            "circuit: start: cannot make the socket {}: no such file or directory\n\
+             hint: make its directory first: mkdir -p {}\n",
+            path.display(),
+            home.file("none").display()
         ))
         .status(1)
         .run();
@@ -165,16 +168,11 @@ fn a_file_that_was_replaced_is_left_alone() {
     let home = Home::new();
     let path = home.file("s");
     let mut one = start_at(&home, "one", &path, "");
-    fs::remove_file(&path).unwrap();
-    let here = format!("ls -d unix:{} /", path.display());
-    home.circuit(&here)
-        .stderr(format!(
-            "circuit: ls: there is no socket {}\n",
-            path.display()
-        ))
-        .status(255)
-        .run();
-    fs::write(&path, "somebody else's").unwrap();
+    // In its place at once, so that the server does not find it gone.
+    fs::write(home.file("other"), "somebody else's").unwrap();
+    fs::rename(home.file("other"), &path).unwrap();
+    let replaced = format!("somebody has replaced the socket {}", path.display());
+    one.logs(&replaced);
     one.stop();
     assert_eq!(fs::read_to_string(&path).unwrap(), "somebody else's");
 }
@@ -449,4 +447,179 @@ fn a_connection_that_speaks_something_else_is_counted_and_logged() {
     // One that comes and goes is none of the server's business.
     drop(UnixStream::connect(one.socket()).unwrap());
     assert_eq!(refused(), 2);
+}
+
+#[test]
+fn a_file_that_was_removed_is_made_again() {
+    let home = Home::new();
+    let path = home.file("s");
+    let mut one = start_at(&home, "one", &path, "-socket-group 0");
+    let line = format!("ls -names -d unix:{} /", path.display());
+    for lock in [false, true] {
+        let logged = one.logged();
+        fs::remove_file(&path).unwrap();
+        if lock {
+            fs::remove_file(home.file("s.lock")).unwrap();
+        }
+        let again = format!(
+            "somebody has removed the socket {}: made again",
+            path.display()
+        );
+        assert!(one.logs_after(logged, &again, std::time::Duration::from_secs(20)));
+        let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        home.circuit(&line).stdout("/one\n").run();
+        let pid = fs::read_to_string(home.file("s.lock")).unwrap();
+        assert_eq!(pid, format!("{}\n", one.pid()));
+    }
+    one.stop();
+    assert!(!path.exists() && !home.file("s.lock").exists());
+}
+
+#[test]
+fn what_is_no_socket_is_called_by_its_type() {
+    let home = Home::new();
+    let fails = |path: &Path, why: &str| {
+        home.circuit(format!("ls -d unix:{} /", path.display()))
+            .stderr(format!("circuit: ls: {why}\n"))
+            .status(255)
+            .run();
+    };
+    let is = |path: &Path, what: &str| {
+        fails(
+            path,
+            &format!("{} is {what}, and no socket", path.display()),
+        )
+    };
+    is(home.path(), "a directory");
+    fs::write(home.file("file"), "").unwrap();
+    is(&home.file("file"), "a regular file");
+    let fifo = home.file("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    is(&fifo, "a named pipe");
+    is(Path::new("/dev/null"), "a device");
+    // A name that is too long for the system, wherever it is.
+    let long = home.file(&"n".repeat(120));
+    let limit =
+        "a path of more than 107 bytes whose name has more than 82: give the socket a shorter name";
+    fails(
+        &long,
+        &format!("cannot connect to {}: {limit}", long.display()),
+    );
+    home.circuit("start -socket")
+        .arg(&long)
+        .stderr(format!(
+            "circuit: start: cannot make the socket {}: {limit}\n",
+            long.display()
+        ))
+        .status(1)
+        .run();
+}
+
+#[test]
+fn a_server_that_closes_at_once_is_not_called_ended() {
+    let home = Home::new();
+    let path = home.file("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            drop(stream);
+        }
+    });
+    home.circuit(format!("ls -d unix:{} /", path.display()))
+        .stderr(format!(
+            "circuit: ls: {} does not speak the circuit protocol with us: it closed the connection\n",
+            path.display()
+        ))
+        .status(255)
+        .run();
+}
+
+#[test]
+fn a_socket_is_named_in_several_ways() {
+    let home = Home::new();
+    let path = home.file("s");
+    let _one = start_at(&home, "one", &path, "");
+    let elsewhere = Home::new();
+    let named = format!("unix:{}", path.display());
+    for value in [named.as_str(), path.to_str().unwrap()] {
+        let found = elsewhere
+            .circuit("ls -names /")
+            .env("CIRCUIT_SOCKET", value);
+        found.stdout("/one\n").run();
+    }
+    for given in [
+        path.display().to_string(),
+        format!("UNIX:{}", path.display()),
+    ] {
+        let output = elsewhere
+            .circuit(format!("ls -d {given} /"))
+            .any_stderr()
+            .status(2)
+            .run();
+        let hint = format!("hint: a Unix socket is written {named}\n");
+        assert!(output.stderr().ends_with(&hint), "{output}");
+    }
+    elsewhere
+        .circuit("start -socket s -socket-group")
+        .arg("")
+        .stderr("circuit: start: -socket-group takes the name or number of a group\n")
+        .status(2)
+        .run();
+}
+
+#[test]
+fn the_log_says_where_clients_on_this_host_are_served() {
+    let home = Home::new();
+    let path = home.file("s");
+    let one = start_at(&home, "one", &path, "-socket-group 0");
+    one.logs(&format!(
+        "clients on this host are served at {} (group 0)",
+        path.display()
+    ));
+    one.logs(&format!(
+        "clients on this host are served at {}",
+        one.socket().display()
+    ));
+}
+
+#[test]
+fn a_group_that_the_server_is_not_in_is_named() {
+    if !may_become_another() {
+        return;
+    }
+    let home = Home::new();
+    let directory = open_directory(&home);
+    chown(&directory, Some(STRANGER), None).unwrap();
+    let path = directory.join("s");
+    let script = format!(
+        "export XDG_RUNTIME_DIR='{}'; {AS_STRANGER}",
+        directory.display()
+    );
+    home.circuit_under(&script, "start -socket-group 1 -socket")
+        .arg(&path)
+        .stderr(format!(
+            "circuit: start: cannot give the socket {} to the group 1: operation not permitted\n",
+            path.display()
+        ))
+        .status(1)
+        .run();
+    // A lock of another user's cannot be opened: it says whose it is.
+    let two = start_at(&home, "two", &home.file("open").join("t"), "");
+    home.circuit_under(&script, "start -socket")
+        .arg(home.file("open").join("t"))
+        .stderr(format!(
+            "circuit: start: another server of the user 0 listens on {}: give each a path of its own\n",
+            home.file("open").join("t").display()
+        ))
+        .status(1)
+        .run();
+    drop(two);
 }

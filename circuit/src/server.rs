@@ -332,8 +332,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     tasks.lasting("acceptor", accept::accept(server.clone()));
     for ((socket, file), door) in doors {
         let listener = tokio::net::UnixListener::from_std(socket.into())?;
+        info!("clients on this host are served at {}", file.door());
+        let path = file.path().to_owned();
         server.sockets.lock().push(file);
-        let accepting = local::accept(server.clone(), listener, door);
+        let accepting = local::accept(server.clone(), listener, path, door);
         tasks.lasting("acceptor of this host's clients", accepting);
     }
     if orphans::are_given_to_us() {

@@ -6,10 +6,11 @@
 
 mod local;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -318,7 +319,13 @@ impl Search {
 
     /// The Unix socket that `CIRCUIT_SOCKET` names.
     fn socket() -> Option<PathBuf> {
-        variable("CIRCUIT_SOCKET").map(home)
+        let path = variable("CIRCUIT_SOCKET")?;
+        // As -d has it.
+        let bare = path
+            .as_bytes()
+            .strip_prefix(b"unix:")
+            .map(OsStr::from_bytes);
+        Some(home(bare.map_or(path.clone(), OsStr::to_owned)))
     }
 
     async fn go(&self, way: &Way, key: Option<&Key>) -> Result<Client, SearchError> {

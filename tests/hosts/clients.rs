@@ -69,8 +69,9 @@ fn a_host_without_a_server_reaches_all_servers_through_one() {
             .circuit("ls /")
             .status(255)
             .stderr(
-                "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT nor \
-                 CIRCUIT_DISCOVER is given, and no server of yours runs on this machine\n\
+                "circuit: ls: no circuit to dial: neither -d, -discover, CIRCUIT, \
+                 CIRCUIT_DISCOVER nor CIRCUIT_SOCKET is given, no server of yours runs on this machine, \
+                 and there is no /run/circuit/circuit.sock\n\
                  hint: `circuit start` starts one\n",
             )
             .run();

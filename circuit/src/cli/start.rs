@@ -1,6 +1,7 @@
 //! `circuit start` and `circuit keygen`: checks the flags, completes them from the environment, and
 //! runs the server.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,8 @@ use super::error::{Failure, say};
 use super::output::print;
 use crate::runtime::BLOCKING_THREADS;
 use crate::server::address::{self, AddressError};
-use crate::server::local::file::ForOthers;
-use crate::server::{self, Listen, Options, Sockets, log, name};
+use crate::server::local::file::{ForOthers, SocketFileError};
+use crate::server::{self, Listen, Options, Sockets, StartError, log, name};
 use circuit_client::chain;
 
 #[derive(Debug, Subcommand)]
@@ -121,9 +122,7 @@ fn start(flags: Start) -> Result<u8, Failure> {
         let stopped = stop_signal()?;
         crate::element::process::keep_from_children();
         crate::element::process::orphans::adopt();
-        let running = server::start(options)
-            .await
-            .map_err(|error| Failure::failed(chain(&error)))?;
+        let running = server::start(options).await.map_err(not_started)?;
         if running.is_open_to_all() {
             say(&format!(
                 "circuit: WARNING: no key: anybody who reaches {} may run programs on this host \
@@ -147,6 +146,20 @@ fn start(flags: Start) -> Result<u8, Failure> {
     // The server does not wait for a thread that hangs in the resolver or on a file system.
     runtime.shutdown_background();
     result
+}
+
+/// Why a server did not start, with the remedy where one helps.
+fn not_started(error: StartError) -> Failure {
+    let failure = Failure::failed(chain(&error));
+    match &error {
+        StartError::Socket(SocketFileError::Io { path, source })
+            if source.kind() == ErrorKind::NotFound =>
+        {
+            let directory = path.parent().unwrap_or(path).display();
+            failure.with_hint(format!("make its directory first: mkdir -p {directory}"))
+        }
+        _ => failure,
+    }
 }
 
 /// Checks and completes what was given on the command line.
@@ -219,6 +232,17 @@ fn listen(
 
 /// The Unix sockets that the flags ask for.
 fn sockets(path: Option<PathBuf>, group: Option<&str>) -> Result<Sockets, Failure> {
+    if path
+        .as_ref()
+        .is_some_and(|path| path.as_os_str().is_empty())
+    {
+        return Err(Failure::usage("-socket takes a path, or none"));
+    }
+    if group == Some("") {
+        return Err(Failure::usage(
+            "-socket-group takes the name or number of a group",
+        ));
+    }
     let group = group.map(group_id).transpose()?;
     match path {
         None => Ok(Sockets {

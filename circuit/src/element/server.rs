@@ -136,6 +136,7 @@ fn counters(server: &Host, view: &View) -> Counters {
             group(&[
                 ("Limit", descriptors.limit()),
                 ("Used", descriptors.used()),
+                ("Reserved", descriptors.reserve()),
                 ("Processes", descriptors.used_by(User::Processes)),
                 ("Containers", descriptors.used_by(User::Containers)),
                 ("Dns", descriptors.used_by(User::Dns)),

@@ -70,6 +70,9 @@ pub struct Descriptors {
     limit: u64,
     /// From how many on the soft limit is raised.
     raised_from: u64,
+    /// How many are kept for the server itself, which it may not have open now.
+    reserve: u64,
+    /// All that are in use, and the reserve.
     all: AtomicU64,
     /// By [`User`].
     used: [AtomicU64; User::ALL.len()],
@@ -114,15 +117,16 @@ impl Descriptors {
         let soft = limit.current.unwrap_or(u64::MAX);
         // Where /proc is missing, the reserve has to do.
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
-        Descriptors::new(hard, soft / 2, open + RESERVE.min(hard / 8))
+        Descriptors::new(hard, soft / 2, open, RESERVE.min(hard / 8))
     }
 
-    /// So many, of which the server itself has `own`.
-    fn new(limit: u64, raised_from: u64, own: u64) -> Arc<Descriptors> {
+    /// So many, of which the server itself has `open` and keeps `reserve`.
+    fn new(limit: u64, raised_from: u64, open: u64, reserve: u64) -> Arc<Descriptors> {
         Arc::new(Descriptors {
             limit,
             raised_from,
-            all: AtomicU64::new(own),
+            reserve,
+            all: AtomicU64::new(open + reserve),
             used: Default::default(),
         })
     }
@@ -145,9 +149,14 @@ impl Descriptors {
         })
     }
 
-    /// How many are in use.
+    /// How many are in use, without the reserve.
     pub fn used(&self) -> u64 {
-        self.all.load(Ordering::Relaxed)
+        self.all.load(Ordering::Relaxed) - self.reserve
+    }
+
+    /// How many are kept for the server itself beside those that it had at its start.
+    pub fn reserve(&self) -> u64 {
+        self.reserve
     }
 
     /// How many the process may have.
@@ -163,7 +172,7 @@ impl Descriptors {
     fn short(&self) -> Short {
         let by = User::ALL.map(|user| (user, self.used_by(user)));
         Short {
-            used: self.used(),
+            used: self.used() + self.reserve,
             limit: self.limit,
             by: by.into_iter().filter(|(_, count)| *count > 0).collect(),
         }
@@ -215,7 +224,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_too_many_is_told_who_has_them() {
-        let descriptors = Descriptors::new(100, u64::MAX, 40);
+        let descriptors = Descriptors::new(100, u64::MAX, 30, 10);
         let processes = descriptors.take(User::Processes, 44).unwrap();
         let mut dns = descriptors.take(User::Dns, 15).unwrap();
         let short = descriptors.take(User::Tethers, 2).unwrap_err();
@@ -228,15 +237,15 @@ mod tests {
         drop(dns);
         assert_eq!(descriptors.used_by(User::Dns), 5);
         drop(part);
-        assert_eq!(descriptors.used(), 84);
+        assert_eq!(descriptors.used(), 74);
         drop(processes);
-        assert_eq!(descriptors.used(), 40);
+        assert_eq!(descriptors.used(), 30);
         assert_eq!(descriptors.used_by(User::Processes), 0);
     }
 
     #[test]
     fn a_part_is_never_more_than_there_is() {
-        let descriptors = Descriptors::new(100, u64::MAX, 0);
+        let descriptors = Descriptors::new(100, u64::MAX, 0, 0);
         let mut taken = descriptors.take(User::Dns, 2).unwrap();
         let part = taken.split(5);
         assert_eq!((taken.count, part.count), (0, 2));

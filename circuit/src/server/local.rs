@@ -14,9 +14,11 @@ pub mod file;
 mod handshakes;
 mod users;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_client::chain;
 use circuit_client::transport::socket::Connection;
 use circuit_client::transport::stream::StreamError;
 use circuit_proto::handshake::{Answer, Hello, Refused, Role, SPOKEN, Welcome};
@@ -30,7 +32,7 @@ use super::{Server, requests};
 use crate::runtime::budget::Budget;
 use crate::runtime::descriptors::{Short, Taken, User};
 use crate::runtime::transient::is_transient;
-use file::Door;
+use file::{Door, FileState};
 pub(super) use handshakes::Handshakes;
 use handshakes::Place;
 pub(super) use users::Users;
@@ -48,15 +50,33 @@ const SCARCE: Duration = Duration::from_millis(50);
 /// measured: one costs some ten microseconds.
 const TURN: usize = 32;
 
-/// Accepts connections until the server closes them.
-pub(super) async fn accept(server: Arc<Server>, listener: UnixListener, door: Door) {
+/// How often the acceptor looks whether the socket's file is still there. Chosen, not measured: a look
+/// costs a microsecond.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Accepts connections at the socket of this path until the server closes them. A file that somebody has
+/// removed is made again.
+pub(super) async fn accept(
+    server: Arc<Server>,
+    mut listener: UnixListener,
+    path: PathBuf,
+    door: Door,
+) {
     let mut closing = server.closing.subscribe();
     let mut turn = Budget::new(TURN);
+    let mut looks = tokio::time::interval(LOOK);
+    let mut last = FileState::There;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // The sender lives in the server, so the watch cannot end before it tells.
             _ = closing.wait_for(|closing| *closing) => return,
+            _ = looks.tick() => {
+                if let Some(again) = look_after(&server, &path, &mut last) {
+                    listener = again;
+                }
+                continue;
+            }
         };
         match accepted {
             Ok((stream, _)) => admit(&server, stream, door),
@@ -67,6 +87,49 @@ pub(super) async fn accept(server: Arc<Server>, listener: UnixListener, door: Do
             Err(error) => return warn!("the socket for this host is lost: {error}"),
         }
         turn.spend(1).await;
+    }
+}
+
+/// Makes the socket's file again if somebody has removed it; says once what is wrong. `last` is the state
+/// that it was in at the last look.
+fn look_after(server: &Server, path: &Path, last: &mut FileState) -> Option<UnixListener> {
+    let mut files = server.sockets.lock();
+    // A server that leaves has removed it itself.
+    let file = files.iter_mut().find(|file| file.path() == path)?;
+    let state = file.state();
+    let before = std::mem::replace(last, state);
+    match state {
+        FileState::There => None,
+        FileState::Replaced if before == state => None,
+        FileState::Replaced => {
+            let shown = path.display();
+            warn!(
+                "somebody has replaced the socket {shown}: clients on this host do not find this \
+                   server there"
+            );
+            None
+        }
+        FileState::Gone => {
+            let made = file.make_again().map_err(|error| chain(&error));
+            let listener = made.and_then(|socket| {
+                UnixListener::from_std(socket.into()).map_err(|error| error.to_string())
+            });
+            match listener {
+                Ok(listener) => {
+                    warn!(
+                        "somebody has removed the socket {}: made again",
+                        path.display()
+                    );
+                    *last = FileState::There;
+                    Some(listener)
+                }
+                Err(_) if before == state => None,
+                Err(why) => {
+                    warn!("somebody has removed the socket {}: {why}", path.display());
+                    None
+                }
+            }
+        }
     }
 }
 

@@ -123,12 +123,26 @@ fn foreseen(wrong: &clap::Error, has_tip: bool) -> Option<String> {
         ErrorKind::ValueValidation if argument == "<SIGNAL>" && value.contains('/') => {
             Some("the signal comes first: circuit signal SIGNAL PATH".to_owned())
         }
+        ErrorKind::ValueValidation
+            if argument.starts_with("--dial") && path_of(&value).is_some() =>
+        {
+            let path = path_of(&value).unwrap_or_default();
+            Some(format!("a Unix socket is written unix:{path}"))
+        }
         ErrorKind::ValueValidation if argument.ends_with("<URL>") => {
             let url = format!("circuit://{value}");
             let is_url = url.parse::<circuit_client::Url>().is_ok();
             is_url.then(|| format!("write it as {url}"))
         }
         _ => None,
+    }
+}
+
+/// The path of a Unix socket in a text that is meant to be the address of one.
+fn path_of(text: &str) -> Option<&str> {
+    match text.split_once(':') {
+        Some((scheme, path)) if scheme.eq_ignore_ascii_case("unix") => Some(path),
+        _ => Some(text).filter(|text| text.starts_with(['/', '.', '~'])),
     }
 }
 

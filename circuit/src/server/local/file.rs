@@ -4,7 +4,7 @@
 //! which nobody listens.
 
 use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -75,9 +75,25 @@ pub enum SocketFileError {
         #[source]
         source: io::Error,
     },
+    /// The file cannot be given to the group.
+    #[error("cannot give the socket {} to the group {group}", path.display())]
+    Group {
+        /// The socket in question.
+        path: PathBuf,
+        /// The number of the group.
+        group: u32,
+        /// The operating system's error.
+        #[source]
+        source: io::Error,
+    },
     /// A server listens there.
-    #[error("another server listens on {}: give each a path of its own", .0.display())]
-    InUse(PathBuf),
+    #[error("another server{holder} listens on {}: give each a path of its own", path.display())]
+    InUse {
+        /// The socket in question.
+        path: PathBuf,
+        /// The process or user that has it, behind a space; nothing if that is not known.
+        holder: String,
+    },
     /// Something else is there.
     #[error("{} is there and is no socket: remove it, or give another path", .0.display())]
     Other(PathBuf),
@@ -87,10 +103,23 @@ pub enum SocketFileError {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    mode: u32,
+    group: Option<u32>,
     /// Its device and inode.
     identity: (u64, u64),
     /// Held until the file is removed.
-    _lock: Lock,
+    lock: Lock,
+}
+
+/// What has become of a socket's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// The file is there.
+    There,
+    /// Nothing is there any more.
+    Gone,
+    /// Somebody has put something else there.
+    Replaced,
 }
 
 /// The lock beside a socket, which is removed when this is dropped.
@@ -106,34 +135,32 @@ pub fn listen(
     mode: u32,
     group: Option<u32>,
 ) -> Result<(OwnedFd, SocketFile), SocketFileError> {
-    let failed = |source| SocketFileError::Io {
-        path: path.to_owned(),
-        source,
-    };
     let lock = lock(path)?;
     clear(path)?;
+    let (socket, identity) = bind(path)?;
+    // From here on a failure leaves nothing behind.
+    let made = SocketFile {
+        path: path.to_owned(),
+        mode,
+        group,
+        identity,
+        lock,
+    };
+    made.open(&socket)?;
+    Ok((socket, made))
+}
+
+/// Makes a socket's file, to which nobody can connect before it is opened.
+fn bind(path: &Path) -> Result<(OwnedFd, (u64, u64)), SocketFileError> {
     let bind = || {
         let socket = file::socket()?;
         rustix::net::bind(&socket, Address::of(path)?.get())?;
         Ok((socket, identity(path)?))
     };
-    let (socket, identity) = bind().map_err(failed)?;
-    // From here on a failure leaves nothing behind.
-    let made = SocketFile {
+    bind().map_err(|source| SocketFileError::Io {
         path: path.to_owned(),
-        identity,
-        _lock: lock,
-    };
-    let open = || {
-        // Nobody can connect before it listens.
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
-        if group.is_some() {
-            std::os::unix::fs::chown(path, None, group)?;
-        }
-        Ok(rustix::net::listen(&socket, BACKLOG)?)
-    };
-    open().map_err(failed)?;
-    Ok((socket, made))
+        source,
+    })
 }
 
 /// The lock beside a socket. Fails if another server holds it.
@@ -145,7 +172,8 @@ fn lock(path: &Path) -> Result<Lock, SocketFileError> {
         loop {
             let file = match key_file::create_private(&lock_path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    match File::open(&lock_path) {
+                    let mut options = File::options();
+                    match options.read(true).write(true).open(&lock_path) {
                         // Its owner has removed it meanwhile.
                         Err(error) if error.kind() == ErrorKind::NotFound => continue,
                         opened => opened?,
@@ -160,6 +188,9 @@ fn lock(path: &Path) -> Result<Lock, SocketFileError> {
             }
             let (held, found) = (file.metadata()?, fs::symlink_metadata(&lock_path));
             if found.is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino())) {
+                // For whoever finds it locked. It serves without that, too.
+                let _ = file.set_len(0);
+                let _ = (&file).write_all(format!("{}\n", std::process::id()).as_bytes());
                 return Ok(Some(file));
             }
         }
@@ -169,7 +200,11 @@ fn lock(path: &Path) -> Result<Lock, SocketFileError> {
             file,
             path: lock_path,
         }),
-        Ok(None) => Err(SocketFileError::InUse(path.to_owned())),
+        Ok(None) => Err(in_use(path, &lock_path)),
+        // Another user's lock, which only that user can open.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && lock_path.exists() => {
+            Err(in_use(path, &lock_path))
+        }
         Err(source) => Err(SocketFileError::Io {
             path: path.to_owned(),
             source,
@@ -202,8 +237,26 @@ fn clear(path: &Path) -> Result<(), SocketFileError> {
             path: path.to_owned(),
             source,
         }),
-        _ => Err(SocketFileError::InUse(path.to_owned())),
+        _ => {
+            let (path, holder) = (path.to_owned(), String::new());
+            Err(SocketFileError::InUse { path, holder })
+        }
     }
+}
+
+/// The error of a path whose lock another server holds.
+fn in_use(path: &Path, lock: &Path) -> SocketFileError {
+    let pid = fs::read_to_string(lock).unwrap_or_default();
+    let pid = pid.trim().parse::<u32>().ok();
+    let owner = fs::metadata(lock).map(|lock| lock.uid()).ok();
+    let own = rustix::process::geteuid().as_raw();
+    let holder = match (pid, owner) {
+        (Some(pid), _) => format!(", process {pid},"),
+        (None, Some(uid)) if uid != own => format!(" of the user {uid}"),
+        (None, _) => String::new(),
+    };
+    let path = path.to_owned();
+    SocketFileError::InUse { path, holder }
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -216,6 +269,57 @@ impl SocketFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Who may use it, for people.
+    pub fn door(&self) -> String {
+        match self.group {
+            Some(group) => format!("{} (group {group})", self.path.display()),
+            None => self.path.display().to_string(),
+        }
+    }
+
+    /// What has become of it.
+    pub fn state(&self) -> FileState {
+        match identity(&self.path) {
+            Ok(found) if found == self.identity => FileState::There,
+            Err(error) if error.kind() == ErrorKind::NotFound => FileState::Gone,
+            Ok(_) | Err(_) => FileState::Replaced,
+        }
+    }
+
+    /// Makes it again where nothing is there any more. Fails if another server was faster.
+    pub fn make_again(&mut self) -> Result<OwnedFd, SocketFileError> {
+        // Whoever removed the one may have removed the other.
+        if !self.lock.is_there() {
+            self.lock = lock(&self.path)?;
+        }
+        let (socket, identity) = bind(&self.path)?;
+        self.identity = identity;
+        self.open(&socket)?;
+        Ok(socket)
+    }
+
+    /// Lets clients connect.
+    fn open(&self, socket: &OwnedFd) -> Result<(), SocketFileError> {
+        let path = &self.path;
+        let failed = |source| SocketFileError::Io {
+            path: path.clone(),
+            source,
+        };
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, Permissions::from_mode(self.mode)).map_err(failed)?;
+        if let Some(group) = self.group {
+            std::os::unix::fs::chown(path, None, self.group).map_err(|source| {
+                let path = path.clone();
+                SocketFileError::Group {
+                    path,
+                    group,
+                    source,
+                }
+            })?;
+        }
+        rustix::net::listen(socket, BACKLOG).map_err(|errno| failed(errno.into()))
+    }
 }
 
 impl Drop for SocketFile {
@@ -227,12 +331,19 @@ impl Drop for SocketFile {
     }
 }
 
-impl Drop for Lock {
-    fn drop(&mut self) {
+impl Lock {
+    /// Whether its file is there, and no other in its place.
+    fn is_there(&self) -> bool {
         let held = self.file.metadata().map(|held| (held.dev(), held.ino()));
         let found = identity(&self.path);
+        held.is_ok_and(|held| found.is_ok_and(|found| found == held))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
         // What somebody else has put there since is not ours.
-        if held.is_ok_and(|held| found.is_ok_and(|found| found == held)) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

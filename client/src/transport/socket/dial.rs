@@ -39,6 +39,14 @@ pub enum SocketError {
     /// The file's permissions keep us out.
     #[error("no permission for the socket {}", .0.display())]
     NoPermission(PathBuf),
+    /// Something else is there.
+    #[error("{} is {what}, and no socket", path.display())]
+    Other {
+        /// The path in question.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
     /// Nobody listens: the server was killed.
     #[error("nobody listens on the socket {}: its server has ended", .0.display())]
     Dead(PathBuf),
@@ -177,7 +185,10 @@ pub(super) async fn connect(path: &Path) -> Result<UnixStream, SocketError> {
         match source.kind() {
             ErrorKind::NotFound => SocketError::NoSocket(path),
             ErrorKind::PermissionDenied => SocketError::NoPermission(path),
-            ErrorKind::ConnectionRefused => SocketError::Dead(path),
+            ErrorKind::ConnectionRefused => match file::other_than_socket(&path) {
+                Some(what) => SocketError::Other { path, what },
+                None => SocketError::Dead(path),
+            },
             _ => SocketError::Io { path, source },
         }
     })
@@ -190,7 +201,10 @@ async fn greet(connection: &Arc<Connection>, path: &Path) -> Result<Identity, So
         reason,
     };
     let failed = |error: StreamError| match error {
-        StreamError::Abandoned => broken("it closed the connection".to_owned()),
+        // Whether its process has ended cannot be told: it may close every connection at once.
+        StreamError::Abandoned | StreamError::Lost(_) => {
+            broken("it closed the connection".to_owned())
+        }
         other => broken(other.to_string()),
     };
     let hello = Hello {

@@ -12,6 +12,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// The longest path that an address takes, in bytes: `sun_path` of unix(7), less the zero behind it.
 const LONGEST: usize = 107;
 
+/// The longest name in a path that is longer, in bytes: what is left behind `/proc/self/fd/`, the number of
+/// a descriptor, which has ten digits at most, and a slash.
+const LONGEST_NAME: usize = LONGEST - 14 - 10 - 1;
+
 /// An address that leads to a path.
 #[derive(Debug)]
 pub struct Address {
@@ -30,6 +34,15 @@ impl Address {
             });
         }
         let (directory, name) = split(path)?;
+        if name.len() > LONGEST_NAME {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidFilename,
+                format!(
+                    "a path of more than {LONGEST} bytes whose name has more than {LONGEST_NAME}: give \
+                     the socket a shorter name"
+                ),
+            ));
+        }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(directory, flags, Mode::empty())?;
         let through = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
@@ -56,6 +69,19 @@ pub fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
         _ => Path::new("."),
     };
     Ok((directory, name))
+}
+
+/// What is at a path that is no socket; `None` if it is one, or cannot be told.
+pub fn other_than_socket(path: &Path) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    let found = std::fs::metadata(path).ok()?.file_type();
+    Some(match found {
+        found if found.is_socket() => return None,
+        found if found.is_dir() => "a directory",
+        found if found.is_file() => "a regular file",
+        found if found.is_fifo() => "a named pipe",
+        _ => "a device",
+    })
 }
 
 /// A socket that does not block, and that no child inherits.
