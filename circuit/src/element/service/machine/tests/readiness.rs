@@ -288,3 +288,26 @@ fn a_service_is_ready_for_others_when_all_its_slots_are_ready_or_finished() {
     world.run(s(1));
     assert_eq!(standing(&world), (AfterState::Down, true));
 }
+
+#[test]
+fn an_aged_instance_that_ended_before_it_was_replaced_is_not_replaced_once_more() {
+    let policy = Policy {
+        max_age: Some(s(100)),
+        after: vec!["db".to_owned()],
+        ..Policy::default()
+    };
+    let mut world = World::new(policy, |id, _| match id.number {
+        1 => Behaviour::exits(s(200), 1),
+        _ => Behaviour::default(),
+    });
+    world.after("db", AfterState::Ready);
+    world.intend(Intent::Up);
+    world.run(s(10));
+    // It cannot be replaced at its age.
+    world.after("db", AfterState::Down);
+    world.run(s(200));
+    assert_eq!((world.state(1), world.slot(1).starts), (State::Waiting, 1));
+    world.after("db", AfterState::Ready);
+    world.run(s(90));
+    assert_eq!((world.state(1), world.slot(1).starts), (State::Ready, 2));
+}
