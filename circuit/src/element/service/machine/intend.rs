@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pursuit::Pursuit;
-use super::slot::{Replace, Rest};
+use super::slot::{Replace, Rest, Slot};
 use super::stop::Verdict;
 use super::{
     Command, Event, Generation, InstanceId, Intent, Machine, Outcome, Output, Policy, Refused,
@@ -277,7 +277,7 @@ impl Machine {
         let mut going_on = BTreeSet::new();
         self.roll = None;
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
-            let fits = |slot: &super::slot::Slot| {
+            let fits = |slot: &Slot| {
                 let current = slot.current.as_ref();
                 slot.replace.as_ref().is_some_and(|replace| replace.roll)
                     && current.is_some_and(|it| it.successor && it.generation == generation)

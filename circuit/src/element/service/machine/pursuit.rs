@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::slot::Rest;
-use super::{Failure, InstanceId, Machine, Outcome, Ticket, Verb};
+use super::{Failed, Failure, InstanceId, Machine, Outcome, Ticket, Verb};
 
 /// What an intent waits for. It is reached when nothing is left.
 #[derive(Debug, Clone)]
@@ -137,7 +137,7 @@ impl Machine {
         let failure = Failure {
             slot: id.slot,
             number: id.number,
-            what: super::Failed::Reload,
+            what: Failed::Reload,
         };
         if !ok {
             self.settle_where(&failure, |pursuit| pursuit.reload.contains(&id));

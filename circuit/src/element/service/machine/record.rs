@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::instance::Instance;
-use super::slot::Rest;
+use super::slot::{Rest, Slot};
 use super::stop::Verdict;
 use super::{End, Failure, Generation, Machine, Want, Why};
 
@@ -167,7 +167,7 @@ impl SlotRecord {
 impl Machine {
     /// What is to be kept of the service.
     pub(crate) fn service_record(&self) -> ServiceRecord {
-        let single = |slot: &super::slot::Slot| {
+        let single = |slot: &Slot| {
             let replace = slot.replace.as_ref();
             replace.is_some_and(|it| !it.roll && it.why == Why::Restart)
         };

@@ -247,7 +247,7 @@ fn a_watchdog_counts_from_its_first_message_in_a_life() {
     let mut world = World::up(policy, |_, _| Behaviour::default());
     adopt(&mut world);
     world.run(s(1000));
-    assert_eq!(world.state(1), State::Ready);
+    assert_eq!((world.state(1), world.spawns().len()), (State::Ready, 0));
     let instance = InstanceId { slot: 1, number: 1 };
     world.handle(Input::Watchdog { instance });
     world.run(s(11));

@@ -290,14 +290,17 @@ fn a_service_is_ready_for_others_when_all_its_slots_are_ready_or_finished() {
 }
 
 #[test]
-fn an_aged_instance_that_ended_before_it_was_replaced_is_not_replaced_once_more() {
-    let policy = Policy {
+fn an_aged_instance_that_ended_before_it_was_replaced_waits_like_any_other() {
+    let mut policy = Policy {
         max_age: Some(s(100)),
         after: vec!["db".to_owned()],
         ..Policy::default()
     };
+    policy.backoff.first = s(60);
+    policy.backoff.steady = s(1000);
     let mut world = World::new(policy, |id, _| match id.number {
-        1 => Behaviour::exits(s(200), 1),
+        1 => Behaviour::exits(s(5), 1),
+        2 => Behaviour::exits(s(200), 1),
         _ => Behaviour::default(),
     });
     world.after("db", AfterState::Ready);
@@ -306,8 +309,13 @@ fn an_aged_instance_that_ended_before_it_was_replaced_is_not_replaced_once_more(
     // It cannot be replaced at its age.
     world.after("db", AfterState::Down);
     world.run(s(200));
-    assert_eq!((world.state(1), world.slot(1).starts), (State::Waiting, 1));
     world.after("db", AfterState::Ready);
+    assert_eq!(
+        (world.state(1), world.slot(1).failures),
+        (State::Backoff, 2)
+    );
+    world.run(s(40));
+    assert_eq!(world.state(1), State::Backoff);
     world.run(s(90));
-    assert_eq!((world.state(1), world.slot(1).starts), (State::Ready, 2));
+    assert_eq!((world.state(1), world.slot(1).starts), (State::Ready, 3));
 }

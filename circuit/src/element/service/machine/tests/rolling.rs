@@ -568,3 +568,29 @@ fn after_down_a_slot_is_filled_once_all_that_served_in_it_is_gone() {
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     assert_eq!(world.spawns().len(), 3);
 }
+
+#[test]
+fn up_does_not_take_the_place_of_a_replacement_that_waits() {
+    let needs = Policy {
+        after: vec!["db".to_owned()],
+        ..policy(2, false)
+    };
+    let mut world = World::new(needs, |_, _| Behaviour::default());
+    world.after("db", AfterState::Ready);
+    world.intend(Intent::Up);
+    world.run(s(5));
+    let restart = world.intend(Intent::Restart {
+        slot: None,
+        now: false,
+    });
+    world.after("db", AfterState::Down);
+    world.run(s(1));
+    assert_eq!(world.states(), [State::Waiting, State::Ready]);
+    let up = world.intend(Intent::Up);
+    world.run(s(1));
+    world.after("db", AfterState::Ready);
+    world.run(s(5));
+    for ticket in [restart, up] {
+        assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+    }
+}
