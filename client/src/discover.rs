@@ -18,6 +18,7 @@ use circuit_proto::{Key, ServerId, Url};
 use tokio::time::{Instant, timeout_at};
 
 use self::group::{Interface, Sender};
+use crate::transport::zone;
 
 /// How long after the first answer others are still taken in. Chosen, not measured: all come within
 /// a millisecond, and a command should not wait for what it rarely needs.
@@ -65,25 +66,44 @@ pub enum NotAGroup {
     /// The address is of one host.
     #[error("not a multicast address: those are 224.0.0.0 to 239.255.255.255, and ff00::/8")]
     NotMulticast,
+    /// This host has no network interface of that name.
+    #[error("no network interface here has the name behind the %")]
+    NoInterface,
     /// The port is 0.
     #[error("the port cannot be 0")]
     NoPort,
 }
 
-/// Reads a multicast group and its port.
+/// Reads a multicast group and its port. An IPv6 group may name the network interface on which it is
+/// meant.
 ///
 /// ```
 /// use circuit_client::discover::parse_group;
 /// assert!(parse_group("228.8.8.8:7711").is_ok());
+/// assert!(parse_group("[ff02::1234%lo]:7711").is_ok());
 /// assert!(parse_group("10.0.0.1:7711").is_err());
 /// ```
 pub fn parse_group(text: &str) -> Result<SocketAddr, NotAGroup> {
-    let group: SocketAddr = text.parse().map_err(|_| NotAGroup::NotAnAddress)?;
+    let (plain, zone) = without_zone(text);
+    let mut group: SocketAddr = plain.parse().map_err(|_| NotAGroup::NotAnAddress)?;
     match group {
-        group if !group.ip().is_multicast() => Err(NotAGroup::NotMulticast),
-        group if group.port() == 0 => Err(NotAGroup::NoPort),
-        group => Ok(group),
+        _ if !group.ip().is_multicast() => return Err(NotAGroup::NotMulticast),
+        _ if group.port() == 0 => return Err(NotAGroup::NoPort),
+        _ => (),
     }
+    if let (SocketAddr::V6(group), Some(zone)) = (&mut group, zone) {
+        group.set_scope_id(zone::number(zone).map_err(|_| NotAGroup::NoInterface)?);
+    }
+    Ok(group)
+}
+
+/// An address without the zone in its brackets (RFC 4007, section 11), and the zone.
+fn without_zone(text: &str) -> (String, Option<&str>) {
+    let parts = text.split_once('%').and_then(|(before, behind)| {
+        let (zone, port) = behind.split_once(']')?;
+        Some((format!("{before}]{port}"), Some(zone)))
+    });
+    parts.unwrap_or_else(|| (text.to_owned(), None))
 }
 
 /// Asks the group on every interface, the loopback one included, and returns who answered: at
@@ -275,5 +295,28 @@ impl Asking<'_> {
             (None, Err(source)) => DiscoverError::Socket { group, source },
             (None, Ok(())) => DiscoverError::NoAnswer { group },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_may_name_its_interface() {
+        let check = |text: &str, expected: Result<&str, NotAGroup>| {
+            let expected = expected.map(|group| group.parse().unwrap());
+            assert_eq!(parse_group(text), expected, "{text}");
+        };
+        check("228.8.8.8:7711", Ok("228.8.8.8:7711"));
+        check("[ff02::7711]:7711", Ok("[ff02::7711]:7711"));
+        check("[ff02::7711%lo]:7711", Ok("[ff02::7711%1]:7711"));
+        check("[ff02::7711%1]:7711", Ok("[ff02::7711%1]:7711"));
+        check("[ff02::7711%nope0]:7711", Err(NotAGroup::NoInterface));
+        check("[ff02::7711%]:7711", Err(NotAGroup::NoInterface));
+        check("[ff02::7711%lo]:0", Err(NotAGroup::NoPort));
+        check("[fe80::1%lo]:7711", Err(NotAGroup::NotMulticast));
+        check("228.8.8.8%lo:7711", Err(NotAGroup::NotAnAddress));
+        check("%]", Err(NotAGroup::NotAnAddress));
     }
 }

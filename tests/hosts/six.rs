@@ -19,7 +19,11 @@ fn a_circuit_on_a_segment_with_ipv6_only() {
             host.wait_for_carrier("eth0");
         }
         let [a, b, c, client] = &hosts;
-        for group in ["[ff02::7711]:7711", "[ff05::7711]:7711"] {
+        for group in [
+            "[ff02::7711]:7711",
+            "[ff05::7711]:7711",
+            "[ff02::7712%eth0]:7711",
+        ] {
             let discover = format!("-if eth0 -discover {group}");
             let begin = Instant::now();
             let servers = started(vec![a.starting(&discover), b.starting(&discover)]);

@@ -61,13 +61,14 @@ impl Interface {
     }
 
     /// The address under which this interface reaches the group; `None` if it cannot, for want of
-    /// an address of the group's family.
+    /// an address of the group's family, or as the group names another interface.
     ///
     /// An IPv6 group is an IPv4 one on the loopback interface, on which Linux has no route to
     /// IPv6 groups: 239.255.0.0/16 (RFC 2365, section 6.1) with the last 16 bits of the group's.
     pub fn address_of(&self, group: SocketAddr) -> Option<SocketAddr> {
         match group {
             SocketAddr::V4(_) => self.ipv4().map(|_| group),
+            SocketAddr::V6(v6) if ![0, self.index].contains(&v6.scope_id()) => None,
             SocketAddr::V6(v6) if self.is_loopback() => {
                 let [.., high, low] = v6.ip().octets();
                 self.ipv4()
@@ -229,6 +230,9 @@ mod tests {
             "[ff05::1]:7711",
             Some("[ff05::1%7]:7711"),
         );
+        check(&["fd00::1"], "[ff02::1%7]:7711", Some("[ff02::1%7]:7711"));
+        check(&["fd00::1"], "[ff02::1%8]:7711", None);
+        check(&["127.0.0.1"], "[ff02::1%8]:7711", None);
         check(
             &["127.0.0.1", "::1"],
             "[ff05::102]:7711",
