@@ -93,14 +93,18 @@ impl Server {
     }
 }
 
+/// A server that has the key; another one is in a file beside it.
+fn with_key(home: &Home) -> Server {
+    home.write("key", KEY);
+    home.write("other", OTHER);
+    home.circuit("start -name one -a 127.0.0.1 -hmac key")
+        .serve()
+}
+
 #[test]
 fn clients_without_the_key_are_refused_and_both_ends_say_why() {
     let home = Home::new();
-    home.write("key", KEY);
-    home.write("other", OTHER);
-    let one = home
-        .circuit("start -name one -a 127.0.0.1 -hmac key")
-        .serve();
+    let one = with_key(&home);
     let address = one.address();
     one.circuit("ls /")
         .status(255)
@@ -125,11 +129,7 @@ fn clients_without_the_key_are_refused_and_both_ends_say_why() {
 #[test]
 fn a_server_with_another_key_does_not_get_in_either() {
     let home = Home::new();
-    home.write("key", KEY);
-    home.write("other", OTHER);
-    let one = home
-        .circuit("start -name one -a 127.0.0.1 -hmac key")
-        .serve();
+    let one = with_key(&home);
     let two = home
         .circuit(format!(
             "start -name two -a 127.0.0.1 -hmac other -j {}",

@@ -4,7 +4,14 @@ use std::net::UdpSocket;
 
 use rustix::process::Signal;
 
-use crate::support::{Home, Over, Terminal, eventually, eventually_within, lives, over};
+use crate::support::{Home, Over, Server, Terminal, eventually, eventually_within, lives, over};
+
+/// Waits until the server holds nothing.
+fn its_element_is_gone(one: &Server) {
+    eventually("its element is gone", || {
+        one.ls("/one").is_empty().then_some(())
+    });
+}
 
 #[test]
 fn it_exits_as_the_process_did_and_leaves_nothing() {
@@ -213,9 +220,7 @@ fn killed_it_leaves_nothing_behind() {
     });
     assert_eq!(one.peek("/one/q")["Phase"], "running");
     one.circuit("signal KILL /one/q").run();
-    eventually("its element is gone", || {
-        one.ls("/one").is_empty().then_some(())
-    });
+    its_element_is_gone(&one);
 }
 
 #[test]
@@ -430,9 +435,7 @@ fn killed_it_leaves_nothing_behind_whatever_the_process_did_with_its_streams() {
     one.make("/one/p", sleep);
     let pid = one.peek("/one/p")["Pid"].as_i64().unwrap();
     eventually_within(idle, "the process is gone", || (!lives(pid)).then_some(()));
-    eventually("its element is gone", || {
-        one.ls("/one").is_empty().then_some(())
-    });
+    its_element_is_gone(&one);
 }
 
 #[test]

@@ -42,6 +42,15 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     assert!(so.is_ok(), "not in time: {what}");
 }
 
+/// A server `one` with a process at `/one/p` that reads its stdin.
+async fn one_with_a_process() -> (Running, circuit_client::Proc) {
+    let [one] = circuit(["one"]).await;
+    let anchor = client(&one).await.walk("/one/p").unwrap();
+    let cat = circuit_client::Cmd::new("cat");
+    let process = anchor.make_proc(cat).await.unwrap();
+    (one, process)
+}
+
 /// Starts servers that know each other. The user's own commands do not find them.
 async fn circuit<const N: usize>(names: [&str; N]) -> [Running; N] {
     let mut running: Vec<Running> = Vec::new();

@@ -34,16 +34,6 @@ async fn refused(peer: &Peer, count: usize, origin: &str, message: &str) {
     }
 }
 
-async fn server() -> Running {
-    let [one] = circuit(["one"]).await;
-    let process = client(&one).await.walk("/one/p").unwrap();
-    process
-        .make_proc(circuit_client::Cmd::new("cat"))
-        .await
-        .unwrap();
-    one
-}
-
 async fn in_flight(one: &Running, count: usize) {
     let operations = one.server().operations.clone();
     until("all wait", || operations.in_flight().len() == count).await;
@@ -51,7 +41,7 @@ async fn in_flight(one: &Running, count: usize) {
 
 #[tokio::test]
 async fn a_client_whose_operations_wait_is_told_so_and_still_answered() {
-    let one = server().await;
+    let (one, _process) = one_with_a_process().await;
     let client = Peer::dial(&one, |_| Role::Client).await;
     let waiting = wait(&client, WAITING, "").await;
     in_flight(&one, WAITING).await;
@@ -69,7 +59,7 @@ async fn a_client_whose_operations_wait_is_told_so_and_still_answered() {
 
 #[tokio::test]
 async fn one_origin_takes_half_of_a_forwarders_places() {
-    let one = server().await;
+    let (one, _process) = one_with_a_process().await;
     let forwarder = Peer::forwarder(&one).await;
     let _first = wait(&forwarder, OF_ONE_ORIGIN, "first").await;
     in_flight(&one, OF_ONE_ORIGIN).await;
@@ -85,7 +75,7 @@ async fn one_origin_takes_half_of_a_forwarders_places() {
 
 #[tokio::test]
 async fn requests_that_do_not_come_whole_are_in_flight() {
-    let one = server().await;
+    let (one, _process) = one_with_a_process().await;
     let client = Peer::dial(&one, |_| Role::Client).await;
     let mut begun = Vec::new();
     for _ in 0..1_024 {

@@ -24,12 +24,7 @@ fn malformed() -> [Vec<u8>; 4] {
 
 #[tokio::test]
 async fn a_bad_request_of_a_forwarder_is_refused_and_harms_no_other() {
-    let [one] = circuit(["one"]).await;
-    let process = client(&one).await.walk("/one/p").unwrap();
-    process
-        .make_proc(circuit_client::Cmd::new("cat"))
-        .await
-        .unwrap();
+    let (one, process) = one_with_a_process().await;
     let forwarder = Peer::forwarder(&one).await;
     let waits = request("/one/p", streams::Op::Wait, "another client");
     let (_send, mut waiting) = forwarder.send(&waits).await;
