@@ -320,3 +320,25 @@ fn a_new_slot_takes_no_number_that_one_before_it_had() {
     }
     assert_eq!(world.states(), [State::Ready; 2]);
 }
+
+#[test]
+fn an_adopted_instance_is_asked_once_more_before_its_deadline_counts() {
+    let probed = Policy {
+        ready: Ready::Probe {
+            every: s(1),
+            timeout: s(1),
+            deadline: s(60),
+        },
+        ..policy(1, false)
+    };
+    let mut world = World::new(probed, |_, _| Behaviour {
+        ready: Some(s(30)),
+        ..Behaviour::default()
+    });
+    world.intend(Intent::Up);
+    world.run(s(20));
+    world.now += s(50);
+    adopt(&mut world);
+    world.run(s(1));
+    assert_eq!((world.state(1), world.slot(1).failures), (State::Ready, 0));
+}

@@ -9,7 +9,7 @@ use super::super::*;
 use super::world::{Behaviour, World, ms, s};
 
 /// How many histories each test goes through, unless `CIRCUIT_HISTORIES` says otherwise.
-const HISTORIES: u64 = 40;
+const HISTORIES: u64 = 20;
 
 /// Runs the histories, or the one whose seed is in `CIRCUIT_SEED`; says which one failed.
 fn histories(base: u64, history: impl Fn(u64) + std::panic::RefUnwindSafe) {

@@ -594,3 +594,55 @@ fn up_does_not_take_the_place_of_a_replacement_that_waits() {
         assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     }
 }
+
+#[test]
+fn one_slot_that_was_to_be_restarted_within_a_roll_is_restarted_after_its_halt() {
+    for surge in [true, false] {
+        let mut world = World::up(policy(3, surge), broken(2));
+        world.intend(update(&policy(3, surge)));
+        let ticket = world.intend(Intent::Restart {
+            slot: Some(3),
+            now: false,
+        });
+        world.run(s(10));
+        assert!(matches!(
+            world.machine.view().rolling,
+            Some(Rolling::Halted(_))
+        ));
+        assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+        assert_eq!(generations(&world), [1, 1, 1]);
+        assert_eq!(world.slot(3).starts, 2);
+    }
+}
+
+#[test]
+fn a_new_instance_that_fits_the_next_definition_too_goes_on() {
+    for surge in [true, false] {
+        let slow = Policy {
+            ready: Ready::Up(s(30)),
+            ..policy(1, surge)
+        };
+        let mut world = World::up(policy(1, surge), |_, _| Behaviour::default());
+        world.intend(update(&slow));
+        world.run(s(10));
+        let ticket = world.intend(Intent::Update {
+            policy: Box::new(slow),
+            unchanged: vec![2],
+        });
+        let took = world.until(s(60), |world| world.settled(ticket).is_some());
+        assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+        assert!(took < s(21), "{took:?}");
+        assert_eq!((world.spawns().len(), generations(&world)), (2, vec![3]));
+    }
+}
+
+#[test]
+fn a_new_slot_beside_a_halted_roll_runs_what_the_others_run() {
+    let mut world = World::up(policy(2, false), broken(2));
+    world.intend(update(&policy(2, false)));
+    world.run(s(10));
+    let ticket = world.intend(Intent::Scale(3));
+    world.run(s(5));
+    assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+    assert_eq!(generations(&world), [1, 1, 1]);
+}
