@@ -248,7 +248,7 @@ impl Logs {
             None => tenth(dir).map_err(LogError::io(dir))?,
         };
         let queue = Arc::new(Queue::default());
-        let intake = Intake::new(queue.clone()).map_err(LogError::io(dir))?;
+        let intake = Intake::new(queue.clone(), disk.patience()).map_err(LogError::io(dir))?;
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             bound,

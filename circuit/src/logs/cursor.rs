@@ -24,7 +24,7 @@ const ITEMS: usize = 1024;
 const BYTES: usize = 256 << 10;
 
 /// How far before the end the last lines are sought first; then eight times as far, and so on.
-const NEAR: u64 = 256 << 10;
+const NEAR: u64 = 64 << 10;
 
 /// A segment's file may have been written so much earlier than the clock says: the kernel's clock for
 /// files has ticks.
@@ -72,6 +72,8 @@ pub(super) struct Cursor {
     lines: Lines,
     /// How many more lines are left out.
     skip: u64,
+    /// How many bytes of the log there were when this cursor was made.
+    before: u64,
     /// What is not yet taken of a record.
     rest: Option<(Head, Range<usize>)>,
 }
@@ -276,8 +278,8 @@ impl Cursor {
         loop {
             let near = log.index.lock().before(end, distance).max(start);
             let mut counting = Cursor::at(log, query, near, Some(end));
-            let count = counting.count()?;
-            if count >= last || near <= start {
+            let (count, whole) = counting.count()?;
+            if whole >= last || near <= start {
                 let mut cursor = Cursor::at(log, query, near, until);
                 cursor.skip = count.saturating_sub(last);
                 return Ok(cursor);
@@ -296,22 +298,30 @@ impl Cursor {
                 false => Lines::within(),
             },
             skip: 0,
+            before: log.index.lock().end(),
             rest: None,
         }
     }
 
-    /// How many lines there are up to the end.
-    fn count(&mut self) -> io::Result<u64> {
-        let mut count = 0;
+    /// How many lines there are up to the end, and behind the last line that was left out.
+    fn count(&mut self) -> io::Result<(u64, u64)> {
+        let (mut count, mut whole) = (0, 0);
+        let mut items = Vec::new();
         loop {
-            let mut batch = self.next()?;
-            if batch.at_end && !self.query.follow {
-                self.finish(&mut batch.items);
+            items.clear();
+            let at_end = self.step(&mut items)?;
+            self.choose(&mut items, 0);
+            if self.lines.take_cut() || (at_end && self.lines.is_cut()) {
+                whole = 0;
             }
-            let lines = batch.items.iter();
-            count += lines.filter(|item| matches!(item, Item::Entry(_))).count() as u64;
-            if batch.at_end {
-                return Ok(count);
+            if at_end && !self.query.follow {
+                self.finish(&mut items);
+            }
+            let lines = items.iter();
+            let lines = lines.filter(|item| matches!(item, Item::Entry(_))).count() as u64;
+            (count, whole) = (count + lines, whole + lines);
+            if at_end {
+                return Ok((count, whole));
             }
         }
     }
@@ -343,6 +353,9 @@ impl Cursor {
     /// Reads a record, or a part of one. Whether there is none yet.
     fn step(&mut self, items: &mut Vec<Item>) -> io::Result<bool> {
         if let Some((head, range)) = self.rest.take() {
+            if self.is_new() {
+                self.lines.show_cut();
+            }
             let bytes = &self.records.buffer[range.clone()];
             let taken = self.lines.add(&head, bytes, ITEMS, items);
             if taken < bytes.len() {
@@ -369,12 +382,19 @@ impl Cursor {
         Ok(false)
     }
 
+    /// Whether what was read last came after this cursor was made.
+    fn is_new(&self) -> bool {
+        self.records.counted > self.before
+    }
+
     /// Leaves out the items behind this one that are too old or too many.
     fn choose(&mut self, items: &mut Vec<Item>, behind: usize) {
-        if self.skip == 0 && self.query.since.is_none() {
+        // What is new is not too old, whatever the clock says now.
+        let since = self.query.since.filter(|_| !self.is_new());
+        if self.skip == 0 && since.is_none() {
             return;
         }
-        let (skip, since) = (&mut self.skip, self.query.since);
+        let skip = &mut self.skip;
         let mut index = 0;
         items.retain(|item| {
             index += 1;

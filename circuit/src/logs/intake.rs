@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::log::Inner;
 use super::pipe::{AT_REST, Pipe};
-use super::queue::{Chunk, PATIENCE, Queue, Tail};
+use super::queue::{Chunk, Queue, Tail};
 use super::record::{Head, Kind, MOST};
 use super::{Source, now};
 use crate::runtime::descriptors::Taken;
@@ -60,6 +60,8 @@ pub(super) struct Intake {
     /// Wakes the thread. Here, as it would leave the epoll when it is closed.
     wake: OwnedFd,
     queue: Arc<Queue>,
+    /// How long a pipe is left alone whose bytes find no room.
+    patience: Duration,
     /// How many bytes all pipes may hold together.
     bound: usize,
     state: Mutex<State>,
@@ -99,8 +101,9 @@ struct Open {
     source: Source,
     /// How many bytes it holds.
     size: usize,
-    /// Whether nothing came out of it yet.
-    first: bool,
+    /// Whether what comes next begins a line. After a former life it may be the rest of one, and is
+    /// shown as a line rather than not at all.
+    begins: bool,
     /// When its child last wrote much.
     busy: Option<Instant>,
     lag: Lag,
@@ -118,7 +121,7 @@ enum Lag {
 }
 
 impl Intake {
-    pub(super) fn new(queue: Arc<Queue>) -> io::Result<Intake> {
+    pub(super) fn new(queue: Arc<Queue>, patience: Duration) -> io::Result<Intake> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -126,6 +129,7 @@ impl Intake {
             epoll,
             wake,
             queue,
+            patience,
             bound: half_of_pipes(),
             state: Mutex::default(),
         })
@@ -139,7 +143,6 @@ impl Intake {
         path: PathBuf,
         log: &Arc<Inner>,
         source: Source,
-        first: bool,
     ) -> io::Result<Pipe> {
         let mut state = self.state.lock();
         if state.stopped {
@@ -167,7 +170,7 @@ impl Intake {
             log: log.clone(),
             source,
             size,
-            first,
+            begins: true,
             busy: (size > AT_REST).then(Instant::now),
             lag: Lag::None,
             _taken: taken,
@@ -260,7 +263,8 @@ impl Intake {
         if self.queue.has_room(&open.log, open.source.slot, READ) {
             open.lag = Lag::None;
         } else if open.lag == Lag::None {
-            open.lag = Lag::Until(Instant::now() + PATIENCE);
+            // Once for a disk that hangs: dropping a chunk for another never leaves room for a read.
+            open.lag = Lag::Until(Instant::now() + self.patience);
             self.watch(open, number, EventFlags::empty());
             state.resting.push(number);
             return 0;
@@ -274,8 +278,9 @@ impl Intake {
             false => buffer.as_slice().into(),
         };
         let kind = Kind::Output {
-            first: std::mem::take(&mut open.first),
+            begins: open.begins,
         };
+        open.begins = bytes.last() == Some(&b'\n');
         self.push(open, kind, bytes, None);
         if count >= LITTLE {
             self.enlarge(state, number);

@@ -25,6 +25,8 @@ pub(super) struct Lines {
     /// Records begin somewhere within the log: of each source, what comes before its first line feed
     /// is the end of a line whose beginning was not seen.
     within: bool,
+    /// A line ended whose beginning was not seen.
+    cut: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +54,8 @@ impl Lines {
         most: usize,
         items: &mut Vec<Item>,
     ) -> usize {
-        let first = match head.kind {
-            Kind::Output { first } => first,
+        let begins = match head.kind {
+            Kind::Output { begins } => begins,
             Kind::Ended => {
                 self.flush(&head.source, items);
                 return bytes.len();
@@ -61,7 +63,7 @@ impl Lines {
             Kind::Dropped(count) => {
                 self.flush(&head.source, items);
                 if self.within {
-                    // The next bytes are not known to end a line that began before.
+                    // What follows is all there is of its line.
                     self.partial.insert(head.source, Partial::default());
                 }
                 items.push(Item::Lost(Lost {
@@ -75,9 +77,9 @@ impl Lines {
         if self.partial.len() >= SOURCES && !self.partial.contains_key(&head.source) {
             self.flush_all(items);
         }
-        let within = self.within && !first;
+        let cut = self.within && !begins;
         let partial = self.partial.entry(head.source).or_insert_with(|| Partial {
-            cut: within,
+            cut,
             ..Partial::default()
         });
         let mut taken = 0;
@@ -87,6 +89,7 @@ impl Lines {
             let piece = &rest[..end.unwrap_or(rest.len())];
             if partial.cut {
                 partial.cut = end.is_none();
+                self.cut |= end.is_some();
                 taken += end.map_or(piece.len(), |end| end + 1);
                 continue;
             }
@@ -107,10 +110,29 @@ impl Lines {
             }
             self.bytes += partial.bytes.len();
         }
-        if partial.bytes.is_empty() && !self.within {
+        if partial.bytes.is_empty() && !partial.cut {
             self.partial.remove(&head.source);
         }
         taken
+    }
+
+    /// Whether a line was left out, since the last time, as its beginning was not seen.
+    pub(super) fn take_cut(&mut self) -> bool {
+        std::mem::take(&mut self.cut)
+    }
+
+    /// Whether there is an unfinished line whose beginning was not seen.
+    pub(super) fn is_cut(&self) -> bool {
+        self.partial.values().any(|partial| partial.cut)
+    }
+
+    /// From here on lines are shown whose beginning was not seen.
+    pub(super) fn show_cut(&mut self) {
+        if std::mem::take(&mut self.within) {
+            for partial in self.partial.values_mut() {
+                partial.cut = false;
+            }
+        }
     }
 
     /// The unfinished line of a source is all there is of it.
@@ -141,4 +163,101 @@ fn entry(source: Source, partial: &mut Partial, ended: bool) -> Item {
         bytes: std::mem::take(&mut partial.bytes),
         ended,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stream;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head(kind: Kind) -> Head {
+        let source = Source {
+            slot: 1,
+            instance: 1,
+            stream: Stream::Stdout,
+        };
+        let time = 0;
+        Head { source, time, kind }
+    }
+
+    /// Adds these bytes, a few items at a time.
+    fn add(lines: &mut Lines, kind: Kind, bytes: &[u8], items: &mut Vec<Item>) {
+        let mut taken = 0;
+        loop {
+            let most = items.len() + 2;
+            taken += lines.add(&head(kind), &bytes[taken..], most, items);
+            if taken == bytes.len() {
+                return;
+            }
+        }
+    }
+
+    fn entries(items: &[Item]) -> Vec<(Vec<u8>, bool)> {
+        let entry = |item: &Item| match item {
+            Item::Entry(entry) => (entry.bytes.clone(), entry.ended),
+            Item::Lost(lost) => panic!("{lost:?}"),
+        };
+        items.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn a_line_as_long_as_may_be_is_whole() {
+        let check = |length: usize, expected: &[(usize, bool)]| {
+            for cut in [0, 1, LONGEST - 1, LONGEST, length] {
+                let mut bytes = vec![b'x'; length];
+                bytes.push(b'\n');
+                let (mut lines, mut items) = (Lines::default(), Vec::new());
+                let (first, second) = bytes.split_at(cut.min(length));
+                for bytes in [first, second] {
+                    add(&mut lines, Kind::Output { begins: true }, bytes, &mut items);
+                }
+                let got = entries(&items);
+                let got = got.iter().map(|(bytes, ended)| (bytes.len(), *ended));
+                let got: Vec<_> = got.collect();
+                assert_eq!(got, expected, "{length}, {cut}");
+            }
+        };
+        check(LONGEST, &[(LONGEST, true)]);
+        check(LONGEST + 1, &[(LONGEST, false), (1, true)]);
+        check(2 * LONGEST, &[(LONGEST, false), (LONGEST, true)]);
+    }
+
+    #[test]
+    fn unfinished_lines_are_bounded() {
+        let (mut lines, mut items) = (Lines::default(), Vec::new());
+        for instance in 0..200 {
+            let mut head = head(Kind::Output { begins: true });
+            head.source.instance = instance;
+            lines.add(&head, &[b'x'; 60_000], usize::MAX, &mut items);
+            assert!(lines.bytes <= UNFINISHED);
+        }
+        lines.flush_all(&mut items);
+        assert_eq!(entries(&items), vec![(vec![b'x'; 60_000], false); 200]);
+        assert_eq!((lines.bytes, lines.partial.len()), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_however_they_are_cut(
+            pieces in prop::collection::vec("[ab\n]{0,12}", 0..12),
+        ) {
+            let (mut lines, mut items) = (Lines::default(), Vec::new());
+            let mut begins = true;
+            for piece in &pieces {
+                add(&mut lines, Kind::Output { begins }, piece.as_bytes(), &mut items);
+                begins = if piece.is_empty() { begins } else { piece.ends_with('\n') };
+            }
+            lines.add(&head(Kind::Ended), b"", usize::MAX, &mut items);
+            prop_assert_eq!((lines.bytes, lines.partial.len()), (0, 0));
+            let all = pieces.concat();
+            let mut expected: Vec<(Vec<u8>, bool)> = all
+                .split('\n')
+                .map(|line| (line.as_bytes().to_vec(), true))
+                .collect();
+            let last = expected.pop().map(|(bytes, _)| (bytes, false));
+            expected.extend(last.filter(|(bytes, _)| !bytes.is_empty()));
+            prop_assert_eq!(entries(&items), expected);
+        }
+    }
 }

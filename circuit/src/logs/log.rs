@@ -88,7 +88,7 @@ impl Log {
         let added = self
             .shared
             .intake
-            .add(ours, taken, path.clone(), &self.inner, source, true);
+            .add(ours, taken, path.clone(), &self.inner, source);
         match added {
             Ok(pipe) => Ok((pipe, childs)),
             Err(error) => {
@@ -109,7 +109,7 @@ impl Log {
         };
         self.shared
             .intake
-            .add(ours, taken, path.clone(), &self.inner, source, false)
+            .add(ours, taken, path.clone(), &self.inner, source)
             .map(Some)
             .map_err(LogError::io(&path))
     }

@@ -26,9 +26,10 @@ pub(super) const SLOT: usize = 1 << 20;
 pub(super) const ALL: usize = 64 << 20;
 
 /// How long the intake leaves a pipe alone whose slot has no room, before it reads on and the oldest
-/// bytes are dropped. Chosen, not measured: a disk that takes 20 MB/s loses nothing of one child, and
-/// nobody notices a child that stands still for so long.
-pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+/// bytes are dropped. Chosen, not measured: a disk that takes 5 MB/s loses nothing of one child, nor
+/// does a fast one when the writer gets no processor for a while; and nobody minds a child that stands
+/// still for so long, once, when the disk hangs.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a chunk costs beside its bytes, about.
 const OVERHEAD: usize = 192;
@@ -438,5 +439,140 @@ impl State {
             }
             self.jobs.extend(chunk.tail.map(Job::Tail));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stream;
+    use super::*;
+
+    fn log(id: u64) -> Arc<Inner> {
+        Arc::new(Inner::new(id, "x", PathBuf::new()))
+    }
+
+    fn push(queue: &Queue, log: &Arc<Inner>, slot: u16, instance: u64, bytes: usize) {
+        let source = Source {
+            slot,
+            instance,
+            stream: Stream::Stdout,
+        };
+        let kind = Kind::Output { begins: true };
+        let time = instance;
+        let chunk = Chunk {
+            head: Head { source, time, kind },
+            bytes: vec![0; bytes],
+            tail: None,
+        };
+        queue.push(log, chunk);
+    }
+
+    /// The next chunks: slot, instance, and the bytes that they have or tell of.
+    fn next(queue: &Queue) -> Vec<(u16, u64, Result<u64, u64>)> {
+        let Work::Write(_, chunks) = queue.next() else {
+            panic!("nothing to write")
+        };
+        let told = |(_, chunk): &(u64, Chunk)| {
+            let Source { slot, instance, .. } = chunk.head.source;
+            let bytes = match chunk.head.kind {
+                Kind::Dropped(bytes) => Err(bytes),
+                _ => Ok(chunk.bytes.len() as u64),
+            };
+            (slot, instance, bytes)
+        };
+        chunks.iter().map(told).collect()
+    }
+
+    const QUARTER: usize = SLOT / 4 - OVERHEAD;
+
+    #[test]
+    fn a_slot_drops_its_own_oldest_bytes_and_says_so_in_their_place() {
+        let (queue, log) = (Queue::default(), log(1));
+        push(&queue, &log, 2, 1, 100);
+        for instance in [1, 1, 2, 3, 3, 3] {
+            push(&queue, &log, 1, instance, QUARTER);
+        }
+        push(&queue, &log, 2, 1, 100);
+        let quarter = QUARTER as u64;
+        assert_eq!(log.dropped.load(Ordering::Relaxed), 2 * quarter);
+        assert!(!queue.has_room(&log, 1, 1) && queue.has_room(&log, 2, QUARTER));
+        let got = next(&queue);
+        let expected = [
+            (2, 1, Ok(100)),
+            (1, 1, Err(2 * quarter)),
+            (1, 2, Ok(quarter)),
+            (1, 3, Ok(quarter)),
+            (1, 3, Ok(quarter)),
+            (1, 3, Ok(quarter)),
+        ];
+        assert_eq!(got, expected);
+        assert_eq!(next(&queue), [(2, 1, Ok(100))]);
+        let state = queue.state.lock();
+        assert!(state.bytes == 0 && state.order.is_empty() && state.logs.is_empty());
+    }
+
+    #[test]
+    fn all_slots_together_drop_the_oldest_bytes_of_all() {
+        let queue = Queue::default();
+        let logs = [log(1), log(2)];
+        let count = ALL / (SLOT / 4) + 3;
+        for number in 0..count {
+            push(&queue, &logs[number % 2], number as u16, 0, QUARTER);
+        }
+        assert!(queue.state.lock().bytes <= ALL);
+        let dropped = logs
+            .each_ref()
+            .map(|log| log.dropped.load(Ordering::Relaxed));
+        let quarter = QUARTER as u64;
+        assert_eq!(dropped, [2 * quarter, quarter]);
+        assert_eq!(next(&queue)[0], (0, 0, Err(quarter)));
+        assert_eq!(next(&queue)[0], (1, 0, Err(quarter)));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_told_before_what_follows() {
+        let (queue, log) = (Queue::default(), log(1));
+        push(&queue, &log, 1, 1, 10);
+        let Work::Write(_, chunks) = queue.next() else {
+            panic!("nothing to write")
+        };
+        push(&queue, &log, 1, 1, 20);
+        let lost = chunks
+            .iter()
+            .map(|(number, chunk)| (*number, chunk.head, 10));
+        queue.failed(&log, lost.collect());
+        assert_eq!(next(&queue), [(1, 1, Err(10)), (1, 1, Ok(20))]);
+        // The records of what was dropped are bounded, whatever instances there were.
+        for instance in 0..100 {
+            push(&queue, &log, 1, instance, 1);
+            let Work::Write(_, chunks) = queue.next() else {
+                panic!("nothing to write")
+            };
+            let lost = chunks
+                .into_iter()
+                .map(|(number, chunk)| match chunk.head.kind {
+                    Kind::Dropped(bytes) => (number, chunk.head, bytes),
+                    _ => (number, chunk.head, 1),
+                });
+            queue.failed(&log, lost.collect());
+        }
+        push(&queue, &log, 1, 100, 1);
+        let got = next(&queue);
+        assert_eq!(got.len(), GAPS + 1);
+        let missing = got.iter().map(|(.., bytes)| bytes.err().unwrap_or(0));
+        assert_eq!(missing.sum::<u64>(), 100);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_log_that_is_forgotten() {
+        let (queue, log) = (Queue::default(), log(1));
+        push(&queue, &log, 1, 1, 10);
+        let (tell, _told) = oneshot::channel();
+        log.forgotten.store(true, Ordering::Relaxed);
+        queue.forget(log.clone(), tell);
+        push(&queue, &log, 1, 1, 10);
+        assert!(matches!(queue.next(), Work::Job(Job::Forget(..))));
+        let state = queue.state.lock();
+        assert!(state.bytes == 0 && state.logs.is_empty() && state.ready.is_empty());
     }
 }

@@ -37,7 +37,7 @@ const MAGIC: [u8; 2] = [0xc1, 0x9e];
 
 /// The bits of the highest byte of the length.
 const STDERR: u8 = 1;
-const FIRST: u8 = 2;
+const BEGINS: u8 = 2;
 const ENDED: u8 = 4;
 const DROPPED: u8 = 8;
 
@@ -46,8 +46,8 @@ const DROPPED: u8 = 8;
 pub(super) enum Kind {
     /// Output, which is the payload.
     Output {
-        /// Whether nothing came before it: a line begins with it.
-        first: bool,
+        /// Whether a line begins with it, as far as is known.
+        begins: bool,
     },
     /// Nothing follows from this source.
     Ended,
@@ -111,8 +111,8 @@ impl Format {
     /// of [`Kind::Dropped`] is the number.
     pub(super) fn header(&self, head: &Head, payload: &[u8], at: u64) -> [u8; HEADER] {
         let mut bits = match head.kind {
-            Kind::Output { first: false } => 0,
-            Kind::Output { first: true } => FIRST,
+            Kind::Output { begins: false } => 0,
+            Kind::Output { begins: true } => BEGINS,
             Kind::Ended => ENDED,
             Kind::Dropped(_) => DROPPED,
         };
@@ -160,8 +160,8 @@ impl Format {
             _ => Stream::Stderr,
         };
         let kind = match (bits & !STDERR, payload.first_chunk::<8>()) {
-            (0, _) => Kind::Output { first: false },
-            (FIRST, _) => Kind::Output { first: true },
+            (0, _) => Kind::Output { begins: false },
+            (BEGINS, _) => Kind::Output { begins: true },
             (ENDED, None) => Kind::Ended,
             (DROPPED, Some(count)) => Kind::Dropped(u64::from_le_bytes(*count)),
             // A later version's, which this one cannot tell.
@@ -255,8 +255,8 @@ mod tests {
                 assert_eq!(format.parse(&damaged, 32), Parsed::Bad, "{at}");
             }
         };
-        check(Kind::Output { first: true }, b"hello\n");
-        check(Kind::Output { first: false }, b"");
+        check(Kind::Output { begins: true }, b"hello\n");
+        check(Kind::Output { begins: false }, b"");
         check(Kind::Ended, b"");
         check(Kind::Dropped(1 << 40), &(1_u64 << 40).to_le_bytes());
     }

@@ -131,6 +131,7 @@ struct BadState {
     /// How many bytes are free.
     free: Option<usize>,
     slow: Duration,
+    patience: Option<Duration>,
 }
 
 impl Bad {
@@ -147,6 +148,10 @@ impl Bad {
 }
 
 impl Disk for Bad {
+    fn patience(&self) -> Duration {
+        self.state.lock().patience.unwrap_or(queue::PATIENCE)
+    }
+
     fn write(&self, file: &File, pieces: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
@@ -472,9 +477,12 @@ async fn a_disk_that_hangs_blocks_no_child_and_drops_are_counted() {
 async fn a_disk_that_is_slow_but_goes_on_loses_nothing_of_a_burst() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(Bad::default());
+    disk.set(|state| {
+        state.slow = Duration::from_millis(10);
+        state.patience = Some(LONG);
+    });
     let life = Life::on(dir.path(), BIG, disk.clone());
     let log = life.open();
-    disk.set(|state| state.slow = Duration::from_millis(10));
     let lines = numbered(0, 400_000);
     run(&log, "a.stdout", source(1), &lines).await;
     assert_eq!(log.stat().dropped, 0);
@@ -526,6 +534,78 @@ async fn bytes_dropped_on_a_full_disk_are_told_without_further_output() {
     disk.set(|state| state.free = None);
     let items = tokio::time::timeout(LONG, follower.next()).await.unwrap();
     assert_eq!(text(&items.unwrap().unwrap()[0]), "Dropped 5");
+}
+
+/// Runs [`fill_a_disk`] on a disk of its own, in a mount namespace of its own.
+#[test]
+fn a_disk_of_its_own_runs_full() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CIRCUIT_TESTS").is_none_or(|tests| tests != "all"));
+        eprintln!("skipped: needs root, to mount a disk");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=256k none \"$FULL_DISK\" && exec \"$0\" \
+                  --exact logs::tests::fill_a_disk --ignored --nocapture";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .env("FULL_DISK", dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
+#[ignore = "is run by another test"]
+async fn fill_a_disk() {
+    let dir = PathBuf::from(std::env::var_os("FULL_DISK").unwrap());
+    let life = Life::new(&dir);
+    // A tenth of the disk, unless told: here the disk is smaller than the log.
+    assert!(tenth(&dir).unwrap() < 30 << 10);
+    let ballast = dir.join("ballast");
+    std::fs::write(&ballast, [0; 64 << 10]).unwrap();
+    let log = life.open();
+    let lines = numbered(0, 100_000);
+    run(&log, "a.stdout", source(1), &lines).await;
+    let stat = log.stat();
+    assert_eq!(log.written() + stat.dropped, lines.len() as u64);
+    assert!(
+        stat.bytes > 100 << 10 && stat.dropped > 500 << 10,
+        "{stat:?}"
+    );
+    assert_eq!(stat.error.as_deref(), Some("no space left on device"));
+    // Somebody makes room.
+    std::fs::remove_file(&ballast).unwrap();
+    run(&log, "b.stdout", source(2), b"after\n").await;
+    let items = read(&log, Query::default()).await;
+    let dropped = |item: &Item| match item {
+        Item::Lost(lost) if lost.cause == Cause::Dropped => lost.bytes,
+        _ => 0,
+    };
+    assert_eq!(items.iter().map(dropped).sum::<u64>(), stat.dropped);
+    assert_eq!(text(items.last().unwrap()), "after");
+}
+
+#[tokio::test]
+async fn a_pipe_belongs_to_the_user_that_writes_it() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CIRCUIT_TESTS").is_none_or(|tests| tests != "all"));
+        eprintln!("skipped: needs root, to give a file away");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(dir.path());
+    let log = life.open();
+    let owner = (rustix::fs::Uid::from_raw(12), rustix::fs::Gid::from_raw(34));
+    let (pipe, end) = log.pipe("a.stdout", source(1), Some(owner)).unwrap();
+    let stat = rustix::fs::fstat(&end).unwrap();
+    assert_eq!((stat.st_uid, stat.st_gid), (12, 34));
+    pipe.end().await;
 }
 
 #[tokio::test]
@@ -731,6 +811,74 @@ async fn the_last_lines_are_the_end_of_all_lines() {
 }
 
 #[tokio::test]
+async fn sources_that_were_quiet_for_long_lose_no_line_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(dir.path());
+    let log = life.open();
+    let slot = |slot: u16| Source { slot, ..source(1) };
+    let (pipe, end) = log.pipe("2.stdout", slot(2), None).unwrap();
+    let (half_pipe, half_end) = log.pipe("3.stdout", slot(3), None).unwrap();
+    write(&end, b"quiet\n");
+    write(&half_end, b"beginning ");
+    run(&log, "a.stdout", source(1), &numbered(0, 100_000)).await;
+    let query = Query {
+        last: Some(3),
+        ..Query::default()
+    };
+    let follow = Query {
+        follow: true,
+        ..query
+    };
+    let mut follower = log.read(follow).unwrap();
+    let items = follower.next().await.unwrap().unwrap();
+    assert_eq!(check_numbered(&items, 100_000), 99_997);
+    write(&end, b"a whole line\n");
+    pipe.end().await;
+    write(&half_end, b"end\n");
+    half_pipe.end().await;
+    let mut got = Vec::new();
+    while got.len() < 2 {
+        got.extend(follower.next().await.unwrap().unwrap().iter().map(text));
+    }
+    // The beginning of the other is further from the end than this reader began.
+    assert_eq!(got, ["a whole line", "end"]);
+    assert_eq!(
+        texts(&log, query).await,
+        ["line 99999", "a whole line", "beginning end"]
+    );
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_slows_no_child_whatever_it_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Bad::default());
+    let life = Life::on(dir.path(), BIG, disk.clone());
+    let log = life.open();
+    disk.set(|state| state.hangs = true);
+    let errors = Source {
+        stream: Stream::Stderr,
+        ..source(1)
+    };
+    let (_pipe, end) = log.pipe("a.stdout", source(1), None).unwrap();
+    let (_errors_pipe, errors_end) = log.pipe("a.stderr", errors, None).unwrap();
+    let begin = Instant::now();
+    let mut sent = 0;
+    // Large chunks that are dropped for small ones leave some room, though the disk still hangs.
+    for _ in 0..400 {
+        write(&end, &[b'x'; 256 << 10]);
+        write(&errors_end, b"x\n");
+        sent += (256 << 10) + 2;
+    }
+    while log.stat().dropped < sent - 2 * queue::SLOT as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Less than a tenth of what it takes if each of them waits.
+    let took = begin.elapsed();
+    assert!(took < 40 * queue::PATIENCE, "{took:?}");
+    disk.set(|state| state.hangs = false);
+}
+
+#[tokio::test]
 async fn only_lines_since_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let life = Life::new(dir.path());
@@ -748,6 +896,25 @@ async fn only_lines_since_a_time() {
     assert_eq!(texts(&log, query).await, ["and later"]);
     query.since = Some(SystemTime::now() + LONG);
     assert_eq!(texts(&log, query).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_follower_gets_new_lines_though_the_clock_was_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(dir.path());
+    let log = life.open();
+    run(&log, "a.stdout", source(1), b"before\n").await;
+    let query = Query {
+        since: Some(SystemTime::now() + LONG),
+        follow: true,
+        ..Query::default()
+    };
+    let mut follower = log.read(query).unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(50), follower.next());
+    assert!(waiting.await.is_err());
+    run(&log, "b.stdout", source(1), b"after\n").await;
+    let items = follower.next().await.unwrap().unwrap();
+    assert_eq!(text(&items[0]), "after");
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::index::{Index, segment_path};
 use super::intake::READ;
 use super::log::Inner;
-use super::queue::{Chunk, Job, Queue, Tail, Work};
+use super::queue::{Chunk, Job, PATIENCE, Queue, Tail, Work};
 use super::record::{Format, HEADER, Head, Kind, MOST, SEGMENT_HEADER};
 use super::{Shared, words};
 use crate::runtime::task::Alarm;
@@ -35,6 +36,11 @@ const COPIED: usize = 4096;
 pub(super) trait Disk: Debug + Send + Sync {
     /// Writes these pieces at this place, or the first of their bytes.
     fn write(&self, file: &File, pieces: &[IoSlice<'_>], at: u64) -> io::Result<usize>;
+
+    /// How long a pipe is left alone for this disk.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
 }
 
 /// The operating system's.
@@ -216,7 +222,8 @@ impl Writer {
                 if start == chunk.bytes.len() {
                     break;
                 }
-                head.kind = Kind::Output { first: false };
+                let begins = chunk.bytes[start - 1] == b'\n';
+                head.kind = Kind::Output { begins };
             }
         }
         records
