@@ -15,6 +15,10 @@
 //! `kept/LOG/NUMBER`, the segments. A later life opens what it finds there: [`Logs::open`] goes on
 //! with the numbers of a log, and [`Log::adopt`] with a pipe that a child still holds.
 //!
+//! A server that is killed loses the bytes that were read from pipes and not yet written: those of a
+//! moment, or of the time for which the disk has hung, within the bounds of the queue. What is still
+//! in the pipes stays there while anybody has them open.
+//!
 //! **Invariants:**
 //! - The intake never waits for the disk. It leaves a child's pipe alone for [`queue::PATIENCE`] at
 //!   most, so that a disk that keeps up loses nothing; after that it reads on, and what has waited

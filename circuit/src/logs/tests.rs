@@ -1110,6 +1110,60 @@ async fn speed() {
     eprintln!("the last 100 in {:?}", begin.elapsed());
 }
 
+/// `cargo test -- --ignored --nocapture logs::tests::rest`, alone in its process.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(dir.path());
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let memory = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let (before, before_memory) = (open(), memory());
+    let mut pipes = Vec::new();
+    for number in 0..1000_u64 {
+        let log = life.logs.open(&format!("{number}"), DEFAULT_BYTES).unwrap();
+        let (pipe, end) = log.pipe(&format!("{number}.o"), source(1), None).unwrap();
+        write(&end, b"hello\n");
+        while log.written() < 6 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        pipes.push((pipe, end, log));
+    }
+    // How often the two threads have run.
+    let runs = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")));
+        let ours = status
+            .map(Result::unwrap)
+            .filter(|status| status.contains("\tlog "));
+        let count = |status: String| {
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("voluntary"))
+                .unwrap();
+            line.split('\t').nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        let counts: Vec<u64> = ours.map(count).collect();
+        assert_eq!(counts.len(), 2);
+        counts.iter().sum::<u64>()
+    };
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ran = runs();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let descriptors = open() - before - pipes.len();
+    let memory = (memory() - before_memory) / pipes.len();
+    eprintln!(
+        "a thousand pipes in a thousand logs: {descriptors} descriptors without the children's"
+    );
+    eprintln!(
+        "{memory} bytes of memory each, {} wake-ups in 5 s",
+        runs() - ran
+    );
+}
+
 #[test]
 fn errors_name_the_file() {
     let dir = tempfile::tempdir().unwrap();
