@@ -6,7 +6,7 @@ use super::random::Random;
 use super::slot::Rest;
 use super::timer::Timer;
 use super::tuning::JITTER;
-use super::{Backoff, Event, Generation, Machine, Output, Restart, Why};
+use super::{Backoff, Event, Failure, Generation, Machine, Output, Restart, Why};
 
 /// The delay after so many failures in a row.
 pub(super) fn delay(backoff: &Backoff, failures: u32, random: &mut Random) -> Duration {
@@ -62,7 +62,18 @@ impl Machine {
     }
 
     fn give_slot_up(&mut self, number: u32, why: Why) {
-        let failures = self.slots.get(&number).map_or(0, |slot| slot.failures);
+        let Some(slot) = self.slots.get(&number) else {
+            return;
+        };
+        let failures = slot.failures;
+        // Those who began to wait after the failure itself.
+        if let Some((instance, what)) = slot.trouble.clone() {
+            self.slot_failed(&Failure {
+                slot: number,
+                number: instance,
+                what,
+            });
+        }
         self.rest(number, Rest::Failed, Some(why.clone()));
         self.push(Output::Event(Event::Failed {
             slot: number,

@@ -122,13 +122,13 @@ impl Machine {
             if was_up && slot.current.is_none() && slot.rest == Rest::Finished {
                 continue;
             }
-            if !was_up {
-                // What is still being stopped is followed by a start, whatever it was stopped for.
-                for instance in slot.all_mut() {
-                    if let Some(stopping) = &mut instance.stopping {
-                        stopping.verdict = Verdict::Planned;
-                    }
-                }
+            // What is still being stopped is followed by a start, whatever it was stopped for; work that
+            // was done is done, unless the service was down.
+            if let Some(instance) = &mut slot.current
+                && let Some(stopping) = &mut instance.stopping
+                && !(was_up && stopping.verdict == Verdict::Finished)
+            {
+                stopping.verdict = Verdict::Planned;
             }
             self.pardon(number);
         }

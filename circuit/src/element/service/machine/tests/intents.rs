@@ -266,3 +266,42 @@ fn one_slot_is_restarted_with_its_turn_and_alone() {
     assert_eq!(world.spawns().len(), 4);
     assert_eq!(world.slot(2).last.map(|last| last.why), Some(Why::Restart));
 }
+
+#[test]
+fn who_waits_is_told_also_when_a_slot_that_was_ready_is_given_up_late() {
+    let fatal = Policy {
+        fatal_codes: vec![9],
+        ready: Ready::Notify { deadline: s(60) },
+        ..policy(2)
+    };
+    let behave = |id: InstanceId, _| match (id.slot, id.number) {
+        (1, 1) => Behaviour {
+            rest: Some(Some(s(5))),
+            ..Behaviour::exits(ms(1500), 9)
+        },
+        _ => Behaviour {
+            ready: Some(s(3)),
+            ..Behaviour::default()
+        },
+    };
+    // The other slot becomes ready while what is left of the first one is being stopped.
+    let mut world = World::new(fatal.clone(), behave);
+    let ticket = world.intend(Intent::Up);
+    world.run(s(4));
+    assert_eq!(world.states(), [State::Stopping, State::Ready]);
+    assert_eq!(world.settled(ticket), None);
+    world.run(s(6));
+    assert_eq!(world.state(1), State::Failed);
+    let Some(Outcome::Failed(failure)) = world.settled(ticket) else {
+        panic!("{:?}", world.settled(ticket));
+    };
+    assert_eq!(failure.to_string(), "slot 1: exit status 9");
+    // A person asks while it is being stopped: that is an answer to its failure.
+    let mut world = World::new(fatal, behave);
+    world.intend(Intent::Up);
+    world.run(s(4));
+    let ticket = world.intend(Intent::Up);
+    world.run(s(10));
+    assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
+    assert_eq!(world.states(), [State::Ready; 2]);
+}

@@ -90,7 +90,7 @@ impl World {
                     self.bodies.insert(instance, body);
                 } else {
                     // It has ended between two lives.
-                    assert!(self.machine.slots.contains_key(&instance.slot));
+                    assert!(self.used.contains(&instance));
                 }
             }
             Output::InstanceGone { instance } => {
