@@ -13,7 +13,8 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `store.db`, `store.db-wal` | changes; each commit is flushed |
-//! | `running-BOOT.db`, `…-wal` | notes of this boot of the host; never flushed |
+//! | `store.db-extent` | how long the log, `-wal`, was at least |
+//! | `running-BOOT.db`, `…-wal`, `…-extent` | notes of this boot of the host; never flushed |
 //! | `store.ballast` | room that is given up when the disk is full |
 //! | `store.lock` | locked while a server uses the directory |
 //!
@@ -30,6 +31,7 @@ mod change;
 mod database;
 mod directory;
 mod error;
+mod extent;
 mod flushed;
 mod health;
 mod record;
@@ -53,6 +55,7 @@ pub(crate) use record::{
     Change, Contents, Definition, Identity, Instance, Intent, Note, Process, Service, Slot,
 };
 
+use change::services;
 use database::{Database, RUNNING, STORE};
 use health::Gauges;
 use room::Room;
@@ -67,6 +70,7 @@ struct Inner {
     changes: Arc<flushed::Queue>,
     notes: Arc<unflushed::Notes>,
     gauges: Arc<Gauges>,
+    room: Arc<Room>,
 }
 
 /// A store, with what was in it, and the work that keeps it going.
@@ -146,7 +150,7 @@ impl Store {
             Writer(Work::Notes(unflushed::Worker::new(
                 notes,
                 pending.clone(),
-                room,
+                room.clone(),
                 gauges.clone(),
                 directory,
             ))),
@@ -155,6 +159,7 @@ impl Store {
             changes: queue,
             notes: pending,
             gauges,
+            room,
         }));
         Ok(Opened {
             store,
@@ -179,7 +184,7 @@ impl Store {
     /// Figures and the last error, for `peek`. Does not touch the disk.
     pub(crate) fn health(&self) -> Health {
         let (changes, notes) = (self.0.changes.len(), self.0.notes.len());
-        self.0.gauges.health(changes, notes)
+        self.0.gauges.health(changes, notes, self.0.room.is_short())
     }
 
     /// Has the writers write what waits, close their files, and end. Later writes are refused.
@@ -208,7 +213,8 @@ impl Directory {
     pub(crate) fn read(&self, boot: &str) -> Result<Contents, OpenError> {
         let mut contents = Contents::default();
         if let Some(changes) = self.database(&STORE, "store.db")? {
-            contents.services = all(changes.connection()).map_err(|fault| changes.refuse(fault))?;
+            contents.services =
+                services(changes.connection()).map_err(|fault| changes.refuse(fault))?;
             contents.slots = all(changes.connection()).map_err(|fault| changes.refuse(fault))?;
         }
         if let Some(notes) = self.database(&RUNNING, &directory::running(boot)?)? {
@@ -251,7 +257,7 @@ fn read(changes: &Database, notes: &Database) -> Result<Contents, OpenError> {
     let in_changes = |fault| changes.refuse(fault);
     let in_notes = |fault| notes.refuse(fault);
     Ok(Contents {
-        services: all(changes.connection()).map_err(in_changes)?,
+        services: services(changes.connection()).map_err(in_changes)?,
         slots: all(changes.connection()).map_err(in_changes)?,
         instances: all(notes.connection()).map_err(in_notes)?,
         processes: all(notes.connection()).map_err(in_notes)?,

@@ -1,11 +1,13 @@
 //! What each change and each note does to the tables.
 
+use std::collections::BTreeMap;
+
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use super::error::Fault;
-use super::record::{Change, Instance, Note, Process, Service, Slot};
-use super::row::{number, one, put, remove, text};
+use super::record::{Change, Definition, Instance, Note, Process, Service, Slot};
+use super::row::{DefinitionRow, ServiceRow, all, number, one, put, remove, text};
 
 /// Why a change is not made.
 #[derive(Debug)]
@@ -25,70 +27,125 @@ impl<E: Into<Fault>> From<E> for Refusal {
 /// Makes a change.
 pub(super) fn make(connection: &Connection, change: &Change) -> Result<(), Refusal> {
     match change {
-        Change::Service(service) => {
-            if let Some(id) = id(connection, &service.path)?
-                && id != service.id
-            {
-                forget_slots(connection, id, 0)?;
+        Change::Service(new) => {
+            if let Some(old) = found(connection, &new.path)? {
+                forget_definitions(connection, &old.path)?;
+                if old.id != new.id {
+                    forget_slots(connection, old.id, 0)?;
+                }
             }
-            put(connection, service)?;
+            keep(connection, new)?;
         }
         Change::Intent { path, intent } => {
-            let intent = *intent;
-            let service = service(connection, path)?;
-            put(connection, &Service { intent, ..service })?;
+            let mut service = known(connection, path)?;
+            service.intent = *intent;
+            put(connection, &service)?;
         }
         Change::Instances { path, instances } => {
-            let instances = *instances;
-            let service = service(connection, path)?;
-            let scaled = Service {
-                instances,
-                ..service
-            };
-            put(connection, &scaled)?;
+            let mut service = known(connection, path)?;
+            service.instances = *instances;
+            put(connection, &service)?;
         }
         Change::Ready {
             path,
             slot,
             generation,
         } => {
-            let missing = || Refusal::Missing(path.clone());
             let slot = Slot {
-                service: id(connection, path)?.ok_or_else(missing)?,
+                service: known(connection, path)?.id,
                 slot: *slot,
                 ready: *generation,
             };
             put(connection, &slot)?;
         }
         Change::ForgetSlots { path, from } => {
-            if let Some(id) = id(connection, path)? {
-                forget_slots(connection, id, *from)?;
+            if let Some(service) = found(connection, path)? {
+                forget_slots(connection, service.id, *from)?;
             }
         }
         Change::ForgetService { path } => {
-            if let Some(id) = id(connection, path)? {
-                forget_slots(connection, id, 0)?;
-                remove::<Service>(connection, &[text(path)])?;
+            if let Some(service) = found(connection, path)? {
+                forget_slots(connection, service.id, 0)?;
+                forget_definitions(connection, path)?;
+                remove::<ServiceRow>(connection, &[text(path)])?;
             }
         }
     }
     Ok(())
 }
 
-fn service(connection: &Connection, path: &str) -> Result<Service, Refusal> {
-    let found = one::<Service>(connection, &[text(path)])?;
-    found.ok_or_else(|| Refusal::Missing(path.to_owned()))
+fn found(connection: &Connection, path: &str) -> Result<Option<ServiceRow>, Fault> {
+    one(connection, &[text(path)])
 }
 
-fn id(connection: &Connection, path: &str) -> Result<Option<u64>, Fault> {
-    let found = one::<Service>(connection, &[text(path)])?;
-    Ok(found.map(|service| service.id))
+fn known(connection: &Connection, path: &str) -> Result<ServiceRow, Refusal> {
+    found(connection, path)?.ok_or_else(|| Refusal::Missing(path.to_owned()))
+}
+
+fn keep(connection: &Connection, service: &Service) -> rusqlite::Result<()> {
+    let present = &service.definition;
+    // Two texts of one generation cannot be told apart: the present one counts.
+    let previous = service.previous.as_ref();
+    let previous = previous.filter(|old| old.generation != present.generation);
+    for definition in [Some(present), previous].into_iter().flatten() {
+        let row = DefinitionRow {
+            path: service.path.clone(),
+            generation: definition.generation,
+            text: definition.text.clone(),
+        };
+        put(connection, &row)?;
+    }
+    let row = ServiceRow {
+        path: service.path.clone(),
+        id: service.id,
+        intent: service.intent,
+        generation: present.generation,
+        previous: previous.map(|old| old.generation),
+        instances: service.instances,
+    };
+    put(connection, &row)
+}
+
+fn forget_definitions(connection: &Connection, path: &str) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM definitions WHERE path = ?";
+    let mut statement = connection.prepare_cached(sql)?;
+    statement.execute([text(path)]).map(drop)
 }
 
 fn forget_slots(connection: &Connection, service: u64, from: u32) -> rusqlite::Result<()> {
     let sql = "DELETE FROM slots WHERE service = ? AND slot >= ?";
     let mut statement = connection.prepare_cached(sql)?;
     statement.execute([number(service), number(from)]).map(drop)
+}
+
+/// All services with their definitions, in the order of their paths.
+pub(super) fn services(connection: &Connection) -> Result<Vec<Service>, Fault> {
+    let texts = all::<DefinitionRow>(connection)?.into_iter();
+    let mut texts: BTreeMap<(String, u64), String> = texts
+        .map(|row| ((row.path, row.generation), row.text))
+        .collect();
+    let mut services = Vec::new();
+    for row in all::<ServiceRow>(connection)? {
+        let mut definition = |generation| match texts.remove(&(row.path.clone(), generation)) {
+            Some(text) => Ok(Definition { generation, text }),
+            None => Err(Fault::Damaged(format!(
+                "a definition of {} is missing",
+                row.path
+            ))),
+        };
+        services.push(Service {
+            definition: definition(row.generation)?,
+            previous: row.previous.map(definition).transpose()?,
+            path: row.path,
+            id: row.id,
+            intent: row.intent,
+            instances: row.instances,
+        });
+    }
+    match texts.is_empty() {
+        true => Ok(services),
+        false => Err(Fault::Damaged("a definition is nobody's".into())),
+    }
 }
 
 /// Names the thing that a note is about. A later note on the same thing takes an earlier one's place.

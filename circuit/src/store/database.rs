@@ -10,15 +10,17 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Fault, OpenError};
+use super::extent::{self, Extent, ExtentFile};
 use super::schema::{self, Schema, Version};
 use super::wal;
 
-/// How much a write-ahead log may grow before it is copied into its database: SQLite's own default
-/// of 1,000 pages.
-const CHECKPOINT: u64 = 1000 * PAGE;
+/// How many pages a write-ahead log may have before it is copied into its database: SQLite's own
+/// default. Tests come by sooner.
+const CHECKPOINT: u32 = if cfg!(test) { 50 } else { 1000 };
 
 /// SQLite's default size of a page.
 pub(super) const PAGE: u64 = 4096;
@@ -53,8 +55,9 @@ pub(super) struct Database {
     path: PathBuf,
     kind: &'static Kind,
     connection: Connection,
-    /// About how much was written since the log was last copied.
-    written: u64,
+    extent: ExtentFile,
+    /// How many frames of the log are in the database.
+    copied: u32,
 }
 
 impl Database {
@@ -92,17 +95,22 @@ impl Database {
         header(path)
             .map_err(OpenError::io(path))?
             .map_err(|fault| damaged(path, kind, fault))?;
-        let log = suffixed(path, "-wal");
-        let checked = wal::check(&log).map_err(OpenError::io(&log))?;
+        let (log, beside) = (suffixed(path, "-wal"), suffixed(path, "-extent"));
+        let extent = extent::read(&beside).map_err(OpenError::io(&beside))?;
+        let extent =
+            extent.ok_or_else(|| damaged(&beside, kind, "it is not as it was written".into()))?;
+        let checked = wal::check(&log, extent).map_err(OpenError::io(&log))?;
         checked.map_err(|fault| damaged(&log, kind, fault))?;
         let connection = connect(path, flush).map_err(|fault| refused(path, kind, fault, None))?;
-        let database = Database {
+        let mut database = Database {
             path: path.to_owned(),
             kind,
             connection,
-            written: 0,
+            extent: ExtentFile::open(&beside, flush).map_err(OpenError::io(&beside))?,
+            copied: 0,
         };
         database.check()?;
+        database.set_extent();
         Ok(database)
     }
 
@@ -155,51 +163,112 @@ impl Database {
 
     /// Makes changes in one transaction: all of them if this succeeds, else none.
     pub(super) fn transaction(
-        &self,
+        &mut self,
         changes: impl FnOnce(&Connection) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let connection = &self.connection;
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let done = changes(connection)
             .and_then(|()| Ok(connection.prepare_cached("COMMIT")?.execute([]).map(drop)?));
-        if done.is_err() && !connection.is_autocommit() {
-            // The first error is the one to report.
-            let _ = connection.execute_batch("ROLLBACK");
+        match &done {
+            Ok(()) => self.set_extent(),
+            Err(_) if !connection.is_autocommit() => {
+                // The first error is the one to report.
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+            Err(_) => (),
         }
         done
     }
 
-    /// Copies the log into the database once there is enough in it. `written` is about how much
-    /// went into it since this was last asked.
-    pub(super) fn tidy(&mut self, written: u64) -> Result<(), Fault> {
-        self.written += written;
-        match self.written < CHECKPOINT {
-            true => Ok(()),
-            false => self.checkpoint("PASSIVE"),
+    /// Writes down how long the log is. Without that less damage is found, and nothing else fails.
+    fn set_extent(&mut self) {
+        let log = suffixed(&self.path, "-wal");
+        if let Ok(frames @ 1..) = self.frames()
+            && let Ok(salts) = wal::salts(&log)
+        {
+            let _ = self.extent.set(Extent { salts, frames });
         }
     }
 
-    /// Copies the log into the database, and gives back the room that either needs no longer.
-    pub(super) fn shrink(&mut self) -> Result<(), Fault> {
-        let mut vacuum = self.connection.prepare("PRAGMA incremental_vacuum")?;
-        let mut steps = vacuum.query([])?;
-        while steps.next()?.is_some() {}
-        drop(steps);
-        drop(vacuum);
-        self.checkpoint("TRUNCATE")
+    /// How many frames of the log are in use.
+    fn frames(&self) -> rusqlite::Result<u32> {
+        let (frames, _) = self.checkpoint(CheckpointMode::NOOP)?;
+        // -1 where there is no log yet.
+        Ok(u32::try_from(frames).unwrap_or_default())
     }
 
-    fn checkpoint(&mut self, how: &str) -> Result<(), Fault> {
-        let sql = format!("PRAGMA wal_checkpoint({how})");
-        self.connection.query_row(&sql, [], |_| Ok(()))?;
-        self.written = 0;
+    fn checkpoint(&self, mode: CheckpointMode) -> rusqlite::Result<(i32, i32)> {
+        self.connection.wal_checkpoint_v2(None::<&str>, mode)
+    }
+
+    /// Copies the log into the database once it is long enough, or at once. The log keeps its room,
+    /// and is written again from its beginning.
+    pub(super) fn tidy(&mut self, at_once: bool) -> Result<(), Fault> {
+        let frames = self.frames()?;
+        let new = match frames < self.copied {
+            true => frames,
+            false => frames - self.copied,
+        };
+        if new >= CHECKPOINT || at_once && new > 0 {
+            self.checkpoint(CheckpointMode::PASSIVE)?;
+            self.copied = frames;
+        }
         Ok(())
+    }
+
+    /// Gives back the room that is free within the files, if it is at least this much.
+    pub(super) fn shrink(&mut self, least: u64) -> Result<(), Fault> {
+        let free = |database: &Database| {
+            let sql = "PRAGMA freelist_count";
+            let pages: i64 = database.connection.query_row(sql, [], |row| row.get(0))?;
+            Ok::<u64, Fault>(pages.cast_unsigned())
+        };
+        let mut pages = free(self)?;
+        if pages * PAGE < least {
+            return Ok(());
+        }
+        // Little by little: what fits into SQLite's cache needs no room in the log.
+        while pages > 0 {
+            let connection = &self.connection;
+            let mut vacuum = connection.prepare_cached("PRAGMA incremental_vacuum(100)")?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+            drop(steps);
+            drop(vacuum);
+            self.tidy(true)?;
+            let before = std::mem::replace(&mut pages, free(self)?);
+            if pages >= before {
+                break;
+            }
+        }
+        // The log gets shorter.
+        if self.extent.erase().is_ok() {
+            self.checkpoint(CheckpointMode::TRUNCATE)?;
+            self.copied = 0;
+        }
+        Ok(())
+    }
+
+    /// Has what a failed transaction left in the log not taken for damage. Says whether that is done.
+    pub(super) fn disown(&self) -> bool {
+        let log = suffixed(&self.path, "-wal");
+        self.frames()
+            .is_ok_and(|frames| wal::disown(&log, frames).is_ok())
     }
 
     /// How many bytes its files have.
     pub(super) fn bytes(&self) -> u64 {
         let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
         length(&self.path) + length(&suffixed(&self.path, "-wal"))
+    }
+}
+
+impl Drop for Database {
+    /// The connection removes the log when it closes.
+    fn drop(&mut self) {
+        // Where this fails, the next start may find damage where there is none, and not the reverse.
+        let _ = self.extent.erase();
     }
 }
 

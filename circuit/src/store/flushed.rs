@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::change::{Refusal, make};
-use super::database::{Database, PAGE};
+use super::database::Database;
 use super::directory::Directory;
 use super::error::{Fault, WriteError};
 use super::health::{Gauges, Of};
@@ -49,8 +49,29 @@ impl Flushed {
 #[derive(Debug)]
 struct Request {
     changes: Vec<Change>,
-    bytes: usize,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Request {
+    /// Makes the changes, or none of them.
+    fn make(&self, connection: &Connection) -> Result<Answer, Fault> {
+        let execute = |sql| connection.prepare_cached(sql)?.execute([]).map(drop);
+        execute("SAVEPOINT request")?;
+        let made = self
+            .changes
+            .iter()
+            .try_for_each(|one| make(connection, one));
+        let answer = match made {
+            Ok(()) => Ok(()),
+            Err(Refusal::Missing(path)) => Err(WriteError::Missing(path)),
+            Err(Refusal::Fault(fault)) => return Err(fault),
+        };
+        if answer.is_err() {
+            execute("ROLLBACK TO request")?;
+        }
+        execute("RELEASE request")?;
+        Ok(answer)
+    }
 }
 
 /// What waits for the thread.
@@ -69,7 +90,7 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn push(&self, changes: Vec<Change>) -> Flushed {
-        let bytes = changes.iter().map(Change::bytes).sum();
+        let bytes: usize = changes.iter().map(Change::bytes).sum();
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Flushed(Err(WriteError::Closed));
@@ -80,11 +101,7 @@ impl Queue {
         }
         let (answer, flushed) = oneshot::channel();
         waiting.bytes += bytes;
-        waiting.requests.push_back(Request {
-            changes,
-            bytes,
-            answer,
-        });
+        waiting.requests.push_back(Request { changes, answer });
         drop(waiting);
         self.wake.notify_one();
         Flushed(Ok(flushed))
@@ -150,7 +167,7 @@ impl Worker {
         gauges: Arc<Gauges>,
         directory: Arc<Directory>,
     ) -> Worker {
-        gauges.measured(Of::Changes, database.bytes(), room.is_short());
+        gauges.measured(Of::Changes, database.bytes());
         Worker {
             database,
             queue,
@@ -170,17 +187,12 @@ impl Worker {
             if !requests.is_empty() {
                 self.commit(requests.into());
             }
-            let (bytes, short) = (self.database.bytes(), self.room.is_short());
-            self.gauges.measured(Of::Changes, bytes, short);
+            self.gauges.measured(Of::Changes, self.database.bytes());
         }
     }
 
     /// Makes all these changes in one transaction, and answers them.
     fn commit(&mut self, requests: Vec<Request>) {
-        if self.failed {
-            // Frames that were not flushed are not to be taken for damage later.
-            self.failed = self.database.shrink().is_err();
-        }
         let mut outcome = self.attempt(&requests);
         if let Err(fault) = &outcome
             && fault.is_full(Some(self.database.connection()))
@@ -188,26 +200,31 @@ impl Worker {
             self.room.cut();
             outcome = self.attempt(&requests);
         }
-        let (count, bytes) = (requests.len(), written(&requests));
         match outcome {
             Ok(answers) => {
-                self.gauges.wrote(Of::Changes, count);
+                self.gauges.wrote(Of::Changes, requests.len());
                 for (request, answer) in requests.into_iter().zip(answers) {
                     // Who does not wait for it has dropped the other end.
                     let _ = request.answer.send(answer);
                 }
-                // The answers are out: whoever comes next waits for this, and nobody else.
-                if let Err(fault) = self.database.tidy(bytes) {
-                    self.fail(&fault);
-                }
+                self.tidy();
             }
             Err(fault) => {
-                self.failed = true;
                 let error = self.fail(&fault);
                 for request in requests {
                     let _ = request.answer.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    /// Copies the log. The answers are out: whoever comes next waits for this, and nobody else.
+    fn tidy(&mut self) {
+        if let Err(fault) = self.database.tidy(self.room.is_short()) {
+            if fault.is_full(Some(self.database.connection())) {
+                self.room.cut();
+            }
+            self.fail(&fault);
         }
     }
 
@@ -221,63 +238,30 @@ impl Worker {
     }
 
     /// Makes the changes. The answers are those of the requests; an error is the transaction's.
-    fn attempt(&self, requests: &[Request]) -> Result<Vec<Answer>, Fault> {
+    fn attempt(&mut self, requests: &[Request]) -> Result<Vec<Answer>, Fault> {
+        if self.failed {
+            self.failed = !self.database.disown();
+        }
         let short = self.room.is_short();
         let mut answers = Vec::with_capacity(requests.len());
-        self.database.transaction(|connection| {
+        let committed = self.database.transaction(|connection| {
             for request in requests {
-                let answer = match short && request.changes.iter().any(Change::grows) {
+                answers.push(match short && request.changes.iter().any(Change::grows) {
                     true => Err(WriteError::Full),
-                    false => self.make(connection, &request.changes)?,
-                };
-                answers.push(answer);
+                    false => request.make(connection)?,
+                });
             }
             Ok(())
-        })?;
-        Ok(answers)
-    }
-
-    /// Makes the changes of one request, or none of them.
-    fn make(&self, connection: &Connection, changes: &[Change]) -> Result<Answer, Fault> {
-        connection
-            .prepare_cached("SAVEPOINT request")?
-            .execute([])?;
-        let made = changes
-            .iter()
-            .try_for_each(|change| make(connection, change));
-        let answer = match made {
-            Ok(()) => Ok(()),
-            Err(Refusal::Missing(path)) => Err(WriteError::Missing(path)),
-            // A row that makes no sense ends its own request alone.
-            Err(Refusal::Fault(fault @ Fault::Damaged(_))) if !connection.is_autocommit() => {
-                Err(self.fail(&fault))
-            }
-            Err(Refusal::Fault(fault)) => return Err(fault),
-        };
-        if answer.is_err() {
-            connection
-                .prepare_cached("ROLLBACK TO request")?
-                .execute([])?;
-        }
-        connection.prepare_cached("RELEASE request")?.execute([])?;
-        Ok(answer)
+        });
+        self.failed |= committed.is_err();
+        committed.map(|()| answers)
     }
 
     /// Looks whether a disk that was full has room again.
     fn look(&mut self) {
-        if let Err(fault) = self.database.shrink() {
+        if let Err(fault) = self.database.shrink(self.room.wanted()) {
             self.fail(&fault);
         }
         self.room.restore();
     }
-}
-
-/// About how much a transaction puts into the log: a page for each change besides its bytes.
-fn written(requests: &[Request]) -> u64 {
-    let pages: u64 = requests
-        .iter()
-        .map(|request| request.changes.len() as u64)
-        .sum();
-    let bytes: u64 = requests.iter().map(|request| request.bytes as u64).sum();
-    pages * PAGE + bytes
 }

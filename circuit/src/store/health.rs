@@ -30,7 +30,6 @@ pub(super) struct Gauges {
     bytes: [AtomicU64; 2],
     writes: AtomicU64,
     commits: AtomicU64,
-    short: [AtomicU64; 2],
     errors: Mutex<[Option<String>; 2]>,
 }
 
@@ -59,22 +58,21 @@ impl Gauges {
         }
     }
 
-    /// The sizes have changed.
-    pub(super) fn measured(&self, of: Of, bytes: u64, short: bool) {
+    /// The size of a database has changed.
+    pub(super) fn measured(&self, of: Of, bytes: u64) {
         self.bytes[of as usize].store(bytes, Ordering::Relaxed);
-        self.short[of as usize].store(short.into(), Ordering::Relaxed);
     }
 
-    pub(super) fn health(&self, waiting: usize, unwritten: usize) -> Health {
-        let sum = |all: &[AtomicU64]| all.iter().map(|one| one.load(Ordering::Relaxed)).sum();
-        let short: u64 = sum(&self.short);
+    /// The figures, with those that the caller has.
+    pub(super) fn health(&self, waiting: usize, unwritten: usize, short: bool) -> Health {
+        let bytes = self.bytes.iter().map(|one| one.load(Ordering::Relaxed));
         Health {
-            bytes: sum(&self.bytes),
+            bytes: bytes.sum(),
             writes: self.writes.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),
             waiting,
             unwritten,
-            short: short > 0,
+            short,
             error: self.errors.lock().iter().flatten().next().cloned(),
         }
     }

@@ -14,7 +14,8 @@ pub(crate) struct Service {
     pub(crate) intent: Intent,
     /// Its present definition.
     pub(crate) definition: Definition,
-    /// The definition before, while a roll to the present one is unfinished or halted.
+    /// The definition before, while a roll to the present one is unfinished or halted. It has another
+    /// generation than the present one.
     pub(crate) previous: Option<Definition>,
     /// How many instances it was scaled to, where that is not what the definition says.
     pub(crate) instances: Option<u32>,

@@ -43,6 +43,11 @@ impl Room {
         self.short.load(Ordering::Relaxed)
     }
 
+    /// How much room there must be for the ballast to come back: for it, and as much again.
+    pub(super) fn wanted(&self) -> u64 {
+        2 * self.size.max(super::database::PAGE)
+    }
+
     /// Gives the ballast's room to whoever writes next.
     pub(super) fn cut(&self) {
         let _changing = self.changes.lock();
@@ -55,8 +60,8 @@ impl Room {
         }
     }
 
-    /// Puts the ballast in its place if it is not there and there is room for it, and as much again
-    /// for what comes next. Says whether there is room now.
+    /// Puts the ballast in its place if it is not there and there is room for it. Says whether there
+    /// is room now.
     pub(super) fn restore(&self) -> bool {
         let _changing = self.changes.lock();
         let is_there = |found: fs::Metadata| {
@@ -65,8 +70,8 @@ impl Room {
         };
         let is_whole = fs::metadata(&self.ballast).is_ok_and(is_there);
         let has_room = match is_whole || self.size == 0 {
-            true => !self.is_short() || self.has(self.size.max(super::database::PAGE)),
-            false => self.has(2 * self.size) && self.fill().is_ok(),
+            true => !self.is_short() || self.has(self.wanted()),
+            false => self.has(self.wanted()) && self.fill().is_ok(),
         };
         self.short.store(!has_room, Ordering::Relaxed);
         has_room

@@ -8,7 +8,7 @@ use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Row as SqlRow, params_from_iter};
 
 use super::error::Fault;
-use super::record::{Definition, Identity, Instance, Intent, Process, Service, Slot};
+use super::record::{Identity, Instance, Intent, Process, Slot};
 
 /// A record that is one row of one table.
 pub(super) trait Row: Sized {
@@ -91,41 +91,32 @@ fn read<R: Row>(row: &SqlRow<'_>) -> Result<R, Fault> {
     R::read(&mut fields).ok_or_else(damaged)
 }
 
-/// FNV-1a with 64 bits, over the table's name and the values, each with its type and length. It finds
-/// accidents, not forgers. The two numbers are those of its authors:
-/// <http://www.isthe.com/chongo/tech/comp/fnv/>.
+/// The sum over the table's name and the values, each with its type and length.
 fn sum<R: Row>(values: &[Value]) -> i64 {
-    let mut sum: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            sum = (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
+    let mut bytes = R::TABLE.as_bytes().to_vec();
+    let mut add = |kind: u8, value: &[u8]| {
+        bytes.push(kind);
+        bytes.extend(value.len().to_le_bytes());
+        bytes.extend(value);
     };
-    add(R::TABLE.as_bytes());
     for value in values {
         match value {
-            Value::Null => add(&[0]),
-            Value::Integer(number) => {
-                add(&[1]);
-                add(&number.to_le_bytes());
-            }
-            Value::Real(number) => {
-                add(&[2]);
-                add(&number.to_le_bytes());
-            }
-            Value::Text(text) => {
-                add(&[3]);
-                add(&text.len().to_le_bytes());
-                add(text.as_bytes());
-            }
-            Value::Blob(bytes) => {
-                add(&[4]);
-                add(&bytes.len().to_le_bytes());
-                add(bytes);
-            }
+            Value::Null => add(0, &[]),
+            Value::Integer(number) => add(1, &number.to_le_bytes()),
+            Value::Real(number) => add(2, &number.to_le_bytes()),
+            Value::Text(text) => add(3, text.as_bytes()),
+            Value::Blob(bytes) => add(4, bytes),
         }
     }
-    sum.cast_signed()
+    fnv(&bytes).cast_signed()
+}
+
+/// FNV-1a with 64 bits. It finds accidents, not forgers. The two numbers are those of its authors:
+/// <http://www.isthe.com/chongo/tech/comp/fnv/>.
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
 }
 
 /// The values of a row, taken one after the other.
@@ -152,14 +143,6 @@ impl Fields {
         match self.0.next()? {
             Value::Integer(number) => N::try_from(number.cast_unsigned()).ok().map(Some),
             Value::Null => Some(None),
-            _ => None,
-        }
-    }
-
-    fn definition_or_null(&mut self) -> Option<Option<Definition>> {
-        match (self.number_or_null()?, self.text_or_null()?) {
-            (Some(generation), Some(text)) => Some(Some(Definition { generation, text })),
-            (None, None) => Some(None),
             _ => None,
         }
     }
@@ -225,42 +208,77 @@ impl Intent {
     }
 }
 
-impl Row for Service {
+/// A service without the texts of its definitions.
+#[derive(Debug, Clone)]
+pub(super) struct ServiceRow {
+    pub(super) path: String,
+    pub(super) id: u64,
+    pub(super) intent: Intent,
+    /// The generation of the present definition.
+    pub(super) generation: u64,
+    /// The generation of the one before.
+    pub(super) previous: Option<u64>,
+    pub(super) instances: Option<u32>,
+}
+
+impl Row for ServiceRow {
     const TABLE: &'static str = "services";
     const COLUMNS: &'static [&'static str] = &[
         "path",
         "id",
         "intent",
         "generation",
-        "definition",
-        "previous_generation",
-        "previous_definition",
+        "previous",
         "instances",
     ];
     const KEYS: usize = 1;
 
     fn values(&self) -> Vec<Value> {
-        let previous = self.previous.as_ref();
         vec![
             text(&self.path),
             number(self.id),
             text(self.intent.word()),
-            number(self.definition.generation),
-            text(&self.definition.text),
-            number_or_null(previous.map(|old| old.generation)),
-            text_or_null(previous.map(|old| old.text.as_str())),
+            number(self.generation),
+            number_or_null(self.previous),
             number_or_null(self.instances),
         ]
     }
 
-    fn read(fields: &mut Fields) -> Option<Service> {
-        Some(Service {
+    fn read(fields: &mut Fields) -> Option<ServiceRow> {
+        Some(ServiceRow {
             path: fields.text()?,
             id: fields.number()?,
             intent: Intent::of(&fields.text()?)?,
-            definition: fields.definition_or_null()??,
-            previous: fields.definition_or_null()?,
+            generation: fields.number()?,
+            previous: fields.number_or_null()?,
             instances: fields.number_or_null()?,
+        })
+    }
+}
+
+/// The text of a definition.
+#[derive(Debug)]
+pub(super) struct DefinitionRow {
+    /// The path of its service.
+    pub(super) path: String,
+    pub(super) generation: u64,
+    pub(super) text: String,
+}
+
+impl Row for DefinitionRow {
+    const TABLE: &'static str = "definitions";
+    const COLUMNS: &'static [&'static str] = &["path", "generation", "text"];
+    const KEYS: usize = 2;
+
+    fn values(&self) -> Vec<Value> {
+        vec![text(&self.path), number(self.generation), text(&self.text)]
+    }
+
+    fn read(fields: &mut Fields) -> Option<DefinitionRow> {
+        Some(DefinitionRow {
+            path: fields.text()?,
+            generation: fields.number()?,
+            text: fields.text()?,
         })
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A database says in `user_version` how many steps it has gone. A later kind of record is a step
 //! that adds a table, and a changed one is a step that changes its table: no step is ever edited.
+//!
+//! Definitions have a table of their own, so that a change of an intent writes a few bytes, which
+//! must find room on a full disk, and not a definition of up to 1 MiB.
 
 use rusqlite::Connection;
 
@@ -25,11 +28,16 @@ pub(super) static STORE: Schema = Schema {
             id INTEGER NOT NULL,
             intent TEXT NOT NULL,
             generation INTEGER NOT NULL,
-            definition TEXT NOT NULL,
-            previous_generation INTEGER,
-            previous_definition TEXT,
+            previous INTEGER,
             instances INTEGER,
             sum INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE definitions (
+            path TEXT NOT NULL,
+            generation INTEGER NOT NULL,
+            text TEXT NOT NULL,
+            sum INTEGER NOT NULL,
+            PRIMARY KEY (path, generation)
         ) STRICT, WITHOUT ROWID;
         CREATE TABLE slots (
             service INTEGER NOT NULL,

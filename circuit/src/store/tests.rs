@@ -1,11 +1,14 @@
 //! Tests of the whole store. What they share stands here.
 
 mod damage;
+mod disk;
+mod kill;
 mod lock;
 mod records;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -65,10 +68,38 @@ pub(super) fn wait(flushed: Flushed) -> Result<(), WriteError> {
     runtime.unwrap().block_on(flushed.done())
 }
 
+/// A directory in memory if possible: there a flush takes no time. What is killed is the server, so
+/// it is as good as a disk for these tests.
+pub(super) fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
 /// What is in a store, found by opening it again.
 pub(super) fn contents(dir: &Path) -> Result<Contents, OpenError> {
     let directory = Arc::new(Directory::kept(dir)?.with_ballast(1 << 16));
     Ok(Store::open(directory, BOOT)?.contents)
+}
+
+/// Executes one of these tests in a process of its own, which is told so by a variable.
+pub(super) fn child(test: &str, told: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "--ignored", "--nocapture", test]);
+    command.env(TOLD, told).env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// What this process was told, if it is such a child.
+pub(super) fn told() -> Option<String> {
+    std::env::var(TOLD).ok()
+}
+
+const TOLD: &str = "CIRCUIT_STORE_TEST";
+
+/// Says that a test cannot be made here.
+pub(super) fn skipped(needs: &str) {
+    eprintln!("skipped: needs {needs}");
+    let all = std::env::var_os("CIRCUIT_TESTS").is_some_and(|which| which == "all");
+    assert!(!all, "CIRCUIT_TESTS=all, and this test needs {needs}");
 }
 
 /// Random numbers from a seed (splitmix64, <https://prng.di.unimi.it/splitmix64.c>).
@@ -189,6 +220,23 @@ pub(super) struct Model {
 }
 
 impl Model {
+    pub(super) fn of(contents: &Contents) -> Model {
+        let mut model = Model::default();
+        for service in &contents.services {
+            model.services.insert(service.path.clone(), service.clone());
+        }
+        for slot in &contents.slots {
+            model.slots.insert(slot_key(slot), *slot);
+        }
+        for instance in contents.instances.iter().cloned() {
+            model.note(Note::Instance(instance));
+        }
+        for process in contents.processes.iter().cloned() {
+            model.note(Note::Process(process));
+        }
+        model
+    }
+
     pub(super) fn contents(&self) -> Contents {
         Contents {
             services: self.services.values().cloned().collect(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::change::{Key, Latest, note};
-use super::database::{Database, PAGE};
+use super::database::Database;
 use super::directory::Directory;
 use super::error::Fault;
 use super::health::{Gauges, Of};
@@ -156,7 +156,7 @@ impl Worker {
         gauges: Arc<Gauges>,
         directory: Arc<Directory>,
     ) -> Worker {
-        gauges.measured(Of::Notes, database.bytes(), room.is_short());
+        gauges.measured(Of::Notes, database.bytes());
         Worker {
             database,
             notes,
@@ -171,9 +171,11 @@ impl Worker {
             match self.write(&notes) {
                 Ok(()) => {
                     self.gauges.wrote(Of::Notes, notes.len());
-                    let bytes = notes.len() as u64 * PAGE;
                     self.notes.written(notes);
-                    if let Err(fault) = self.database.tidy(bytes) {
+                    if let Err(fault) = self.database.tidy(false) {
+                        if fault.is_full(Some(self.database.connection())) {
+                            self.room.cut();
+                        }
                         self.fail(&fault);
                     }
                 }
@@ -184,12 +186,11 @@ impl Worker {
                     }
                 }
             }
-            let (bytes, short) = (self.database.bytes(), self.room.is_short());
-            self.gauges.measured(Of::Notes, bytes, short);
+            self.gauges.measured(Of::Notes, self.database.bytes());
         }
     }
 
-    fn write(&self, notes: &BTreeMap<Key, Latest>) -> Result<(), Fault> {
+    fn write(&mut self, notes: &BTreeMap<Key, Latest>) -> Result<(), Fault> {
         let outcome = self.attempt(notes);
         match &outcome {
             Err(fault) if fault.is_full(Some(self.database.connection())) => {
@@ -200,7 +201,7 @@ impl Worker {
         }
     }
 
-    fn attempt(&self, notes: &BTreeMap<Key, Latest>) -> Result<(), Fault> {
+    fn attempt(&mut self, notes: &BTreeMap<Key, Latest>) -> Result<(), Fault> {
         self.database.transaction(|connection| {
             for (key, latest) in notes {
                 note(connection, key, latest)?;

@@ -4,14 +4,19 @@
 //! after a loss of power, which may leave the last transaction half written, but it forgets
 //! acknowledged ones without a word if a frame in the middle was damaged later. The two are told
 //! apart by what follows the frame: nobody writes a transaction behind one that is not flushed, so
-//! where a later one follows, the frame was whole once.
+//! where a later one follows, the frame was whole once. They are also told apart by the log's
+//! [`Extent`], which is how long it was at least.
 //!
 //! The format: <https://www.sqlite.org/walformat.html> and
 //! <https://www.sqlite.org/fileformat2.html>, section 4.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use super::database::PAGE;
+use super::extent::Extent;
 
 /// The length of the log's header.
 const HEADER: usize = 32;
@@ -20,18 +25,46 @@ const HEADER: usize = 32;
 const FRAME: usize = 24;
 
 /// Looks for damage. The inner error says what was found. A log that is not there is in order.
-pub(super) fn check(path: &Path) -> io::Result<Result<(), String>> {
-    // A log has about a thousand pages at most; see `CHECKPOINT`.
+pub(super) fn check(path: &Path, extent: Option<Extent>) -> io::Result<Result<(), String>> {
+    // A log has a few thousand pages at most, as it is copied after `CHECKPOINT`.
     match fs::read(path) {
-        Ok(bytes) => Ok(examine(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(())),
+        Ok(bytes) => Ok(examine(&bytes, extent)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(examine(&[], extent)),
         Err(error) => Err(error),
     }
 }
 
-fn examine(log: &[u8]) -> Result<(), String> {
+/// The salts of a log, which is there and has a header.
+pub(super) fn salts(path: &Path) -> io::Result<[u32; 2]> {
+    let mut salts = [0; 8];
+    fs::File::open(path)?.read_exact_at(&mut salts, 16)?;
+    Ok(words(&salts, 0))
+}
+
+/// Disowns all frames of a log behind the first `frames`: those of a transaction that failed are not
+/// to be taken for damage later. SQLite does not read them.
+pub(super) fn disown(path: &Path, frames: u32) -> io::Result<()> {
+    let log = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let length = log.metadata()?.len();
+    let frame = FRAME as u64 + PAGE;
+    let mut at = HEADER as u64 + u64::from(frames) * frame;
+    while at < length {
+        // The salts of the frame.
+        log.write_all_at(&[0; 8], at + 8)?;
+        at += frame;
+    }
+    Ok(())
+}
+
+fn examine(log: &[u8], extent: Option<Extent>) -> Result<(), String> {
     if log.is_empty() {
-        return Ok(());
+        return match extent {
+            Some(_) => Err("it is missing".into()),
+            None => Ok(()),
+        };
     }
     let Some((header, frames)) = log.split_first_chunk::<HEADER>() else {
         return Err("it is shorter than its header".into());
@@ -39,7 +72,7 @@ fn examine(log: &[u8]) -> Result<(), String> {
     if header.iter().all(|byte| *byte == 0) {
         // A file system may have the length of the first write, and not yet its bytes. Nothing is
         // written behind a header that is not flushed.
-        return match frames.iter().all(|byte| *byte == 0) {
+        return match extent.is_none() && frames.iter().all(|byte| *byte == 0) {
             true => Ok(()),
             false => Err("its header is missing".into()),
         };
@@ -67,7 +100,18 @@ fn examine(log: &[u8]) -> Result<(), String> {
         let begun = sum.over(before, &frame[..8]);
         words(frame, 8) == salts && sum.over(begun, &frame[FRAME..]) == words(frame, 16)
     };
-    let Some(first) = (0..frames.len()).find(|index| !whole(*index)) else {
+    let first = (0..frames.len()).find(|index| !whole(*index));
+    let intact = first.unwrap_or(frames.len());
+    if let Some(extent) = extent.filter(|extent| extent.salts == salts)
+        && intact < extent.frames as usize
+    {
+        return Err(format!(
+            "frame {} of {} is damaged or missing",
+            intact + 1,
+            extent.frames
+        ));
+    }
+    let Some(first) = first else {
         return Ok(());
     };
     // A frame that ends a transaction has the database's length.

@@ -28,7 +28,7 @@ fn fill(dir: &Path, in_order: bool) -> Contents {
     if in_order {
         live.end();
     } else {
-        let aside = tempfile::tempdir().unwrap();
+        let aside = in_memory();
         copy(dir, aside.path());
         live.end();
         copy(aside.path(), dir);
@@ -51,7 +51,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn an_error_names_the_file_and_the_remedy() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = in_memory();
     fill(temp.path(), true);
     let dir = temp.path().display();
     let path = temp.path().join("store.db");
@@ -102,7 +102,7 @@ fn an_error_names_the_file_and_the_remedy() {
 
 #[test]
 fn a_first_start_that_was_interrupted_is_no_damage() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = in_memory();
     for name in ["store.draft", "store.draft-wal", "store.lock"] {
         fs::write(temp.path().join(name), "half").unwrap();
     }
@@ -162,12 +162,12 @@ fn damage(path: &Path, random: &mut Random) -> String {
 }
 
 fn damage_of(in_order: bool, seeds: u64) {
-    let whole = tempfile::tempdir().unwrap();
+    let whole = in_memory();
     let expected = fill(whole.path(), in_order);
     let mut found = 0;
     for seed in 0..seeds {
         let mut random = Random(seed);
-        let temp = tempfile::tempdir().unwrap();
+        let temp = in_memory();
         copy(whole.path(), temp.path());
         let files = files(temp.path());
         let file = &files[random.below(files.len() as u64) as usize];
@@ -194,4 +194,56 @@ fn damage_of(in_order: bool, seeds: u64) {
 #[test]
 fn damage_of_a_database_is_found_or_does_no_harm() {
     damage_of(true, 600);
+}
+
+/// The log has the last transactions, and one that is cut off looks like one that was never longer.
+#[test]
+fn damage_of_a_log_is_found_or_does_no_harm() {
+    damage_of(false, 600);
+}
+
+#[test]
+fn a_log_that_is_gone_is_damage() {
+    let temp = in_memory();
+    fill(temp.path(), false);
+    let log = temp.path().join("store.db-wal");
+    fs::remove_file(&log).unwrap();
+    let error = contents(temp.path()).unwrap_err().to_string();
+    let expected = format!("{} is damaged (it is missing): ", log.display());
+    assert!(error.starts_with(&expected), "{error}");
+}
+
+/// After a loss of power the extent may be older than the log, and the last transaction half written.
+#[test]
+fn a_torn_transaction_at_the_end_of_a_log_is_none() {
+    let temp = in_memory();
+    let live = Live::open(temp.path());
+    let service = Random(1).service();
+    live.write(vec![Change::Service(service.clone())]).unwrap();
+    let extent = fs::read(temp.path().join("store.db-extent")).unwrap();
+    let log = temp.path().join("store.db-wal");
+    let before = fs::metadata(&log).unwrap().len() as usize;
+    let path = "/other".to_owned();
+    let text = "x".repeat(20_000);
+    let definition = Definition {
+        generation: 1,
+        text,
+    };
+    live.write(vec![Change::Service(Service {
+        path,
+        definition,
+        ..service.clone()
+    })])
+    .unwrap();
+    let left = in_memory();
+    copy(temp.path(), left.path());
+    live.end();
+    let log = left.path().join("store.db-wal");
+    fs::write(left.path().join("store.db-extent"), extent).unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    assert!(bytes.len() > before + 3 * 4120);
+    // One frame in the middle of it was not written.
+    bytes[before + 4120..before + 2 * 4120].fill(0);
+    fs::write(&log, bytes).unwrap();
+    assert_eq!(contents(left.path()).unwrap().services, [service]);
 }
