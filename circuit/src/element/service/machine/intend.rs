@@ -255,7 +255,10 @@ impl Machine {
         let overtaken: Vec<Ticket> = self
             .pursuits
             .iter()
-            .filter(|(_, pursuit)| pursuit.restart.is_some_and(|slot| slot > to))
+            .filter(|(other, pursuit)| {
+                let scale = pursuit.verb == Verb::Scale && **other != ticket;
+                scale || pursuit.restart.is_some_and(|slot| slot > to)
+            })
             .map(|(ticket, _)| *ticket)
             .collect();
         for overtaken in overtaken {

@@ -305,3 +305,24 @@ fn who_waits_is_told_also_when_a_slot_that_was_ready_is_given_up_late() {
     assert_eq!(world.settled(ticket), Some(&Outcome::Reached));
     assert_eq!(world.states(), [State::Ready; 2]);
 }
+
+#[test]
+fn an_update_to_another_number_of_slots_overtakes_a_scale() {
+    let mut world = World::up(policy(3), |_, _| Behaviour {
+        term: Some(s(5)),
+        ..Behaviour::default()
+    });
+    let scale = world.intend(Intent::Scale(1));
+    world.run(s(1));
+    let by = world.intend(Intent::Update {
+        policy: Box::new(policy(3)),
+        unchanged: vec![1],
+    });
+    let verb = Verb::Update;
+    assert_eq!(
+        world.settled(scale),
+        Some(&Outcome::Superseded { by, verb })
+    );
+    world.run(s(10));
+    assert_eq!(world.settled(by), Some(&Outcome::Reached));
+}

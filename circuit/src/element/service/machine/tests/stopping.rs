@@ -378,3 +378,21 @@ fn who_asks_for_a_stuck_service_is_told_at_once() {
         assert_eq!(failure.what, Failed::Stuck, "{text}");
     }
 }
+
+#[test]
+fn a_server_that_ends_at_once_kills_at_once() {
+    let mut world = World::up(Policy::default(), |_, _| Behaviour {
+        term: None,
+        ..Behaviour::default()
+    });
+    world.forget_log();
+    let from = world.now;
+    world.handle(Input::Kill);
+    world.run(s(1));
+    assert!(world.ended);
+    // Whatever the main process leaves is killed too.
+    assert_eq!(
+        steps(&world, from),
+        [(0, "withdrawn"), (0, "kill"), (10, "kill"), (10, "gone")]
+    );
+}

@@ -90,7 +90,7 @@ impl World {
                     self.bodies.insert(instance, body);
                 } else {
                     // It has ended between two lives.
-                    assert!(self.used.contains(&instance));
+                    self.used.insert(instance);
                 }
             }
             Output::InstanceGone { instance } => {
