@@ -35,7 +35,8 @@ pub(super) const READ: usize = 128 << 10;
 /// A record holds what is read at a time.
 const _: () = assert!(READ <= MOST);
 
-/// How many bytes a pipe holds while its child writes much. Measured: see the commit that made this.
+/// How many bytes a pipe holds while its child writes much: the most that a user may ask for who is not
+/// root, unless the host is set up otherwise. The gain was not measured.
 const BUSY: usize = 1 << 20;
 
 /// How long the thread pauses after a round that found less than [`LITTLE`]. Chosen, not measured.
