@@ -70,6 +70,9 @@ impl Marker {
 const LEAST_READ: usize = 4 << 10;
 const MOST_READ: usize = 256 << 10;
 
+/// From how many bytes on a read is long. Chosen, not measured: as much as a chunk.
+const LONG_READ: usize = 64 << 10;
+
 /// How many pieces one write takes. Chosen, not measured: a chunk and its header are two.
 const PIECES: usize = 32;
 
@@ -103,6 +106,9 @@ struct State {
     unread: Bytes,
     /// What was finished and found no room to be written.
     tail: Vec<Bytes>,
+    /// A long read, whose room is used again once nobody has any of it: fresh memory costs as much as
+    /// copying into it.
+    last: Bytes,
 }
 
 /// One stream of a connection. The connection goes back into the pool with the last of the halves.
@@ -120,7 +126,7 @@ pub struct Sender(Arc<Stream>);
 #[derive(Debug)]
 pub struct Receiver {
     stream: Arc<Stream>,
-    /// Room for the next read, which found nothing.
+    /// Room for the next read.
     spare: Vec<u8>,
 }
 
@@ -416,8 +422,18 @@ impl Receiver {
         pieces: &mut [Bytes],
     ) -> Poll<Result<Option<usize>, StreamError>> {
         let connection = &self.stream.connection;
+        if self.spare.capacity() == 0 {
+            let last = std::mem::take(&mut connection.state.lock().last);
+            if let Ok(last) = last.try_into_mut() {
+                self.spare = last.into();
+                self.spare.clear();
+            }
+        }
         match ready!(connection.poll_read(cx, &mut self.spare)) {
             Ok(bytes) if !bytes.is_empty() => {
+                if bytes.len() >= LONG_READ {
+                    connection.state.lock().last = bytes.clone();
+                }
                 pieces[0] = bytes;
                 Poll::Ready(Ok(Some(1)))
             }
@@ -444,6 +460,8 @@ impl Receiver {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // A connection that waits for its next stream holds no room.
+        self.connection.state.lock().last = Bytes::new();
         let pool = self.pool.as_ref().and_then(std::sync::Weak::upgrade);
         match pool {
             Some(pool) if self.connection.is_in_order() => pool.put(self.connection.clone()),

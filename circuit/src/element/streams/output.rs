@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use circuit_proto::codec::MAX_CHUNK;
 use circuit_proto::element::streams::Output as OutputStatus;
 use circuit_proto::{Code, Error};
 use rustix::buffer::spare_capacity;
@@ -39,6 +38,13 @@ const TURN: usize = 256 << 10;
 /// The least cost of a read, in bytes that could be read as well: one of a few bytes is a wake-up
 /// and three system calls too.
 const LEAST_WORK: usize = 4096;
+
+/// The most that is read at once, and how much a pipe holds from which much is read, in bytes. Measured with
+/// `scripts/bench stdout`: with 32 KiB the process and the server wait for each other at each chunk.
+const BULK: usize = 128 << 10;
+
+/// After how many reads of all that a pipe holds in a row it is made to hold more. Chosen, not measured.
+const FULL_READS: u32 = 4;
 
 /// One of a process's outputs.
 #[derive(Debug)]
@@ -67,6 +73,19 @@ struct State {
     failure: Option<(Error, bool)>,
     /// The reading end of what follows behind that.
     next: Option<Arc<Descriptor>>,
+    /// What makes much output fast. Here, as a request in flight is to be small.
+    bulk: Bulk,
+}
+
+/// The means of a reader for whom much comes.
+#[derive(Debug, Default)]
+struct Bulk {
+    /// Room for the next read: fresh memory costs as much as copying into it.
+    spare: Vec<u8>,
+    /// How many reads in a row have taken all that the pipe holds.
+    full: u32,
+    /// The pipe was made to hold more.
+    widened: bool,
 }
 
 /// The one reader's hold on an output.
@@ -89,6 +108,7 @@ impl Output {
             discarded: false,
             failure: None,
             next: None,
+            bulk: Bulk::default(),
         };
         Arc::new(Output {
             state: Mutex::new(state),
@@ -207,7 +227,7 @@ impl State {
         }
         let mut left = Vec::from(std::mem::take(&mut self.pending));
         loop {
-            match read(&source) {
+            match read(&source, &mut Vec::new()) {
                 Ok(bytes) if bytes.is_empty() => {
                     self.source = None;
                     break;
@@ -222,7 +242,7 @@ impl State {
                     break;
                 }
             }
-            if left.len() >= HELD {
+            if left.len() >= BULK {
                 break;
             }
         }
@@ -264,6 +284,21 @@ impl State {
     }
 }
 
+impl Bulk {
+    /// Takes note of a read of so many bytes: a pipe from which much comes is made to hold more.
+    fn has_read(&mut self, source: &Descriptor, bytes: usize) {
+        self.full = match bytes >= HELD {
+            true => self.full.saturating_add(1),
+            false => 0,
+        };
+        if self.full >= FULL_READS && !self.widened {
+            self.widened = true;
+            // A user who has very many pipes is refused: then it holds as much as before.
+            let _ = rustix::pipe::fcntl_setpipe_size(source, BULK);
+        }
+    }
+}
+
 impl Reading {
     /// The next chunk, as soon as there is any data; `None` at the end. It stays the output's
     /// until [`handed`](Self::handed). Fails if the system cannot say when there is data.
@@ -288,13 +323,19 @@ impl Reading {
                 Error::new(Code::Internal, message)
             })?;
             let mut state = self.output.lock();
-            match read(&source) {
+            let mut spare = std::mem::take(&mut state.bulk.spare);
+            let read = read(&source, &mut spare);
+            state.bulk.spare = spare;
+            match read {
                 Ok(bytes) if bytes.is_empty() => {
                     state.source = None;
                     return state.at_end();
                 }
                 // The next turn of the loop hands it out.
-                Ok(bytes) => state.pending = bytes.into(),
+                Ok(bytes) => {
+                    state.bulk.has_read(&source, bytes.len());
+                    state.pending = bytes.into();
+                }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::INTR) => (),
                 // A terminal whose last user has gone gives EIO; nothing else is left to read.
@@ -308,7 +349,15 @@ impl Reading {
 
     /// The chunk that [`next`](Self::next) gave has been handed on.
     pub fn handed(&mut self) {
-        self.output.lock().pending = Bytes::new();
+        let mut state = self.output.lock();
+        let handed = std::mem::take(&mut state.pending);
+        if handed.len() >= HELD
+            && let Ok(handed) = handed.try_into_mut()
+        {
+            let mut spare = Vec::from(handed);
+            spare.clear();
+            state.bulk.spare = spare;
+        }
     }
 
     /// The reader wants no more of it, and nobody else will.
@@ -329,6 +378,13 @@ impl Drop for Reading {
         {
             let mut state = self.output.lock();
             state.reader = None;
+            let bulk = std::mem::take(&mut state.bulk);
+            if let Some(source) = &state.source
+                && bulk.widened
+            {
+                // A late reader is promised so much. A pipe that holds more now stays as it is.
+                let _ = rustix::pipe::fcntl_setpipe_size(source, HELD);
+            }
             if state.settles {
                 state.settle();
             }
@@ -349,13 +405,23 @@ fn writable(source: &Descriptor) -> Option<bool> {
     Some(asked[0].revents().contains(PollFlags::OUT))
 }
 
-/// Reads what there is, once, at most a chunk; nothing at the end.
-fn read(source: &Descriptor) -> Result<Vec<u8>, Errno> {
-    // As large as what waits: a line of output does not hold a buffer for a chunk.
-    let waiting = rustix::io::ioctl_fionread(source).unwrap_or(0);
-    let mut buffer = Vec::with_capacity((waiting as usize).clamp(64, MAX_CHUNK));
-    rustix::io::read(source, spare_capacity(&mut buffer))?;
-    Ok(buffer)
+/// Reads what there is, once; nothing at the end. Uses the spare buffer if that is large.
+fn read(source: &Descriptor, spare: &mut Vec<u8>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = std::mem::take(spare);
+    if buffer.capacity() < BULK {
+        // As large as what waits: a line of output does not hold a large buffer.
+        let waiting = rustix::io::ioctl_fionread(source).unwrap_or(0) as usize;
+        if buffer.capacity() < waiting || buffer.capacity() == 0 {
+            buffer = Vec::with_capacity(waiting.clamp(64, BULK));
+        }
+    }
+    match rustix::io::read(source, spare_capacity(&mut buffer)) {
+        Ok(_) => Ok(buffer),
+        Err(errno) => {
+            *spare = buffer;
+            Err(errno)
+        }
+    }
 }
 
 #[cfg(test)]
