@@ -2,6 +2,7 @@
 
 mod run;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use circuit_proto::element::process::{Cmd, Op};
@@ -20,7 +21,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             call.answer(made.map(drop)).await
         }
         Op::MakeBound(cmd) => {
-            let made = make(call, cmd).await;
+            let made = make(call, cmd).await.map(|(process, ())| process);
             if let Ok(process) = &made {
                 process.bind();
             }
@@ -36,30 +37,34 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 }
 
 /// Makes a process element, and sees to it that one which forgets itself does.
-async fn make(call: &mut Call, cmd: Cmd) -> Result<Arc<Process>, Error> {
-    let (process, ()) = make_with(call, cmd, |_, _| ()).await?;
-    Ok(process)
+fn make(call: &mut Call, cmd: Cmd) -> Made<'_, ()> {
+    make_with(call, cmd, |_, _| ())
 }
+
+/// A process element in the making. It is boxed, as every request would carry it along.
+type Made<'a, T> = Pin<Box<dyn Future<Output = Result<(Arc<Process>, T), Error>> + Send + 'a>>;
 
 /// Makes a process element, with which `first` does something for the caller before anybody else finds
 /// it.
-async fn make_with<T>(
-    call: &mut Call,
+fn make_with<'a, T: Send + 'a>(
+    call: &'a mut Call,
     cmd: Cmd,
-    first: impl FnOnce(&Arc<Process>, &Arc<str>) -> T,
-) -> Result<(Arc<Process>, T), Error> {
-    let place = call.reserve()?;
-    let process = Process::spawn(cmd, &call.server.runtime)
-        .await
-        .map_err(|error| exec_failed(&call.server, &error))?;
-    let done_first = first(&process, call.operation.who());
-    call.commit(place, &process);
-    if process.forgets_itself() {
-        let forgettable = process.clone();
-        let done = async move { forgettable.forgettable().await };
-        forget_after(call, process.clone(), done);
-    }
-    Ok((process, done_first))
+    first: impl FnOnce(&Arc<Process>, &Arc<str>) -> T + Send + 'a,
+) -> Made<'a, T> {
+    Box::pin(async move {
+        let place = call.reserve()?;
+        let process = Process::spawn(cmd, &call.server.runtime)
+            .await
+            .map_err(|error| exec_failed(&call.server, &error))?;
+        let done_first = first(&process, call.operation.who());
+        call.commit(place, &process);
+        if process.forgets_itself() {
+            let forgettable = process.clone();
+            let done = async move { forgettable.forgettable().await };
+            forget_after(call, process.clone(), done);
+        }
+        Ok((process, done_first))
+    })
 }
 
 fn exec_failed(server: &Server, error: &SpawnError) -> Error {
