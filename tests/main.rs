@@ -41,6 +41,7 @@ mod reference;
 mod run;
 mod seeds;
 mod servers;
+mod services;
 mod shell;
 mod sockets;
 mod start;

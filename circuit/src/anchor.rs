@@ -4,10 +4,12 @@
 //! only lead to others are implied. So an anchor exists exactly while it holds an element or leads
 //! to one, walking never fails, and a subtree is a range of the map.
 //!
+//! An element may be *closed*: then it alone decides which elements are below it.
+//!
 //! The tree knows nothing of membership, nor of the kinds of its elements.
 //!
 //! **Invariant:** of many concurrent makers at one path one wins; a maker that fails leaves
-//! nothing behind.
+//! nothing behind. Nobody makes an element below a closed one, nor a closed one above another element.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -24,22 +26,41 @@ pub struct Tree<E> {
 }
 
 #[derive(Debug)]
-enum Slot<E> {
-    /// Somebody is making an element here.
-    Reserved,
-    Held(E),
+struct Slot<E> {
+    /// `None` while somebody makes it.
+    element: Option<E>,
+    below: Below,
 }
 
-/// The error of a place that holds an element already, or that another maker has reserved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("occupied")]
-pub struct Occupied;
+/// Who may make elements below one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Below {
+    /// Everybody.
+    Open,
+    /// The element alone.
+    Closed,
+}
+
+/// The error of a place where no element can be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Occupied {
+    /// The place holds an element already, or another maker has reserved it.
+    #[error("occupied")]
+    Held,
+    /// There are elements below it.
+    #[error("there are elements below it")]
+    Leads,
+    /// It is below a closed element, which has these names.
+    #[error("it is below a closed element")]
+    Within(Names),
+}
 
 /// A place that is kept for a maker. If it is dropped before the commit, the place is free again.
 #[derive(Debug)]
 pub struct Reservation<E> {
     tree: Arc<Tree<E>>,
     names: Names,
+    below: Below,
     done: bool,
 }
 
@@ -53,37 +74,68 @@ impl<E: Clone> Tree<E> {
 
     /// Keeps the place for a maker, if it is free.
     pub fn reserve(self: &Arc<Self>, names: &[String]) -> Result<Reservation<E>, Occupied> {
+        self.reserve_place(names, Below::Open)
+    }
+
+    /// Keeps the place for the maker of a closed element, if it is free and there is nothing below it.
+    pub fn reserve_closed(self: &Arc<Self>, names: &[String]) -> Result<Reservation<E>, Occupied> {
+        self.reserve_place(names, Below::Closed)
+    }
+
+    fn reserve_place(
+        self: &Arc<Self>,
+        names: &[String],
+        below: Below,
+    ) -> Result<Reservation<E>, Occupied> {
         let mut slots = self.lock();
         if slots.contains_key(names) {
-            return Err(Occupied);
+            return Err(Occupied::Held);
         }
-        slots.insert(names.to_vec(), Slot::Reserved);
+        let closed = (0..names.len()).map(|depth| &names[..depth]);
+        let closed = closed.into_iter().find(|above| {
+            let slot = slots.get(*above);
+            slot.is_some_and(|slot| slot.below == Below::Closed)
+        });
+        if let Some(closed) = closed {
+            return Err(Occupied::Within(closed.to_vec()));
+        }
+        if below == Below::Closed {
+            let mut behind = slots.range((Excluded(names.to_vec()), Unbounded));
+            if behind
+                .next()
+                .is_some_and(|(found, _)| found.starts_with(names))
+            {
+                return Err(Occupied::Leads);
+            }
+        }
+        let element = None;
+        slots.insert(names.to_vec(), Slot { element, below });
         Ok(Reservation {
             tree: self.clone(),
             names: names.to_vec(),
+            below,
             done: false,
         })
     }
 
+    /// Puts an element below a closed one, on that one's own behalf, in place of what is there.
+    pub fn put(&self, names: Names, element: E) {
+        let (element, below) = (Some(element), Below::Open);
+        self.lock().insert(names, Slot { element, below });
+    }
+
     /// The element at these names.
     pub fn get(&self, names: &[String]) -> Option<E> {
-        match self.lock().get(names)? {
-            Slot::Held(element) => Some(element.clone()),
-            Slot::Reserved => None,
-        }
+        self.lock().get(names)?.element.clone()
     }
 
     /// Removes the element at these names, if it is there and `wanted`.
     pub fn remove_if(&self, names: &[String], wanted: impl FnOnce(&E) -> bool) -> Option<E> {
         let mut slots = self.lock();
-        match slots.get(names) {
-            Some(Slot::Held(element)) if wanted(element) => (),
-            _ => return None,
+        if !slots.get(names)?.element.as_ref().is_some_and(wanted) {
+            return None;
         }
-        match slots.remove(names) {
-            Some(Slot::Held(element)) => Some(element),
-            _ => None,
-        }
+        slots.remove(names)?.element
     }
 
     /// How many elements there are.
@@ -109,10 +161,7 @@ impl<E: Clone> Tree<E> {
             };
             let mut path = base.to_vec();
             path.push(name.to_owned());
-            let held = match slots.get(&path) {
-                Some(Slot::Held(element)) => Some(element.clone()),
-                Some(Slot::Reserved) | None => None,
-            };
+            let held = slots.get(&path).and_then(|slot| slot.element.clone());
             if held.is_some() || leads_to_element(&slots, &path) {
                 children.push((name.to_owned(), held));
             }
@@ -135,7 +184,9 @@ impl<E: Clone> Tree<E> {
             let Some(below) = found.strip_prefix(base) else {
                 break;
             };
-            let Slot::Held(element) = slot else { continue };
+            let Some(element) = &slot.element else {
+                continue;
+            };
             // The anchors that lead to this one, and did not lead to the one before.
             for depth in common(last, below) + 1..below.len() {
                 visit(&below[..depth], None);
@@ -158,7 +209,7 @@ fn leads_to_element<E>(slots: &BTreeMap<Names, Slot<E>>, path: &[String]) -> boo
     slots
         .range((Excluded(path.to_vec()), Unbounded))
         .take_while(|(names, _)| names.starts_with(path))
-        .any(|(_, slot)| matches!(slot, Slot::Held(_)))
+        .any(|(_, slot)| slot.element.is_some())
 }
 
 fn common(a: &[String], b: &[String]) -> usize {
@@ -170,7 +221,8 @@ impl<E> Reservation<E> {
     pub fn commit(mut self, element: E) {
         self.done = true;
         let mut slots = self.tree.slots.lock();
-        slots.insert(std::mem::take(&mut self.names), Slot::Held(element));
+        let (element, below) = (Some(element), self.below);
+        slots.insert(std::mem::take(&mut self.names), Slot { element, below });
     }
 }
 
@@ -258,7 +310,7 @@ mod tests {
     fn one_maker_wins_and_a_failed_one_leaves_nothing() {
         let tree = Tree::new();
         let reservation = tree.reserve(&names("a/b")).unwrap();
-        assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied);
+        assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied::Held);
         assert_eq!(tree.get(&names("a/b")), None::<u32>);
         assert!(
             tree.children(&[]).is_empty(),
@@ -268,7 +320,28 @@ mod tests {
         assert!(tree.is_empty());
         tree.reserve(&names("a/b")).unwrap().commit(1);
         assert_eq!(tree.get(&names("a/b")), Some(1));
-        assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied);
+        assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied::Held);
+    }
+
+    #[test]
+    fn below_a_closed_element_nobody_else_makes_any() {
+        let tree = tree(&["a/b"]);
+        assert_eq!(
+            tree.reserve_closed(&names("a")).unwrap_err(),
+            Occupied::Leads
+        );
+        let closed = tree.reserve_closed(&names("s")).unwrap();
+        let within = |path: &str| tree.reserve(&names(path)).unwrap_err();
+        assert_eq!(within("s/1"), Occupied::Within(names("s")));
+        closed.commit(7);
+        assert_eq!(within("s/x/y"), Occupied::Within(names("s")));
+        tree.put(names("s/1"), 8);
+        assert_eq!(tree.get(&names("s/1")), Some(8));
+        // A name that only begins alike is not below it.
+        tree.reserve(&names("s1")).unwrap().commit(9);
+        tree.remove_if(&names("s/1"), |_| true);
+        tree.remove_if(&names("s"), |_| true);
+        tree.reserve(&names("s/1")).unwrap().commit(10);
     }
 
     #[test]

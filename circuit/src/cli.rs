@@ -23,6 +23,7 @@ mod output;
 mod process;
 mod run;
 mod server;
+mod service;
 mod start;
 mod stdin;
 mod streams;

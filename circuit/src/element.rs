@@ -7,6 +7,7 @@ pub mod container;
 pub mod dns;
 pub mod process;
 pub mod server;
+pub mod service;
 pub mod signals;
 pub mod streams;
 pub mod subscription;

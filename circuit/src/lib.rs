@@ -15,9 +15,5 @@ pub mod logs;
 pub mod peer;
 pub mod runtime;
 pub mod server;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "the server does not open it yet")
-)]
 mod store;
 mod text;

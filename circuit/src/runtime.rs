@@ -36,9 +36,13 @@ const SPAWNING: usize = 128;
 /// answers in milliseconds, or else none does for seconds.
 const RESOLVING: usize = 32;
 
+/// How many threads look at the processes of the host at the same time. Chosen, not measured: files below
+/// /proc take no time, but for those of a process that the kernel is taking apart.
+const LOOKING: usize = 8;
+
 /// How many threads the pools together may have: the runtime is to have room for all of them, so
 /// that no pool ever waits for another.
-pub const BLOCKING_THREADS: usize = SPAWNING + RESOLVING + READING + 64;
+pub const BLOCKING_THREADS: usize = SPAWNING + RESOLVING + LOOKING + READING + 64;
 
 /// The means that the parts of one server share.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct Runtime {
     pub spawning: Pool,
     /// Asks the resolver.
     pub resolving: Pool,
+    /// Looks at the processes of the host.
+    pub looking: Pool,
     /// Hands out descriptors.
     pub descriptors: Arc<Descriptors>,
     /// Places for QUIC connections without a `Welcome`.
@@ -69,6 +75,7 @@ impl Runtime {
             drains: Drains::start(alarm)?,
             spawning: Pool::new("processes being started", SPAWNING),
             resolving: Pool::new("names being looked up", RESOLVING),
+            looking: Pool::new("looks at the processes of the host", LOOKING),
             descriptors: Descriptors::of_process(),
             unauthenticated: Admission::new(Limits::UNAUTHENTICATED),
             tokenless: Admission::new(Limits::UNAUTHENTICATED),

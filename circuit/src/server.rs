@@ -46,6 +46,7 @@ use tracing::{error, info, warn};
 use crate::anchor::Tree;
 use crate::element::container::engine::{Engine, EngineError};
 use crate::element::process::orphans;
+use crate::element::service::registry::{Place, Services};
 use crate::element::{self, Element, Kind};
 use crate::peer::alone::{self, Ways};
 use crate::peer::multicast::Scope;
@@ -90,6 +91,8 @@ pub struct Options {
     pub log: Option<log::Lines>,
     /// The Unix sockets for clients on this host.
     pub sockets: Sockets,
+    /// How much retained output there may be, in bytes; a tenth of the disk if that is `None`.
+    pub logs: Option<u64>,
 }
 
 /// The Unix sockets of a server.
@@ -149,6 +152,9 @@ pub enum StartError {
     /// The socket for others cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketFileError),
+    /// What is kept of services cannot be read.
+    #[error("{0}")]
+    Services(String),
     /// The system gives no thread or descriptor.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -175,6 +181,8 @@ pub struct Server {
     pub peer: Arc<Peer>,
     /// The pools, counters and limits that the parts share.
     pub runtime: Arc<Runtime>,
+    /// What its services share.
+    pub services: Arc<Services>,
     /// The Docker Engine, if the server hosts containers.
     engine: Option<Arc<Engine>>,
     /// The tethers, which tell of processes that die.
@@ -288,10 +296,15 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         };
         doors.push((local::file::listen(path, mode, *group)?, door));
     }
+    let own_dir = runtime_dir.as_ref().map(|dir| dir.path().to_owned());
+    let mut own_socket = None;
     if let Some(dir) = runtime_dir.filter(|_| options.sockets.own) {
         let path = dir.socket_of(fingerprint.id());
         match local::file::listen(&path, 0o600, None) {
-            Ok(listening) => doors.push((listening, Door::Own)),
+            Ok(listening) => {
+                doors.push((listening, Door::Own));
+                own_socket = Some(path);
+            }
             Err(error) => warn!(
                 "{}; commands on this host come over the network",
                 circuit_client::chain(&error)
@@ -299,13 +312,23 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         }
     }
     let handshakes = local::Handshakes::new(runtime.descriptors.limit());
+    let tree = Tree::new();
+    let place = Place {
+        server: format!("/{}", fingerprint.id()),
+        socket: own_socket,
+        var: options.var.clone(),
+        runtime: own_dir,
+        logs: options.logs,
+    };
+    let services = Services::new(place, &tree, &runtime);
     let server = Arc::new(Server {
         me,
         fingerprint,
         address,
         key,
         started,
-        tree: Tree::new(),
+        tree,
+        services,
         operations: Operations::new(options.log.clone(), &runtime),
         runtime,
         peer,
@@ -328,6 +351,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     if let Ok(own) = server.tree.reserve(&[]) {
         own.commit(element::server::Server::new(&server).into_element());
     }
+    // Elements that were kept are there when the first request is answered.
+    let services = server.services.start().await;
+    services.map_err(|error| StartError::Services(error.message))?;
     tasks.lasting("driver", driver.run());
     tasks.lasting("acceptor", accept::accept(server.clone()));
     for ((socket, file), door) in doors {
@@ -452,6 +478,7 @@ impl Running {
         }
         self.server.keep_members().await;
         self.server.shut_elements_down().await;
+        self.server.services.close().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(LEAVE_WAIT, self.server.peer.leave(copied)).await;
         self.server.closing.send_replace(true);

@@ -48,12 +48,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use directory::Directory;
-pub(crate) use error::{OpenError, WriteError};
+pub(crate) use error::OpenError;
+#[cfg(test)]
+pub(crate) use error::WriteError;
 pub(crate) use flushed::Flushed;
 pub(crate) use health::Health;
-pub(crate) use record::{
-    Change, Contents, Definition, Identity, Instance, Intent, Note, Process, Service, Slot,
-};
+pub(crate) use record::{Change, Contents, Definition, Identity, Instance, Intent, Note, Service};
+#[cfg(test)]
+pub(crate) use record::{Process, Slot};
 
 use change::services;
 use database::{Database, RUNNING, STORE};

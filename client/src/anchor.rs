@@ -29,6 +29,8 @@ pub struct Entry {
     pub kind: Option<ElementKind>,
     /// The state of the server, at a child of the root.
     pub server: Option<ServerEntry>,
+    /// What there is to say of the element in a few words: of a service `2/3 ready`; else empty.
+    pub note: String,
 }
 
 impl Anchor {
@@ -207,8 +209,10 @@ impl Anchor {
                 anchor: self.client.server(server.id),
                 kind: Some(ElementKind::Server),
                 server: Some(server),
+                note: String::new(),
             }),
-            Listed::Anchor { path, kind } => Ok(Entry {
+            Listed::Anchor { path, kind, note } => Ok(Entry {
+                note,
                 anchor: self.walk(&path)?,
                 kind,
                 server: None,

@@ -8,6 +8,7 @@ pub mod dns;
 mod handle;
 pub mod process;
 pub mod server;
+pub mod service;
 pub mod streams;
 pub mod subscription;
 

@@ -54,7 +54,7 @@ pub use circuit_proto::element::process::{Cmd, Phase, Sink, TerminalSize};
 pub use circuit_proto::element::streams::Ended;
 pub use circuit_proto::element::subscription::Event;
 pub use circuit_proto::element::{
-    ElementKind, Status, channel, container, dns, process, server, streams, subscription,
+    ElementKind, Status, channel, container, dns, process, server, service, streams, subscription,
 };
 pub use circuit_proto::handshake::{Identity, Refused, Versions};
 pub use circuit_proto::id::NotAnId;
@@ -69,6 +69,7 @@ pub use element::container::Container;
 pub use element::dns::Nameserver;
 pub use element::process::{Attached, AttachedEnd, AttachedOutput, AttachedStdin, Output, Proc};
 pub use element::server::Server;
+pub use element::service::Service;
 pub use element::subscription::{Events, Subscription};
 pub use element::{Bound, Element, Handle, Kind};
 pub use error::{DialError, Error, SocketError, chain};

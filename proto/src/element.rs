@@ -11,6 +11,7 @@ pub mod container;
 pub mod dns;
 pub mod process;
 pub mod server;
+pub mod service;
 pub mod streams;
 pub mod subscription;
 
@@ -51,9 +52,10 @@ macro_rules! kinds {
             process Process { Process "proc" process::Status }
             container Container { Container "docker" Box<container::Inspected> }
             channel Channel { Channel "chan" channel::Status }
-            subscription Subscription { OnJoin "@join" subscription::Status, OnLeave "@leave" subscription::Status }
+            subscription Subscription { OnJoin "@join" subscription::Status, OnLeave "@leave" subscription::Status, OnService "@svc" subscription::Status }
             dns Dns { Dns "dns" dns::Status }
             server Server { Server "server" server::Status }
+            service Service { Service "svc" service::Status, Slot "slot" service::Status }
         }
     };
 }
@@ -202,15 +204,25 @@ mod tests {
             Anchor {
                 path: &'static str,
                 kind: Option<&'static str>,
+                note: &'static str,
             },
         }
         let kind = Some("anvil");
-        let listed = codec::encode(&LaterListed::Anchor { path: "a/b", kind }).unwrap();
+        let listed = codec::encode(&LaterListed::Anchor {
+            path: "a/b",
+            kind,
+            note: "new",
+        })
+        .unwrap();
         let path = "a/b".to_owned();
         let kind = Some(ElementKind::Unknown);
         assert_eq!(
             codec::decode(&listed),
-            Ok(anchor::Listed::Anchor { path, kind })
+            Ok(anchor::Listed::Anchor {
+                path,
+                kind,
+                note: "new".to_owned()
+            })
         );
     }
 

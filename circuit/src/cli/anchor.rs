@@ -189,7 +189,7 @@ fn reason<'a>(failure: &'a Failure, server: &ServerEntry) -> &'a str {
 }
 
 /// All that the pattern means, and the servers that did not tell.
-async fn entries(
+pub(super) async fn entries(
     client: &Client,
     pattern: &Pattern,
 ) -> Result<(Vec<Entry>, Vec<(ServerEntry, Failure)>), Failure> {
@@ -265,7 +265,8 @@ fn long_lines(entries: &[Entry], paths: &[String]) -> String {
                         "{kind:<6}  {path:<path_width$}  {name:<name_width$}  {address}{state}\n"
                     )
                 }
-                None => format!("{kind:<6}  {path}\n"),
+                None if entry.note.is_empty() => format!("{kind:<6}  {path}\n"),
+                None => format!("{kind:<6}  {path}  {}\n", entry.note),
             }
         })
         .collect()

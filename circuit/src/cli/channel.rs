@@ -266,7 +266,7 @@ async fn recv(options: Recv) -> Result<u8, Failure> {
         true => recv_many(chan, most, wait, lines, asked).await,
         false => recv_one(chan, wait, asked).await,
     };
-    let status = interrupts.in_order(options.dial.timeout, receive).await?;
+    let status = interrupts.in_order(options.dial.timeout(), receive).await?;
     Ok(status)
 }
 

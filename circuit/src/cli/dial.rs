@@ -29,8 +29,24 @@ pub(super) struct Dial {
     #[arg(long, value_name = "FILE")]
     pub(super) hmac: Option<PathBuf>,
     /// The deadline of operations that do not block by nature
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
-    pub(super) timeout: Duration,
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Reaching the circuit")]
+    #[arg(help = "The deadline of operations that do not block by nature [default: 5]")]
+    timeout: Option<Duration>,
+}
+
+/// The deadline of operations that do not block by nature, unless it is given.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Dial {
+    /// The deadline of operations that do not block by nature.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
+    }
+
+    /// For how long a command watches the effect of what it asked for, if not for as long as it takes.
+    pub(super) fn watch_for(&self) -> Option<Duration> {
+        self.timeout
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -50,7 +66,7 @@ pub(super) async fn dial(dial: &Dial) -> Result<Client, Failure> {
         address: dial.url.clone(),
         group: dial.discover,
         key_file: dial.hmac.clone(),
-        timeout: dial.timeout,
+        timeout: dial.timeout(),
         warn: |warning| say(&format!("circuit: warning: {warning}")),
     };
     let client = search.dial().await.map_err(|error| {

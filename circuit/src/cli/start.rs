@@ -81,6 +81,9 @@ pub(super) struct Start {
     /// The group that may use the socket of -socket, and with it run programs as the server's user
     #[arg(long, value_name = "GROUP", requires = "socket")]
     socket_group: Option<String>,
+    /// How many bytes of output all services together may retain [default: a tenth of the disk]
+    #[arg(long, value_name = "BYTES")]
+    logs: Option<u64>,
     /// The form of the log on stderr
     #[arg(long, value_name = "FORM", default_value = "text")]
     log: LogFormat,
@@ -193,6 +196,7 @@ fn options(flags: Start) -> Result<Options, Failure> {
         key,
         docker: flags.docker,
         log: None,
+        logs: flags.logs,
         sockets,
     })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use circuit_client::streams::Reach;
 use circuit_client::{AttachedStdin, Ended, Error, Path, Proc, Writer};
 use clap::Subcommand;
 use serde::Serialize;
@@ -47,7 +48,12 @@ pub(super) enum Command {
         dial: Dial,
     },
     /// Wait for a process or container to exit, and print its status as JSON
+    ///
+    /// Of a service: until all its slots are down, finished or failed.
     Wait {
+        /// Wait until all slots of a service are ready, and print nothing
+        #[arg(long, conflicts_with = "status")]
+        ready: bool,
         /// Exit as the process did
         #[arg(long)]
         status: bool,
@@ -76,6 +82,9 @@ pub(super) enum Command {
         /// To the process's whole group
         #[arg(long)]
         group: bool,
+        /// To the process and all its descendants
+        #[arg(long, conflicts_with = "group")]
+        tree: bool,
         /// Its name, with or without SIG, in any case, or its number
         #[arg(allow_negative_numbers = true, value_parser = signal_name)]
         signal: String,
@@ -94,7 +103,15 @@ impl Command {
             // Interrupted, they print the bytes that had come.
             Command::Stdout { path, dial } => block_on(output(path, Which::Stdout, dial)),
             Command::Stderr { path, dial } => block_on(output(path, Which::Stderr, dial)),
-            Command::Wait { status, path, dial } => {
+            Command::Wait {
+                ready: true,
+                path,
+                dial,
+                ..
+            } => interruptible(wait_ready(path, dial)),
+            Command::Wait {
+                status, path, dial, ..
+            } => {
                 let waited = interruptible(wait(path, status, dial));
                 waited.map_err(|failure| failure.beside(status))
             }
@@ -104,10 +121,18 @@ impl Command {
             }
             Command::Signal {
                 group,
+                tree,
                 signal: name,
                 path,
                 dial,
-            } => interruptible(signal(name, path, group, dial)),
+            } => {
+                let reach = match (group, tree) {
+                    (true, _) => Reach::Group,
+                    (false, true) => Reach::Tree,
+                    (false, false) => Reach::Main,
+                };
+                interruptible(signal(name, path, reach, dial))
+            }
         }
     }
 }
@@ -207,7 +232,7 @@ async fn output(path: Path, which: Which, options: Dial) -> Result<u8, Failure> 
     };
     let process = client.anchor(path).proc();
     let print = |asked| print_output(process, which, asked);
-    let status = interrupts.in_order(options.timeout, print).await?;
+    let status = interrupts.in_order(options.timeout(), print).await?;
     Ok(status)
 }
 
@@ -234,6 +259,13 @@ async fn print_output(process: Proc, which: Which, mut asked: Asked) -> Result<(
     }
 }
 
+/// Waits until a service is ready.
+async fn wait_ready(path: Path, options: Dial) -> Result<u8, Failure> {
+    let client = dial(&options).await?;
+    client.anchor(path).service().settled(true).await?;
+    Ok(0)
+}
+
 /// Waits for a process, and prints its status.
 async fn wait(path: Path, as_it: bool, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
@@ -241,6 +273,7 @@ async fn wait(path: Path, as_it: bool, options: Dial) -> Result<u8, Failure> {
     match &ended {
         Ended::Process(status) => print_json(status)?,
         Ended::Container(status) => print_json(status)?,
+        Ended::Service(status) => super::service::print_status(status)?,
     }
     Ok(if as_it { status_of(&ended) } else { 0 })
 }
@@ -250,6 +283,7 @@ fn status_of(ended: &Ended) -> u8 {
     match ended {
         Ended::Process(status) => exit_status(status.code, status.signal_number),
         Ended::Container(status) => exit_status(status.code, status.signal_number),
+        Ended::Service(status) => u8::from(status.exit().is_some()),
     }
 }
 
@@ -329,13 +363,14 @@ async fn waitall(as_they: bool, json: bool, options: Dial) -> Result<u8, Failure
 }
 
 /// Sends a signal.
-async fn signal(signal: String, path: Path, group: bool, options: Dial) -> Result<u8, Failure> {
+async fn signal(signal: String, path: Path, reach: Reach, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
-    let process = client.anchor(path).proc();
-    match group {
-        true => process.signal_group(signal).await?,
-        false => process.signal(signal).await?,
-    }
+    // The operation is the same for whatever runs a program.
+    client
+        .anchor(path)
+        .service()
+        .signal_to(signal, reach)
+        .await?;
     Ok(0)
 }
 

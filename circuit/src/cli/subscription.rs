@@ -1,4 +1,4 @@
-//! Subscriptions: `mk@join`, `mk@leave`. `recv` of [`channel`](super::channel) receives their events.
+//! Subscriptions: `mk@join`, `mk@leave`, `mk@svc`. `recv` of [`channel`](super::channel) receives their events.
 
 use circuit_client::Path;
 use clap::Subcommand;
@@ -16,7 +16,7 @@ pub(super) enum Command {
     ///
     /// `recv` of it gives the path of a server at a time.
     #[command(name = "mk@join")]
-    MkOnJoin {
+    Joins {
         /// The anchor
         #[arg(value_parser = path)]
         path: Path,
@@ -27,8 +27,20 @@ pub(super) enum Command {
     ///
     /// `recv` of it gives the path of a server at a time.
     #[command(name = "mk@leave")]
-    MkOnLeave {
+    Leaves {
         /// The anchor
+        #[arg(value_parser = path)]
+        path: Path,
+        #[command(flatten)]
+        dial: Dial,
+    },
+    /// Make a subscription to what happens to the services of a server from now on
+    ///
+    /// `recv` of it gives a JSON object at a time, with Time, Path, Slot, Event and what else there is to
+    /// tell.
+    #[command(name = "mk@svc")]
+    Services {
+        /// The anchor, on the server whose services are meant
         #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
@@ -39,9 +51,10 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
-            Command::MkOnJoin { path, dial } => interruptible(subscribe(path, Events::Joins, dial)),
-            Command::MkOnLeave { path, dial } => {
-                interruptible(subscribe(path, Events::Leaves, dial))
+            Command::Joins { path, dial } => interruptible(subscribe(path, Events::Joins, dial)),
+            Command::Leaves { path, dial } => interruptible(subscribe(path, Events::Leaves, dial)),
+            Command::Services { path, dial } => {
+                interruptible(subscribe(path, Events::Services, dial))
             }
         }
     }
@@ -52,6 +65,7 @@ impl Command {
 enum Events {
     Joins,
     Leaves,
+    Services,
 }
 
 /// Makes a subscription.
@@ -61,6 +75,7 @@ async fn subscribe(path: Path, events: Events, options: Dial) -> Result<u8, Fail
     match events {
         Events::Joins => anchor.make_on_join().await?,
         Events::Leaves => anchor.make_on_leave().await?,
+        Events::Services => anchor.make_on_service().await?,
     };
     Ok(0)
 }

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::container::{Inspected, Pull, Run, Status};
 use circuit_proto::element::process::Phase;
+use circuit_proto::element::streams::Reach;
 use circuit_proto::{Code, ElementKind, Error, Path};
 use futures_util::{Stream, TryStreamExt};
 use rustix::process::{Pid, PidfdFlags};
@@ -260,9 +261,9 @@ impl Container {
     }
 
     /// Has the Engine send the container's first process a signal.
-    pub async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+    pub async fn signal(&self, signal: &str, reach: Reach) -> Result<(), Error> {
         let signal = signals::parse(signal).ok_or_else(|| signals::unknown(signal))?;
-        if group {
+        if reach != Reach::Main {
             let message = "an Engine signals a container's first process only: leave out -group (KILL ends the others too)";
             return Err(Error::new(Code::InvalidArgument, message));
         }

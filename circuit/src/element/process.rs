@@ -8,9 +8,12 @@
 //!
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
+mod child;
 mod inherited;
 pub mod orphans;
+pub mod session;
 mod spawn;
+pub mod tree;
 
 use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,14 +23,17 @@ use std::time::{Duration, SystemTime};
 
 use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::process::{Cmd, Phase, Status, TerminalSize};
+use circuit_proto::element::streams::Reach;
 use circuit_proto::{Code, ElementKind, Error};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::sync::Notify;
 
+pub use child::Owner;
 pub use inherited::keep_from_children;
-pub use spawn::SpawnError;
+pub use spawn::{Manner, SpawnError, nothing, sink};
 
+use self::tree::{Identity, Table, Tree};
 use super::streams::{Attachable, Course, Descriptor, Input, Output, Streams};
 use super::{Lifecycle, signals};
 use crate::runtime::Runtime;
@@ -38,6 +44,8 @@ use crate::runtime::descriptors::User;
 pub struct Process {
     cmd: Cmd,
     pid: Pid,
+    /// All its descendants; `None` if the system did not say when it began.
+    tree: Option<Tree>,
     started: SystemTime,
     /// Taken while the child is reaped or signalled, so that the one never overtakes the other.
     life: Mutex<Life>,
@@ -94,8 +102,12 @@ impl Process {
     ///
     /// **Cancellation:** a future that is dropped half-way leaves a process that nobody knows, so
     /// it is not to be dropped before the runtime is.
-    pub async fn spawn(cmd: Cmd, runtime: &Arc<Runtime>) -> Result<Arc<Process>, SpawnError> {
-        let spawned = Process::spawn_in_pool(cmd, runtime).await;
+    pub async fn spawn(
+        cmd: Cmd,
+        manner: Manner,
+        runtime: &Arc<Runtime>,
+    ) -> Result<Arc<Process>, SpawnError> {
+        let spawned = Process::spawn_in_pool(cmd, manner, runtime).await;
         let counters = &runtime.counters;
         match &spawned {
             Ok(_) => counters.started.one(),
@@ -104,6 +116,7 @@ impl Process {
         let (cmd, spawned) = spawned?;
         let process = Arc::new(Process {
             pid: spawned.pid,
+            tree: Identity::of(spawned.pid).map(|main| Tree { main, mark: None }),
             started: SystemTime::now(),
             life: Mutex::new(Life {
                 phase: Phase::Running,
@@ -130,6 +143,7 @@ impl Process {
 
     async fn spawn_in_pool(
         cmd: Cmd,
+        manner: Manner,
         runtime: &Runtime,
     ) -> Result<(Cmd, spawn::Spawned), SpawnError> {
         let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
@@ -138,7 +152,7 @@ impl Process {
             .take(User::Processes, spawn::DESCRIPTORS);
         let taken = taken.map_err(|short| system(&short))?;
         let spawned = runtime.spawning.run(move || {
-            let spawned = spawn::spawn(&cmd, taken)?;
+            let spawned = spawn::spawn(&cmd, &manner, taken)?;
             Ok((cmd, spawned))
         });
         spawned.await.map_err(|error| system(&error))?
@@ -190,11 +204,34 @@ impl Process {
         }
     }
 
-    /// Sends the process a signal; with `group`, its whole group.
-    pub fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+    /// Sends a signal to the process, its group, or its tree.
+    pub async fn signal(&self, signal: &str, reach: Reach, runtime: &Runtime) -> Result<(), Error> {
         let signal = signals::parse(signal).ok_or_else(|| signals::unknown(signal))?;
+        match reach {
+            Reach::Main => self.signal_own(signal, false),
+            Reach::Group => self.signal_own(signal, true),
+            Reach::Tree => {
+                let tree = self.tree.clone().ok_or_else(exited)?;
+                let reached = runtime.looking.run(move || {
+                    let table = Table::read()?;
+                    let members = table.members(&[&tree]).remove(0);
+                    let sent = members.into_iter().map(|member| member.signal(signal));
+                    Ok::<_, std::io::Error>(sent.filter(Result::is_ok).count())
+                });
+                match reached.await? {
+                    Ok(0) => Err(exited()),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(Error::new(
+                        Code::Internal,
+                        format!("cannot look at the processes: {error}"),
+                    )),
+                }
+            }
+        }
+    }
+
+    fn signal_own(&self, signal: Signal, group: bool) -> Result<(), Error> {
         let life = self.life();
-        let exited = || Error::new(Code::Closed, "the process has exited");
         if life.phase.is_final() && !(group && life.has_group()) {
             return Err(exited());
         }
@@ -503,6 +540,10 @@ impl Life {
             },
         }
     }
+}
+
+fn exited() -> Error {
+    Error::new(Code::Closed, "the process has exited")
 }
 
 /// Whether there is anybody in a group, though it may be somebody whom this server must not signal.

@@ -66,6 +66,7 @@ fn counters(server: &Host, view: &View) -> Counters {
         Some(log) => log.counts(),
         None => (0, 0, 0),
     };
+    let store = server.services.health().unwrap_or_default();
     let (started, ended) = (counters.started.get(), counters.ended.get());
     let groups = [
         (
@@ -132,6 +133,17 @@ fn counters(server: &Host, view: &View) -> Counters {
         ),
         ("Log", group(&[("Written", written), ("Dropped", dropped)])),
         (
+            "Store",
+            group(&[
+                ("Bytes", store.bytes),
+                ("Writes", store.writes),
+                ("Commits", store.commits),
+                ("Waiting", (store.waiting + store.unwritten) as u64),
+                ("Short", u64::from(store.short)),
+            ]),
+        ),
+        ("Services", group(&[("Made", server.services.len() as u64)])),
+        (
             "Descriptors",
             group(&[
                 ("Limit", descriptors.limit()),
@@ -170,6 +182,7 @@ fn status(server: &Host) -> Status {
         clients: server.clients() as u64,
         // The server's own anchor does not count.
         elements: server.tree.len().saturating_sub(1) as u64,
+        store_error: server.services.health().and_then(|store| store.error),
         counters,
     }
 }

@@ -40,7 +40,19 @@ impl Subscription {
         }))
     }
 
-    /// The channel that its events are received from. Its messages are encoded [`Event`]s.
+    /// The events that it delivers.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Takes an event of a service, as JSON.
+    pub fn service_event(&self, event: String) {
+        let dropped = self.channel.offer(event.into());
+        self.dropped.fetch_add(dropped, Ordering::Relaxed);
+    }
+
+    /// The channel that its events are received from. Its messages are encoded [`Event`]s, or
+    /// JSON of services.
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel
     }
@@ -69,6 +81,7 @@ impl Lifecycle for Subscription {
         match self.source {
             Source::Join => ElementKind::OnJoin,
             Source::Leave => ElementKind::OnLeave,
+            Source::Service => ElementKind::OnService,
         }
     }
 
@@ -76,6 +89,7 @@ impl Lifecycle for Subscription {
         Ok(match self.source {
             Source::Join => AnyStatus::OnJoin(self.status()),
             Source::Leave => AnyStatus::OnLeave(self.status()),
+            Source::Service => AnyStatus::OnService(self.status()),
         })
     }
 

@@ -4,8 +4,8 @@
 //! when it has closed them. When too few are left, the caller is refused early, and told who has them,
 //! instead of failing half-way with the system's own words.
 //!
-//! The soft limit of open files is raised to the hard one, once, when half of it is used
-//! (`docs/adr/0008-the-limit-of-open-files-is-raised-late.md`).
+//! The soft limit of open files is raised to the hard one, once, at the start; children begin with the
+//! limit that the process was started with.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,8 +68,6 @@ impl fmt::Display for User {
 #[derive(Debug)]
 pub struct Descriptors {
     limit: u64,
-    /// From how many on the soft limit is raised.
-    raised_from: u64,
     /// How many are kept for the server itself, which it may not have open now.
     reserve: u64,
     /// All that are in use, and the reserve.
@@ -110,21 +108,21 @@ fn listed(by: &[(User, u64)]) -> String {
 }
 
 impl Descriptors {
-    /// Those of this process, of which some are open already.
+    /// Those of this process, of which some are open already. Raises the limit to what the system allows.
     pub fn of_process() -> Arc<Descriptors> {
+        raise();
         let limit = rustix::process::getrlimit(Resource::Nofile);
-        let hard = limit.maximum.unwrap_or(u64::MAX);
-        let soft = limit.current.unwrap_or(u64::MAX);
+        // Where raising it was refused, the soft limit is what there is.
+        let limit = limit.current.unwrap_or(u64::MAX);
         // Where /proc is missing, the reserve has to do.
         let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
-        Descriptors::new(hard, soft / 2, open, RESERVE.min(hard / 8))
+        Descriptors::new(limit, open, RESERVE.min(limit / 8))
     }
 
     /// So many, of which the server itself has `open` and keeps `reserve`.
-    fn new(limit: u64, raised_from: u64, open: u64, reserve: u64) -> Arc<Descriptors> {
+    fn new(limit: u64, open: u64, reserve: u64) -> Arc<Descriptors> {
         Arc::new(Descriptors {
             limit,
-            raised_from,
             reserve,
             all: AtomicU64::new(open + reserve),
             used: Default::default(),
@@ -134,14 +132,10 @@ impl Descriptors {
     /// Takes so many descriptors.
     pub fn take(self: &Arc<Self>, user: User, count: u64) -> Result<Taken, Short> {
         let add = |all: u64| all.checked_add(count).filter(|all| *all <= self.limit);
-        let before = self
-            .all
+        self.all
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
             .map_err(|_| self.short())?;
         self.used[user as usize].fetch_add(count, Ordering::Relaxed);
-        if before + count > self.raised_from {
-            raise();
-        }
         Ok(Taken {
             descriptors: self.clone(),
             user,
@@ -224,7 +218,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_for_too_many_is_told_who_has_them() {
-        let descriptors = Descriptors::new(100, u64::MAX, 30, 10);
+        let descriptors = Descriptors::new(100, 30, 10);
         let processes = descriptors.take(User::Processes, 44).unwrap();
         let mut dns = descriptors.take(User::Dns, 15).unwrap();
         let short = descriptors.take(User::Tethers, 2).unwrap_err();
@@ -245,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_part_is_never_more_than_there_is() {
-        let descriptors = Descriptors::new(100, u64::MAX, 0, 0);
+        let descriptors = Descriptors::new(100, 0, 0);
         let mut taken = descriptors.take(User::Dns, 2).unwrap();
         let part = taken.split(5);
         assert_eq!((taken.count, part.count), (0, 2));

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::Server;
 use super::operations::Operation;
-use crate::anchor::Reservation;
+use crate::anchor::{Occupied, Reservation};
 use crate::element::{Element, Kind};
 
 /// A request that this server executes.
@@ -76,7 +76,7 @@ impl Call {
         let (tree, names) = (&self.server.tree, self.path.below_server());
         let make = || {
             let place = tree.reserve(names);
-            let place = place.map_err(|_| occupied(tree.get(names)))?;
+            let place = place.map_err(|why| occupied(&why, tree.get(names)))?;
             let element = make()?;
             place.commit(element.clone().into_element());
             Ok(element)
@@ -88,7 +88,20 @@ impl Call {
     /// winner when its element is there.
     pub(super) fn reserve(&mut self) -> Result<Reservation<Element>, Error> {
         let (tree, names) = (&self.server.tree, self.path.below_server());
-        let reserve = || tree.reserve(names).map_err(|_| occupied(tree.get(names)));
+        let reserve = || {
+            let place = tree.reserve(names);
+            place.map_err(|why| occupied(&why, tree.get(names)))
+        };
+        self.operation.in_order(reserve, Result::is_err)
+    }
+
+    /// As [`reserve`](Call::reserve), for an element that alone decides what is below it.
+    pub(super) fn reserve_closed(&mut self) -> Result<Reservation<Element>, Error> {
+        let (tree, names) = (&self.server.tree, self.path.below_server());
+        let reserve = || {
+            let place = tree.reserve_closed(names);
+            place.map_err(|why| occupied(&why, tree.get(names)))
+        };
         self.operation.in_order(reserve, Result::is_err)
     }
 
@@ -297,14 +310,16 @@ pub(super) fn nothing_there() -> Error {
     Error::new(Code::NoSuchElement, "nothing there")
 }
 
-fn occupied(holder: Option<Element>) -> Error {
-    Error::new(
-        Code::Occupied,
-        match holder {
-            Some(element) => format!("occupied by a {}", element.kind()),
-            None => "occupied: somebody else is making an element there".to_owned(),
-        },
-    )
+fn occupied(why: &Occupied, holder: Option<Element>) -> Error {
+    let message = match (why, holder) {
+        (Occupied::Held, Some(element)) => format!("occupied by a {}", element.kind()),
+        (Occupied::Held, None) => "occupied: somebody else is making an element there".to_owned(),
+        (Occupied::Leads, _) => "occupied: there are elements below it".to_owned(),
+        (Occupied::Within(names), _) => {
+            format!("occupied: it is below a service, {}", names.join("/"))
+        }
+    };
+    Error::new(Code::Occupied, message)
 }
 
 #[cfg(test)]

@@ -13,5 +13,6 @@ pub(super) mod container;
 pub(super) mod dns;
 pub(super) mod process;
 pub(super) mod server;
+pub(super) mod service;
 pub(super) mod streams;
 pub(super) mod subscription;

@@ -36,25 +36,27 @@ pub(super) fn make(connection: &Connection, change: &Change) -> Result<(), Refus
             }
             keep(connection, new)?;
         }
-        Change::Intent { path, intent } => {
+        Change::Intent {
+            path,
+            intent,
+            state,
+        } => {
             let mut service = known(connection, path)?;
             service.intent = *intent;
+            service.state.clone_from(state);
             put(connection, &service)?;
         }
-        Change::Instances { path, instances } => {
-            let mut service = known(connection, path)?;
-            service.instances = *instances;
-            put(connection, &service)?;
-        }
-        Change::Ready {
+        Change::Slot {
             path,
             slot,
-            generation,
+            ready,
+            state,
         } => {
             let slot = Slot {
                 service: known(connection, path)?.id,
                 slot: *slot,
-                ready: *generation,
+                ready: *ready,
+                state: state.clone(),
             };
             put(connection, &slot)?;
         }
@@ -101,7 +103,7 @@ fn keep(connection: &Connection, service: &Service) -> rusqlite::Result<()> {
         intent: service.intent,
         generation: present.generation,
         previous: previous.map(|old| old.generation),
-        instances: service.instances,
+        state: service.state.clone(),
     };
     put(connection, &row)
 }
@@ -139,7 +141,7 @@ pub(super) fn services(connection: &Connection) -> Result<Vec<Service>, Fault> {
             path: row.path,
             id: row.id,
             intent: row.intent,
-            instances: row.instances,
+            state: row.state,
         });
     }
     match texts.is_empty() {

@@ -17,8 +17,8 @@ pub(crate) struct Service {
     /// The definition before, while a roll to the present one is unfinished or halted. It has another
     /// generation than the present one.
     pub(crate) previous: Option<Definition>,
-    /// How many instances it was scaled to, where that is not what the definition says.
-    pub(crate) instances: Option<u32>,
+    /// The rest of what is to be known of it, in the supervisor's own words.
+    pub(crate) state: String,
 }
 
 /// A definition of a service.
@@ -42,14 +42,16 @@ pub(crate) enum Intent {
 }
 
 /// What is kept of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slot {
     /// The id of its service.
     pub(crate) service: u64,
     /// Its number, from 1.
     pub(crate) slot: u32,
-    /// The generation that it last ran ready.
+    /// The generation that it last ran ready; 0 if it never did.
     pub(crate) ready: u64,
+    /// The rest of what is to be known of it, in the supervisor's own words.
+    pub(crate) state: String,
 }
 
 /// A change, which is flushed before it is acknowledged.
@@ -64,22 +66,19 @@ pub(crate) enum Change {
         path: String,
         /// The intent.
         intent: Intent,
+        /// The rest of what is to be known of it.
+        state: String,
     },
-    /// The service was scaled, or is again as its definition says.
-    Instances {
-        /// The path of the service.
-        path: String,
-        /// The number, if not the definition's.
-        instances: Option<u32>,
-    },
-    /// A slot ran ready.
-    Ready {
+    /// A slot of the service is as this says.
+    Slot {
         /// The path of the service.
         path: String,
         /// The slot.
         slot: u32,
-        /// The generation that it ran.
-        generation: u64,
+        /// The generation that it last ran ready; 0 if it never did.
+        ready: u64,
+        /// The rest of what is to be known of it.
+        state: String,
     },
     /// The slots of this number and above are gone. Nothing happens where there are none.
     ForgetSlots {
@@ -102,8 +101,7 @@ impl Change {
         match self {
             Change::Service(_) => true,
             Change::Intent { .. }
-            | Change::Instances { .. }
-            | Change::Ready { .. }
+            | Change::Slot { .. }
             | Change::ForgetSlots { .. }
             | Change::ForgetService { .. } => false,
         }
@@ -116,11 +114,10 @@ impl Change {
                 let previous = service.previous.as_ref().map_or(0, |old| old.text.len());
                 service.path.len() + service.definition.text.len() + previous
             }
-            Change::Intent { path, .. }
-            | Change::Instances { path, .. }
-            | Change::Ready { path, .. }
-            | Change::ForgetSlots { path, .. }
-            | Change::ForgetService { path } => path.len(),
+            Change::Intent { path, state, .. } | Change::Slot { path, state, .. } => {
+                path.len() + state.len()
+            }
+            Change::ForgetSlots { path, .. } | Change::ForgetService { path } => path.len(),
         };
         size_of::<Change>() + texts
     }
@@ -176,6 +173,10 @@ pub(crate) struct Process {
 }
 
 /// A note, which survives the server and need not survive the host.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "no plain process ends with its server yet")
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Note {
     /// The instance is as this says.

@@ -218,19 +218,13 @@ pub(super) struct ServiceRow {
     pub(super) generation: u64,
     /// The generation of the one before.
     pub(super) previous: Option<u64>,
-    pub(super) instances: Option<u32>,
+    pub(super) state: String,
 }
 
 impl Row for ServiceRow {
     const TABLE: &'static str = "services";
-    const COLUMNS: &'static [&'static str] = &[
-        "path",
-        "id",
-        "intent",
-        "generation",
-        "previous",
-        "instances",
-    ];
+    const COLUMNS: &'static [&'static str] =
+        &["path", "id", "intent", "generation", "previous", "state"];
     const KEYS: usize = 1;
 
     fn values(&self) -> Vec<Value> {
@@ -240,7 +234,7 @@ impl Row for ServiceRow {
             text(self.intent.word()),
             number(self.generation),
             number_or_null(self.previous),
-            number_or_null(self.instances),
+            text(&self.state),
         ]
     }
 
@@ -251,7 +245,7 @@ impl Row for ServiceRow {
             intent: Intent::of(&fields.text()?)?,
             generation: fields.number()?,
             previous: fields.number_or_null()?,
-            instances: fields.number_or_null()?,
+            state: fields.text()?,
         })
     }
 }
@@ -285,11 +279,16 @@ impl Row for DefinitionRow {
 
 impl Row for Slot {
     const TABLE: &'static str = "slots";
-    const COLUMNS: &'static [&'static str] = &["service", "slot", "ready"];
+    const COLUMNS: &'static [&'static str] = &["service", "slot", "ready", "state"];
     const KEYS: usize = 2;
 
     fn values(&self) -> Vec<Value> {
-        vec![number(self.service), number(self.slot), number(self.ready)]
+        vec![
+            number(self.service),
+            number(self.slot),
+            number(self.ready),
+            text(&self.state),
+        ]
     }
 
     fn read(fields: &mut Fields) -> Option<Slot> {
@@ -297,6 +296,7 @@ impl Row for Slot {
             service: fields.number()?,
             slot: fields.number()?,
             ready: fields.number()?,
+            state: fields.text()?,
         })
     }
 }

@@ -29,7 +29,7 @@ pub(super) static STORE: Schema = Schema {
             intent TEXT NOT NULL,
             generation INTEGER NOT NULL,
             previous INTEGER,
-            instances INTEGER,
+            state TEXT NOT NULL,
             sum INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID;
         CREATE TABLE definitions (
@@ -43,6 +43,7 @@ pub(super) static STORE: Schema = Schema {
             service INTEGER NOT NULL,
             slot INTEGER NOT NULL,
             ready INTEGER NOT NULL,
+            state TEXT NOT NULL,
             sum INTEGER NOT NULL,
             PRIMARY KEY (service, slot)
         ) STRICT, WITHOUT ROWID;

@@ -153,7 +153,7 @@ impl Random {
             intent: intents[self.below(3) as usize],
             definition: self.definition(),
             previous: self.some(Random::definition),
-            instances: self.some(|random| random.below(1024) as u32),
+            state: self.text(100),
         }
     }
 
@@ -165,17 +165,15 @@ impl Random {
             2 => Change::Intent {
                 path,
                 intent: self.service().intent,
+                state: self.text(100),
             },
-            3 => Change::Instances {
-                path,
-                instances: self.some(|_| number),
-            },
-            4 => Change::ForgetSlots { path, from: number },
-            5 => Change::ForgetService { path },
-            _ => Change::Ready {
+            3 => Change::ForgetSlots { path, from: number },
+            4 => Change::ForgetService { path },
+            _ => Change::Slot {
                 path,
                 slot: number,
-                generation: self.below(u64::MAX),
+                ready: self.below(u64::MAX),
+                state: self.text(100),
             },
         }
     }
@@ -226,7 +224,7 @@ impl Model {
             model.services.insert(service.path.clone(), service.clone());
         }
         for slot in &contents.slots {
-            model.slots.insert(slot_key(slot), *slot);
+            model.slots.insert(slot_key(slot), slot.clone());
         }
         for instance in contents.instances.iter().cloned() {
             model.note(Note::Instance(instance));
@@ -240,7 +238,7 @@ impl Model {
     pub(super) fn contents(&self) -> Contents {
         Contents {
             services: self.services.values().cloned().collect(),
-            slots: self.slots.values().copied().collect(),
+            slots: self.slots.values().cloned().collect(),
             instances: self.instances.values().cloned().collect(),
             processes: self.processes.values().cloned().collect(),
         }
@@ -265,25 +263,27 @@ impl Model {
                 self.forget(old.map(|old| old.id), 0);
                 self.services.insert(service.path.clone(), service.clone());
             }
-            Change::Intent { path, intent } => {
+            Change::Intent {
+                path,
+                intent,
+                state,
+            } => {
                 let mut service = known(path)?;
                 service.intent = *intent;
+                service.state = state.clone();
                 self.services.insert(path.clone(), service);
             }
-            Change::Instances { path, instances } => {
-                let mut service = known(path)?;
-                service.instances = *instances;
-                self.services.insert(path.clone(), service);
-            }
-            Change::Ready {
+            Change::Slot {
                 path,
                 slot,
-                generation,
+                ready,
+                state,
             } => {
                 let slot = Slot {
                     service: known(path)?.id,
                     slot: *slot,
-                    ready: *generation,
+                    ready: *ready,
+                    state: state.clone(),
                 };
                 self.slots.insert(slot_key(&slot), slot);
             }

@@ -20,7 +20,7 @@ impl Runs for kind::Container {
     fn ended_in(ended: Ended) -> Option<Status> {
         match ended {
             Ended::Container(status) => Some(*status),
-            Ended::Process(_) => None,
+            Ended::Process(_) | Ended::Service(_) => None,
         }
     }
 }

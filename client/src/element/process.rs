@@ -4,7 +4,7 @@ mod attached;
 mod output;
 
 use circuit_proto::element::process::{Cmd, Op, Status, TerminalSize};
-use circuit_proto::element::streams::Ended;
+use circuit_proto::element::streams::{Ended, Reach};
 
 pub use attached::{Attached, AttachedEnd, AttachedOutput, AttachedStdin};
 pub use output::Output;
@@ -24,7 +24,7 @@ impl Runs for kind::Process {
     fn ended_in(ended: Ended) -> Option<Status> {
         match ended {
             Ended::Process(status) => Some(*status),
-            Ended::Container(_) => None,
+            Ended::Container(_) | Ended::Service(_) => None,
         }
     }
 }
@@ -39,7 +39,19 @@ impl Handle<kind::Process> {
     /// # }
     /// ```
     pub async fn signal_group(&self, signal: impl Into<Signal>) -> Result<(), Error> {
-        self.send_signal(signal.into(), true).await
+        self.send_signal(signal.into(), Reach::Group).await
+    }
+
+    /// Sends a signal to the process and all its descendants, those included that have lost their parent.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// process.signal_tree("TERM").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn signal_tree(&self, signal: impl Into<Signal>) -> Result<(), Error> {
+        self.send_signal(signal.into(), Reach::Tree).await
     }
 
     /// Changes the size of the process's terminal, if it runs on one.

@@ -1,7 +1,7 @@
 //! The common part of the handles to processes and to containers: their streams, their end, and signals.
 
 use circuit_proto::Code;
-use circuit_proto::element::streams::{Ended, Op};
+use circuit_proto::element::streams::{Ended, Op, Reach};
 
 use super::{Handle, Kind};
 use crate::anchor::Anchor;
@@ -55,7 +55,7 @@ impl<K: Runs> Handle<K> {
     /// # }
     /// ```
     pub async fn signal(&self, signal: impl Into<Signal>) -> Result<(), Error> {
-        self.send_signal(signal.into(), false).await
+        self.send_signal(signal.into(), Reach::Main).await
     }
 
     /// Ends the process by `SIGKILL`. That it has exited already is no error.
@@ -74,9 +74,9 @@ impl<K: Runs> Handle<K> {
         }
     }
 
-    pub(super) async fn send_signal(&self, signal: Signal, group: bool) -> Result<(), Error> {
+    pub(super) async fn send_signal(&self, signal: Signal, reach: Reach) -> Result<(), Error> {
         let signal = signal.to_string();
-        self.call(Op::Signal { signal, group }).await
+        self.call(Op::Signal { signal, reach }).await
     }
 
     /// Becomes the one writer of the element's stdin. [`Writer::finish`] (or `shutdown`) closes

@@ -101,6 +101,26 @@ fn decoded(path: &Path, event: &[u8]) -> Result<Event, Error> {
 
 /// Subscriptions.
 impl Anchor {
+    /// Makes a subscription here that delivers what happens to the services of this anchor's server from now
+    /// on. Its events are JSON objects, which [`recv`](Handle::recv) gives as messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Occupied`](crate::Code::Occupied) if the anchor holds an element.
+    ///
+    /// ```no_run
+    /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
+    /// let events = anchor.make_on_service().await?;
+    /// let event = events.recv().await?.read_all(65536).await?;
+    /// println!("{}", String::from_utf8_lossy(&event));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn make_on_service(&self) -> Result<Subscription, Error> {
+        let source = Source::Service;
+        self.make(Op::Make { source }).await
+    }
+
     /// Makes a subscription here that delivers every server now in the circuit, then each that joins.
     ///
     /// # Errors

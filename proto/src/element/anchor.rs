@@ -59,6 +59,8 @@ pub enum Listed {
         path: String,
         /// The kind of the element that it holds.
         kind: Option<ElementKind>,
+        /// What there is to say of the element in a few words: of a service `2/3 ready`.
+        note: String,
     },
 }
 

@@ -182,7 +182,7 @@ fn entry(name: &OsStr, value: &OsStr) -> OsText {
     entry.into()
 }
 
-/// Where a process's output goes: `"pipe"`, `"discard"` (in any case), or a file's path.
+/// Where a process's output goes: `"pipe"`, `"discard"`, `"log"` (in any case), or a file's path.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "OsText", into = "OsText")]
 pub enum Sink {
@@ -191,6 +191,8 @@ pub enum Sink {
     Pipe,
     /// Discarded.
     Discard,
+    /// Retained by the server, for `logs`.
+    Log,
     /// Appended to this file on the server's host, which is made if it is not there. A relative
     /// path is one in the process's working directory.
     File(OsText),
@@ -202,6 +204,8 @@ impl From<OsText> for Sink {
             Sink::Pipe
         } else if text.eq_ignore_ascii_case("discard") {
             Sink::Discard
+        } else if text.eq_ignore_ascii_case("log") {
+            Sink::Log
         } else {
             Sink::File(text)
         }
@@ -213,6 +217,7 @@ impl From<Sink> for OsText {
         match sink {
             Sink::Pipe => "pipe".into(),
             Sink::Discard => "discard".into(),
+            Sink::Log => "log".into(),
             Sink::File(path) => path,
         }
     }

@@ -81,6 +81,8 @@ pub struct Status {
     pub clients: u64,
     /// How many of its anchors hold an element.
     pub elements: u64,
+    /// Why what is to be kept cannot be written, while that is so.
+    pub store_error: Option<String>,
     /// The server's counters.
     pub counters: Counters,
 }

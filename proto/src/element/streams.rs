@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{container, process};
+use super::{container, process, service};
 
 /// An operation on a process or a container.
 ///
@@ -22,8 +22,8 @@ pub enum Op {
         /// The signal's name, with or without `SIG`, in any case, or its number, as the server's
         /// system has it.
         signal: String,
-        /// Whether the process's whole group is to get it. A container refuses that.
-        group: bool,
+        /// The processes that get it. A container takes [`Reach::Main`] only.
+        reach: Reach,
     },
 }
 
@@ -56,6 +56,17 @@ impl Op {
     }
 }
 
+/// Which processes a signal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reach {
+    /// The process.
+    Main,
+    /// The process's group.
+    Group,
+    /// All descendants of the process.
+    Tree,
+}
+
 /// The answer to `wait`: the status of an element that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
@@ -63,6 +74,8 @@ pub enum Ended {
     Process(Box<process::Status>),
     /// Of a container.
     Container(Box<container::Status>),
+    /// Of a service or slot, of which nothing is to go on.
+    Service(Box<service::Status>),
 }
 
 impl Ended {
@@ -78,6 +91,7 @@ impl Ended {
         match self {
             Ended::Process(status) => status.exit.as_deref(),
             Ended::Container(status) => status.exit.as_deref(),
+            Ended::Service(status) => status.exit(),
         }
     }
 }

@@ -81,6 +81,10 @@ pub enum Source {
     Join,
     /// Servers that leave from now on.
     Leave,
+    /// What happens to the services of the server that holds the subscription, from now on. These events
+    /// travel as text, each a JSON object.
+    #[serde(rename = "svc")]
+    Service,
 }
 
 impl Source {
@@ -88,6 +92,7 @@ impl Source {
         match self {
             Source::Join => "mk@join",
             Source::Leave => "mk@leave",
+            Source::Service => "mk@svc",
         }
     }
 }

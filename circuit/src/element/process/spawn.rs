@@ -1,31 +1,29 @@
 //! Starts a command as a child with its pipes.
-//!
-//! Children are spawned without a hook between fork and exec, so that the standard library can use
-//! `posix_spawn`, which costs half as much; the process group is set by it. Only a child with a
-//! terminal needs the hook, to make the terminal its own.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use circuit_proto::OsText;
 use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, WaitId, WaitIdOptions};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::{inherited, orphans};
+use super::child::{Begins, Child, NotStarted, Owner, Start, Step};
+use super::orphans;
+use super::tree::MARK;
 use crate::element::streams::{self, Descriptor, held_pipe};
-use crate::runtime::descriptors::Taken;
+use crate::runtime::descriptors::{Taken, original_limit};
 
 /// The longest command, in bytes: its status, which repeats it, is to fit a frame.
 const LONGEST_COMMAND: usize = 512 << 10;
@@ -87,85 +85,60 @@ pub enum SpawnError {
 
 /// Starts the command's process, with [`DESCRIPTORS`] that were taken for it. On failure no process is
 /// left; a file for an output that was not there stays, as a shell leaves it.
-pub(super) fn spawn(cmd: &Cmd, taken: Taken) -> Result<Spawned, SpawnError> {
+pub(super) fn spawn(cmd: &Cmd, manner: &Manner, taken: Taken) -> Result<Spawned, SpawnError> {
     check(cmd)?;
     let program = find_program(cmd)?;
-    let mut command = Command::new(&program);
-    command.arg0(&cmd.path).args(&cmd.args);
-    if cmd.env.is_some() {
-        command.env_clear();
-    }
-    command.envs(variables(cmd).filter_map(|entry| name_and_value(entry)));
-    if let Some(dir) = directory(cmd) {
-        command.current_dir(dir);
-    }
     match cmd.terminal {
-        None => spawn_on_pipes(cmd, &program, command, taken),
-        Some(size) => spawn_on_terminal(cmd, &program, command, size, taken),
+        None => spawn_on_pipes(cmd, &program, manner, taken),
+        Some(size) => spawn_on_terminal(cmd, &program, size, manner, taken),
     }
 }
 
 fn spawn_on_pipes(
     cmd: &Cmd,
     program: &Path,
-    mut command: Command,
+    manner: &Manner,
     mut taken: Taken,
 ) -> Result<Spawned, SpawnError> {
+    let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+    let (to_read, stdin) = pipe.map_err(|errno| SpawnError::System(words(&errno.into())))?;
     let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout")?;
     let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr")?;
-    command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
-    command.process_group(0);
-    inherited::keep_limit(&mut command);
-    let mut child = start(&mut command).map_err(|error| explain(cmd, program, &error))?;
-    // It holds the pipes' writing ends, which only the child is to hold.
-    drop(command);
-    let pid = pid_of(&child)?;
-    let stdin = child.stdin.take().map(OwnedFd::from);
-    let wired = || {
-        let stdin = stdin.ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = watched_pidfd(pid, taken.split(1))?;
+    let open = vec![to_read, stdout, stderr];
+    let child = start_as(cmd, program, open, None, Begins::Group, manner)?;
+    child.wired(|pid, pidfd| {
         let mut descriptor = |fd| Descriptor::new(fd, taken.split(1));
         Ok(Spawned {
             pid,
-            pidfd,
+            pidfd: watched(descriptor(pidfd)?)?,
             stdin: streams::Sink::Pipe(descriptor(stdin)?),
             stdout: from_stdout.map(&mut descriptor).transpose()?,
             stderr: from_stderr.map(&mut descriptor).transpose()?,
             terminal: None,
         })
-    };
-    or_killed(child, wired())
+    })
 }
 
 fn spawn_on_terminal(
     cmd: &Cmd,
     program: &Path,
-    mut command: Command,
     size: TerminalSize,
+    manner: &Manner,
     mut taken: Taken,
 ) -> Result<Spawned, SpawnError> {
     let system = |errno: Errno| SpawnError::System(format!("no terminal: {errno}"));
     let (master, slave) = open_terminal(size).map_err(system)?;
-    let end = || {
-        slave
-            .try_clone()
-            .map(Stdio::from)
-            .map_err(|e| SpawnError::System(words(&e)))
-    };
-    command.stdin(end()?).stdout(end()?).stderr(end()?);
-    inherited::keep_limit(&mut command);
-    own_terminal(&mut command);
-    let mut child = start(&mut command).map_err(|error| explain(cmd, program, &error))?;
-    drop((command, slave));
-    let pid = pid_of(&child)?;
+    let copy = || slave.try_clone().map_err(|e| SpawnError::System(words(&e)));
+    let open = vec![copy()?, copy()?, copy()?];
+    drop(slave);
+    let child = start_as(cmd, program, open, None, Begins::Terminal, manner)?;
     let master = Arc::new(master);
-    child.stdin = None;
-    let wired = || {
+    child.wired(|pid, pidfd| {
         let stdout = Some(Descriptor::new(master.try_clone()?, taken.split(1))?);
         let stdin = Descriptor::new(master.try_clone()?, taken.split(1))?;
         let stdin = streams::Sink::Terminal(stdin);
         // The terminal itself goes with the process, and counts as a part of this.
-        let pidfd = watched_pidfd(pid, taken.split(2))?;
+        let pidfd = watched(Descriptor::new(pidfd, taken.split(2))?)?;
         Ok(Spawned {
             pid,
             pidfd,
@@ -174,43 +147,101 @@ fn spawn_on_terminal(
             stderr: None,
             terminal: Some(master),
         })
-    };
-    or_killed(child, wired())
-}
-
-/// Starts a child, which is this server's own from then on.
-fn start(command: &mut Command) -> io::Result<std::process::Child> {
-    orphans::starting(|| command.spawn(), |child| pid_of(child).ok())
-}
-
-/// Ends the child if its pipes could not be set up.
-fn or_killed(
-    mut child: std::process::Child,
-    wired: io::Result<Spawned>,
-) -> Result<Spawned, SpawnError> {
-    wired.map_err(|error| {
-        let _ = child.kill();
-        let pid = pid_of(&child);
-        let _ = child.wait();
-        if let Ok(pid) = pid {
-            orphans::forget(pid);
-        }
-        SpawnError::System(words(&error))
     })
 }
 
-/// The descriptor that tells of the child's end: watched at once, as nobody could be told later
-/// that it cannot be.
-fn watched_pidfd(pid: Pid, taken: Taken) -> io::Result<Arc<Descriptor>> {
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let pidfd = Descriptor::new(pidfd, taken)?;
-    pidfd.watch()?;
-    Ok(pidfd)
+/// How a command is executed, besides what it says itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Manner {
+    /// The user that it runs as.
+    pub owner: Option<Owner>,
+    /// The mask of the modes of files that it makes.
+    pub umask: Option<u32>,
+    /// Its priority.
+    pub nice: Option<i32>,
+    /// Limits in place of the server's.
+    pub limits: Vec<(Resource, Rlimit)>,
+    /// Whether it gets its own number as `LISTEN_PID`.
+    pub own_number: bool,
+    /// Variables on top of the command's, as `NAME=value`.
+    pub variables: Vec<String>,
 }
 
-fn pid_of(child: &std::process::Child) -> Result<Pid, SpawnError> {
-    let raw = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    raw.ok_or_else(|| SpawnError::System("the system gave no process id".to_owned()))
+impl Manner {
+    /// The user and group that files made for it belong to, if they are not the server's own.
+    pub fn owner_numbers(&self) -> Option<(Uid, Gid)> {
+        let owner = self.owner.as_ref()?;
+        Some((Uid::from_raw(owner.uid), Gid::from_raw(owner.gid)))
+    }
+}
+
+/// Starts a command in a session of its own, with these descriptors open, the first as its stdin,
+/// and one with another number.
+pub(super) fn start_session(
+    cmd: &Cmd,
+    open: Vec<OwnedFd>,
+    also: Option<(OwnedFd, RawFd)>,
+    manner: &Manner,
+) -> Result<Child, SpawnError> {
+    check(cmd)?;
+    let program = find_program(cmd)?;
+    start_as(cmd, &program, open, also, Begins::Session, manner)
+}
+
+/// Starts the command's child, with these descriptors open, numbered from 0 on, and one with another number.
+fn start_as(
+    cmd: &Cmd,
+    program: &Path,
+    open: Vec<OwnedFd>,
+    also: Option<(OwnedFd, RawFd)>,
+    begins: Begins,
+    manner: &Manner,
+) -> Result<Child, SpawnError> {
+    let args = [&cmd.path].into_iter().chain(&cmd.args);
+    let original = original_limit().map(|limit| (Resource::Nofile, limit));
+    let start = Start {
+        program,
+        args: args.map(|arg| &**arg).collect(),
+        env: environment(cmd, &manner.variables),
+        dir: directory(cmd),
+        open: open.into_iter().zip(0..).chain(also).collect(),
+        begins,
+        limits: original
+            .into_iter()
+            .chain(manner.limits.iter().copied())
+            .collect(),
+        umask: manner.umask,
+        nice: manner.nice,
+        owner: manner.owner.clone(),
+        own_number: manner.own_number,
+        dies_with_us: false,
+    };
+    start
+        .start()
+        .map_err(|failed| explain(cmd, program, failed))
+}
+
+impl Child {
+    /// Takes the child's descriptors over, and ends the child if that fails.
+    pub(super) fn wired<T>(
+        self,
+        wire: impl FnOnce(Pid, OwnedFd) -> io::Result<T>,
+    ) -> Result<T, SpawnError> {
+        let Child { pid, pidfd } = self;
+        wire(pid, pidfd).map_err(|error| {
+            // Nobody has reaped it, so that the number is its own.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+            orphans::forget(pid);
+            SpawnError::System(words(&error))
+        })
+    }
+}
+
+/// Has the runtime watch a descriptor at once, as nobody could be told later that it cannot.
+pub(super) fn watched(descriptor: Arc<Descriptor>) -> io::Result<Arc<Descriptor>> {
+    descriptor.watch()?;
+    Ok(descriptor)
 }
 
 /// Refuses commands that no operating system would execute.
@@ -271,6 +302,45 @@ fn name_and_value(entry: &OsStr) -> Option<(&OsStr, &OsStr)> {
     Some((OsStr::from_bytes(name), OsStr::from_bytes(value)))
 }
 
+/// The variables of this server that describe the server itself, and nobody else: whoever inherited them
+/// would speak to the server's own supervisor, or take its sockets (systemd.exec(5)).
+const OWN_VARIABLES: [&str; 10] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+    "JOURNAL_STREAM",
+    // Those of an instance in which this server runs.
+    MARK,
+    "CIRCUIT_SLOT",
+];
+
+/// The whole environment, as `NAME=value`, each name once: the last value of several.
+fn environment(cmd: &Cmd, more: &[String]) -> Vec<Vec<u8>> {
+    let mut all = BTreeMap::new();
+    if cmd.env.is_none() {
+        all.extend(std::env::vars_os());
+        for name in OWN_VARIABLES {
+            all.remove(OsStr::new(name));
+        }
+    }
+    let more = more.iter().map(OsStr::new);
+    let own = variables(cmd)
+        .map(|entry| &**entry)
+        .chain(more)
+        .filter_map(name_and_value);
+    all.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let entry = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        name.into_vec()
+    };
+    all.into_iter().map(entry).collect()
+}
+
 fn directory(cmd: &Cmd) -> Option<&OsStr> {
     cmd.dir.as_deref().filter(|dir| !dir.is_empty())
 }
@@ -313,16 +383,31 @@ fn is_executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// Where an output goes, as the standard library wants it; of a pipe also the reading end.
+/// The file, or the null device, that an output of a session goes to. A pipe or a log is the caller's.
+pub fn sink(cmd: &Cmd, sink: &Sink, field: &'static str) -> Result<OwnedFd, SpawnError> {
+    Ok(output(cmd, sink, field)?.0)
+}
+
+/// The null device, as a stdin.
+pub fn nothing() -> Result<OwnedFd, SpawnError> {
+    let null = std::fs::File::open(NULL_DEVICE);
+    null.map(OwnedFd::from).map_err(|error| SpawnError::File {
+        reason: words(&error),
+        path: NULL_DEVICE.to_owned(),
+        field: "Stdin",
+    })
+}
+
+/// Where an output goes, for the child; of a pipe also the reading end.
 fn output(
     cmd: &Cmd,
     sink: &Sink,
     field: &'static str,
-) -> Result<(Stdio, Option<OwnedFd>), SpawnError> {
+) -> Result<(OwnedFd, Option<OwnedFd>), SpawnError> {
     let path = match sink {
         Sink::Pipe => {
             let (read, write) = held_pipe().map_err(|e| SpawnError::System(words(&e)))?;
-            return Ok((write.into(), Some(read)));
+            return Ok((write, Some(read)));
         }
         Sink::Discard => {
             let null = OpenOptions::new().write(true).open(NULL_DEVICE);
@@ -332,6 +417,10 @@ fn output(
                 field,
             })?;
             return Ok((null.into(), None));
+        }
+        Sink::Log => {
+            let what = format!("{field} cannot be retained: only a service's output is");
+            return Err(SpawnError::Invalid(what));
         }
         Sink::File(path) => path,
     };
@@ -358,36 +447,40 @@ fn output(
 }
 
 /// Which of the command's parts the operating system did not like.
-fn explain(cmd: &Cmd, program: &Path, error: &io::Error) -> SpawnError {
-    if let Some(dir) = directory(cmd)
-        && let Err(error) = std::fs::read_dir(dir).map(drop).or_else(|error| {
-            // A directory may be entered without being readable.
-            match rustix::fs::access(dir, rustix::fs::Access::EXEC_OK) {
-                Ok(()) if Path::new(dir).is_dir() => Ok(()),
-                _ => Err(error),
-            }
-        })
-    {
+fn explain(cmd: &Cmd, program: &Path, failed: NotStarted) -> SpawnError {
+    let NotStarted { step, errno } = failed;
+    let error = io::Error::from(errno);
+    if let (Step::Directory, Some(dir)) = (step, directory(cmd)) {
         return SpawnError::File {
             reason: words(&error),
             path: dir.display().to_string(),
             field: "Dir",
         };
     }
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE) => {
-            SpawnError::System(words(error))
+    let refused = match step {
+        Step::Execute => None,
+        Step::Limits => Some("the limits"),
+        Step::Nice => Some("the priority"),
+        Step::User => Some("the user"),
+        Step::Clone | Step::Descriptors | Step::Session | Step::Directory => Some("the process"),
+    };
+    if let Some(what) = refused {
+        return SpawnError::System(format!("{what}: {}", words(&error)));
+    }
+    match errno {
+        Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
+            SpawnError::System(words(&error))
         }
-        Some(Errno::NOENT) if program.exists() => SpawnError::Exec {
+        Errno::NOENT if program.exists() => SpawnError::Exec {
             reason: "its interpreter does not exist".to_owned(),
             path: cmd.path.to_string(),
         },
-        Some(Errno::NOENT) => SpawnError::NotFound {
-            reason: words(error),
+        Errno::NOENT => SpawnError::NotFound {
+            reason: words(&error),
             path: cmd.path.to_string(),
         },
         _ => SpawnError::Exec {
-            reason: words(error),
+            reason: words(&error),
             path: cmd.path.to_string(),
         },
     }
@@ -426,19 +519,4 @@ pub(super) fn set_size(terminal: BorrowedFd<'_>, size: TerminalSize) -> Result<(
         ws_ypixel: 0,
     };
     rustix::termios::tcsetwinsize(terminal, size)
-}
-
-/// Has the child begin a session of its own, whose terminal is its stdin.
-#[allow(unsafe_code)]
-fn own_terminal(command: &mut Command) {
-    let hook = || {
-        rustix::process::setsid()?;
-        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec the hook makes two system calls and nothing else: it does not
-    // allocate, lock or touch what other threads may hold.
-    unsafe {
-        command.pre_exec(hook);
-    }
 }

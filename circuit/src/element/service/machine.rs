@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 mod backoff;
 mod input;
 mod instance;
@@ -52,10 +54,8 @@ mod watch;
 pub(crate) use input::{AfterState, Command, End, Input, Intent, NotSpawned, Probe, Refused};
 pub(crate) use output::{Event, Failed, Failure, Keep, Outcome, Output, Signal, Verb, Why};
 pub(crate) use policy::{Alive, Backoff, Policy, Ready, Reload, Restart, Stop};
-pub(crate) use record::{
-    Found, InstanceRecord, Last, RestRecord, RollRecord, ServiceRecord, SlotRecord, StopRecord,
-};
-pub(crate) use view::{OldView, Rolling, SlotView, State, View};
+pub(crate) use record::{Found, InstanceRecord, Last, RestRecord, ServiceRecord, SlotRecord};
+pub(crate) use view::{Rolling, SlotView, State, View};
 
 use instance::Instance;
 use plan::Queue;
@@ -82,7 +82,7 @@ pub(crate) struct InstanceId {
 pub(crate) struct Ticket(pub(crate) u64);
 
 /// What a person wants of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Want {
     /// Its slots run.
     Up,

@@ -8,7 +8,8 @@ use circuit_proto::request;
 use circuit_proto::{Code, Error};
 
 use crate::anchor::Tree;
-use crate::element::Element;
+use crate::element::service::Service;
+use crate::element::{Element, Kind};
 use crate::server::call::{Call, Gone, nothing_there};
 
 /// Executes an operation on an anchor of this server.
@@ -72,6 +73,9 @@ fn anchors(tree: &Tree<Element>, base: &[String], recursive: bool) -> Vec<Listed
     let entry = |path: String, element: Option<&Element>| Listed::Anchor {
         path,
         kind: element.map(Element::kind),
+        note: element
+            .and_then(Service::of)
+            .map_or_else(String::new, |service| service.note()),
     };
     match recursive {
         true => {

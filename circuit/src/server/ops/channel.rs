@@ -19,6 +19,7 @@ use bytes::Bytes;
 use circuit_client::transport::stream::StreamError;
 use circuit_proto::Error;
 use circuit_proto::element::channel::Op;
+use circuit_proto::element::subscription::Source;
 use circuit_proto::request::End;
 
 use crate::element::Kind;
@@ -90,7 +91,13 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 fn source(call: &Call) -> Result<(Arc<Channel>, Form), Error> {
     let element = call.element();
     match element.as_ref().and_then(Subscription::of) {
-        Some(subscription) => Ok((subscription.channel().clone(), Form::Path)),
+        Some(subscription) => {
+            let form = match subscription.source() {
+                Source::Join | Source::Leave => Form::Path,
+                Source::Service => Form::Message,
+            };
+            Ok((subscription.channel().clone(), form))
+        }
         None => Ok((call.element_of()?, Form::Message)),
     }
 }

@@ -9,7 +9,7 @@ use circuit_proto::element::process::{Cmd, Op};
 use circuit_proto::{Code, Error};
 
 use super::streams::forget_after;
-use crate::element::process::{Process, SpawnError};
+use crate::element::process::{Manner, Process, SpawnError};
 use crate::server::Server;
 use crate::server::call::{Call, Gone};
 
@@ -53,7 +53,11 @@ fn make_with<'a, T: Send + 'a>(
 ) -> Made<'a, T> {
     Box::pin(async move {
         let place = call.reserve()?;
-        let process = Process::spawn(cmd, &call.server.runtime)
+        let manner = Manner {
+            variables: call.server.services.variables_of(call.names()),
+            ..Manner::default()
+        };
+        let process = Process::spawn(cmd, manner, &call.server.runtime)
             .await
             .map_err(|error| exec_failed(&call.server, &error))?;
         let done_first = first(&process, call.operation.who());

@@ -5,18 +5,23 @@ use std::sync::Arc;
 
 use circuit_client::transport::stream::{RecvHalf, StreamError};
 use circuit_proto::element::process::Sink;
-use circuit_proto::element::streams::{Ended, Op};
+use circuit_proto::element::streams::{Ended, Op, Reach};
 use circuit_proto::request::End;
 use circuit_proto::{Code, Error};
 
 use crate::element::container::Container;
 use crate::element::process::Process;
+use crate::element::service::Service;
 use crate::element::streams::{Attachable, Reading, Streams, Writing};
 use crate::element::{Element, Kind};
+use crate::runtime::Runtime;
 use crate::server::call::{Call, Gone};
 
 /// Executes an operation on a process or a container.
 pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
+    if let Some(service) = call.element().as_ref().and_then(Service::of).cloned() {
+        return Box::pin(execute_on_service(call, &service, op)).await;
+    }
     let program = match Program::of(call) {
         Ok(program) => program,
         Err(error) => return call.refuse(error).await,
@@ -42,8 +47,32 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
                 Err(Gone)
             }
         },
-        Op::Signal { signal, group } => {
-            let sent = program.signal(&signal, group).await;
+        Op::Signal { signal, reach } => {
+            let sent = Box::pin(program.signal(&signal, reach, &call.server.runtime)).await;
+            call.answer(sent).await
+        }
+    }
+}
+
+/// Executes an operation on a service or slot, which has no streams to attach to.
+async fn execute_on_service(call: &mut Call, service: &Arc<Service>, op: Op) -> Result<(), Gone> {
+    match op {
+        Op::Stdin | Op::Stdout | Op::Stderr => {
+            let what = call.operation.what().to_owned();
+            let message = match op {
+                Op::Stdin => "its stdin is empty".to_owned(),
+                _ => "its output is retained: read it with logs".to_owned(),
+            };
+            let message = format!("a service does not take {what}: {message}");
+            call.refuse(Error::new(Code::WrongKind, message)).await
+        }
+        Op::Wait => {
+            let waited = call.unless_gone(pin!(service.ended())).await?;
+            call.answer(waited.map(|status| Ended::Service(Box::new(status))))
+                .await
+        }
+        Op::Signal { signal, reach } => {
+            let sent = service.signal(&signal, reach).await;
             call.answer(sent).await
         }
     }
@@ -54,6 +83,10 @@ fn elsewhere(sink: &Sink) -> Result<(), Error> {
     match sink {
         Sink::File(path) => {
             let message = format!("it goes to the file {path}");
+            Err(Error::new(Code::Closed, message))
+        }
+        Sink::Log => {
+            let message = "it is retained: read it with logs";
             Err(Error::new(Code::Closed, message))
         }
         Sink::Pipe | Sink::Discard => Ok(()),
@@ -121,10 +154,10 @@ impl Program {
         }
     }
 
-    async fn signal(&self, signal: &str, group: bool) -> Result<(), Error> {
+    async fn signal(&self, signal: &str, reach: Reach, runtime: &Runtime) -> Result<(), Error> {
         match self {
-            Program::Process(process) => process.signal(signal, group),
-            Program::Container(container) => container.signal(signal, group).await,
+            Program::Process(process) => process.signal(signal, reach, runtime).await,
+            Program::Container(container) => container.signal(signal, reach).await,
         }
     }
 }

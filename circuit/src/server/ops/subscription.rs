@@ -40,11 +40,16 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
 
 /// Makes a subscription.
 fn make(call: &mut Call, source: Source) -> Result<Arc<Subscription>, Error> {
-    let peer = call.server.peer.clone();
+    let (peer, services) = (call.server.peer.clone(), call.server.services.clone());
     call.make(|| {
         let subscription = Subscription::new(source)?;
-        let watcher: Arc<dyn Watch> = subscription.clone();
-        peer.watch(&watcher);
+        match source {
+            Source::Join | Source::Leave => {
+                let watcher: Arc<dyn Watch> = subscription.clone();
+                peer.watch(&watcher);
+            }
+            Source::Service => services.subscribe(&subscription),
+        }
         Ok(subscription)
     })
 }

@@ -53,13 +53,17 @@ fn service(number: usize, bytes: usize) -> Service {
             text: "x".repeat(bytes),
         },
         previous: None,
-        instances: None,
+        state: String::new(),
     }
 }
 
 fn intent(number: usize, intent: Intent) -> Vec<Change> {
     let path = format!("/s/{number}");
-    vec![Change::Intent { path, intent }]
+    vec![Change::Intent {
+        path,
+        intent,
+        state: String::new(),
+    }]
 }
 
 fn forget(number: usize) -> Vec<Change> {

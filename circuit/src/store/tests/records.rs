@@ -19,19 +19,20 @@ fn each_record_comes_back_as_it_was() {
             generation: 0,
             text: String::new(),
         }),
-        instances: Some(u32::MAX),
+        state: "{\"Roll\": null}".to_owned(),
     };
     let plain = Service {
         path: String::new(),
         id: 0,
         previous: None,
-        instances: None,
+        state: String::new(),
         ..service.clone()
     };
     let slot = Slot {
         service: u64::MAX,
         slot: 3,
         ready: u64::MAX,
+        state: "failed".to_owned(),
     };
     let identity = Some(Identity {
         boot: BOOT.to_owned(),
@@ -71,10 +72,11 @@ fn each_record_comes_back_as_it_was() {
     live.write(vec![
         Change::Service(service.clone()),
         Change::Service(plain.clone()),
-        Change::Ready {
+        Change::Slot {
             path: service.path.clone(),
             slot: slot.slot,
-            generation: slot.ready,
+            ready: slot.ready,
+            state: slot.state.clone(),
         },
     ])
     .unwrap();

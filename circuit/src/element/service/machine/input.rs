@@ -1,6 +1,7 @@
 //! The inputs of a machine: what people want, and what the world says.
 
 use super::{Generation, InstanceId, Policy};
+use serde::{Deserialize, Serialize};
 
 /// What a person wants of the service. Given to [`Machine::intend`](super::Machine::intend).
 #[derive(Debug, Clone, PartialEq)]
@@ -155,7 +156,7 @@ pub(crate) enum AfterState {
 }
 
 /// How a main process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum End {
     /// It exited with this code.
     Code(i32),

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use super::slot::Rest;
 use super::stop::{Stopping, Verdict};
-use super::timer::Clock;
-use super::tuning::{ADOPTED_UP, AGE_SPREAD, LEAST_EVERY, SAMPLE, SAMPLES};
+use super::tuning::AGE_SPREAD;
 use super::{
-    Command, End, Event, Failed, Generation, InstanceId, Machine, NotSpawned, Output, Policy,
-    Probe, Ready, Signal, State, Why,
+    Command, End, Event, Failed, Generation, InstanceId, Machine, NotSpawned, Output, Signal,
+    State, Why,
 };
 
 /// One instance.

@@ -1,5 +1,6 @@
 //! The outputs of a machine: what its driver is to do, and what there is to tell.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -241,7 +242,7 @@ impl fmt::Display for Verb {
 }
 
 /// Why an intent failed, or a roll was halted. Displayed as `slot 2: not ready in 60 s`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {
     /// The slot that failed.
     pub(crate) slot: u32,
@@ -252,7 +253,7 @@ pub(crate) struct Failure {
 }
 
 /// What happened to an instance so that an intent failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Failed {
     /// It ended by itself.
     Ended(End),
@@ -296,7 +297,7 @@ impl fmt::Display for Failure {
 }
 
 /// Why an instance ended or a slot is in its state: a closed list, displayed in the words of `Why`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Why {
     /// It ended by itself.
     Exited,

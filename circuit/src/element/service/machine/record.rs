@@ -3,6 +3,7 @@
 //! The times in it are boot time, as the machine's are; [`SlotRecord::after_reboot`] is for records
 //! of another boot.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::stop::Verdict;
 use super::{End, Failure, Generation, Machine, Want, Why};
 
 /// What is kept of the service as a whole, besides the definition of each kept generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ServiceRecord {
     /// What a person wants.
     pub(crate) want: Want,
@@ -30,7 +31,7 @@ pub(crate) struct ServiceRecord {
 }
 
 /// What is kept of a roll.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RollRecord {
     /// Whether the definition changed; otherwise a person restarts.
     pub(crate) update: bool,
@@ -41,7 +42,7 @@ pub(crate) struct RollRecord {
 }
 
 /// What is kept of a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SlotRecord {
     /// Its number.
     pub(crate) slot: u32,
@@ -64,7 +65,7 @@ pub(crate) struct SlotRecord {
 }
 
 /// What a slot without an instance waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum RestRecord {
     /// To be started, or down, as the service is.
     Free,
@@ -77,7 +78,7 @@ pub(crate) enum RestRecord {
 }
 
 /// How an instance ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Last {
     /// The end of its main process; none if there was no process.
     pub(crate) end: Option<End>,
@@ -88,7 +89,7 @@ pub(crate) struct Last {
 }
 
 /// What is kept of an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InstanceRecord {
     /// Its number.
     pub(crate) number: u64,
@@ -111,7 +112,7 @@ pub(crate) struct InstanceRecord {
 }
 
 /// What is kept of a stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StopRecord {
     /// Why it is stopped.
     pub(crate) why: Why,

@@ -1,0 +1,405 @@
+//! Starts a program as a child of this process.
+//!
+//! The child shares this process's memory until it executes the program, as after vfork(2): so a start
+//! costs the same however much memory the server has, where a fork copies its page tables. In between the
+//! child makes system calls and nothing else. So it can do what `posix_spawn` cannot: begin a session,
+//! change its user and its limits, and write its own number into its environment.
+//!
+//! **Invariant:** between the clone and the execution the child does not allocate, lock, panic or run a
+//! signal handler, and the thread that started it stands still.
+
+use std::ffi::{CString, OsStr, c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit};
+
+use super::orphans;
+
+/// The program that a child executes, and the state in which it does.
+#[derive(Debug)]
+pub(super) struct Start<'a> {
+    /// The program's file.
+    pub(super) program: &'a Path,
+    /// The arguments, the program's name included.
+    pub(super) args: Vec<&'a OsStr>,
+    /// The whole environment, as `NAME=value`.
+    pub(super) env: Vec<Vec<u8>>,
+    /// The working directory; `None` is this process's own.
+    pub(super) dir: Option<&'a OsStr>,
+    /// What it has open, each with its number there: 0 is its stdin.
+    pub(super) open: Vec<(OwnedFd, RawFd)>,
+    /// The group that it begins.
+    pub(super) begins: Begins,
+    /// Limits in place of this process's own.
+    pub(super) limits: Vec<(Resource, Rlimit)>,
+    /// The mask of the modes of files that it makes.
+    pub(super) umask: Option<u32>,
+    /// Its priority.
+    pub(super) nice: Option<i32>,
+    /// The user that it runs as.
+    pub(super) owner: Option<Owner>,
+    /// Whether it gets `LISTEN_PID`, its own number.
+    pub(super) own_number: bool,
+    /// Whether it is killed when the thread that starts it ends.
+    pub(super) dies_with_us: bool,
+}
+
+/// What a child begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Begins {
+    /// A process group.
+    #[default]
+    Group,
+    /// A session, and a process group in it.
+    Session,
+    /// A session whose terminal is its stdin.
+    Terminal,
+}
+
+/// A user, as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's number.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
+    /// Its other groups.
+    pub groups: Vec<u32>,
+}
+
+/// A child that executes its program.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) pid: Pid,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// The step at which a child failed, or this process before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    Clone,
+    Descriptors,
+    Session,
+    Limits,
+    Nice,
+    User,
+    Directory,
+    Execute,
+}
+
+/// Why there is no child.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NotStarted {
+    pub(super) step: Step,
+    pub(super) errno: Errno,
+}
+
+/// The variable that tells a program for which process its sockets are (sd_listen_fds(3)).
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+
+/// The longest decimal number of a process.
+const LONGEST_NUMBER: usize = 10;
+
+/// The size of the child's stack, in bytes. Chosen, not measured: its calls are three deep, and the
+/// dynamic linker, which may have to find them, needs some kilobytes.
+const STACK: usize = 64 << 10;
+
+impl Start<'_> {
+    /// Starts the child. It is this server's own from then on: whoever calls this reaps it.
+    pub(super) fn start(self) -> Result<Child, NotStarted> {
+        let start = || self.clone_and_execute();
+        orphans::starting(start, |child| Some(child.pid))
+    }
+
+    fn clone_and_execute(self) -> Result<Child, NotStarted> {
+        // The texts hold no zero bytes: the command was checked.
+        let text =
+            |bytes: &[u8]| CString::new(bytes).map_err(|_| Step::Execute.failed(Errno::INVAL));
+        let program = text(self.program.as_os_str().as_bytes())?;
+        let args = self.args.iter().map(|arg| text(arg.as_bytes()));
+        let args = args.collect::<Result<Vec<_>, _>>()?;
+        let env = self.env.iter().map(|entry| text(entry));
+        let env = env.collect::<Result<Vec<_>, _>>()?;
+        let dir = self.dir.map(|dir| text(dir.as_bytes())).transpose()?;
+        let mut number = [LISTEN_PID, &[0; LONGEST_NUMBER + 1]].concat();
+        let mut env = pointers(&env);
+        if self.own_number {
+            env.insert(0, number.as_ptr().cast());
+        }
+        let open = self.open.iter();
+        let open: Vec<_> = open.map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
+        let limits = self.limits.iter().map(|(resource, limit)| {
+            let side = |side: Option<u64>| side.unwrap_or(libc::RLIM_INFINITY);
+            let limit = libc::rlimit {
+                rlim_cur: side(limit.current),
+                rlim_max: side(limit.maximum),
+            };
+            (*resource as u32, limit)
+        });
+        let mut plan = Plan {
+            program: program.as_ptr(),
+            args: pointers(&args),
+            env,
+            dir: dir.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
+            open,
+            begins: self.begins,
+            limits: limits.collect(),
+            umask: self.umask,
+            nice: self.nice,
+            owner: self.owner,
+            number: match self.own_number {
+                true => number[LISTEN_PID.len()..].as_mut_ptr(),
+                false => ptr::null_mut(),
+            },
+            parent: self.dies_with_us.then(rustix::process::getpid),
+            step: Step::Clone,
+            errno: 0,
+        };
+        let (pid, pidfd) = plan.clone().map_err(|errno| Step::Clone.failed(errno))?;
+        match plan.errno {
+            0 => Ok(Child { pid, pidfd }),
+            errno => {
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+                Err(plan.step.failed(Errno::from_raw_os_error(errno)))
+            }
+        }
+    }
+}
+
+impl Step {
+    fn failed(self, errno: Errno) -> NotStarted {
+        NotStarted { step: self, errno }
+    }
+}
+
+impl From<NotStarted> for io::Error {
+    fn from(failed: NotStarted) -> io::Error {
+        failed.errno.into()
+    }
+}
+
+/// The texts as the system wants them: pointers, and a null pointer behind them.
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    let pointers = texts.iter().map(|text| text.as_ptr());
+    pointers.chain([ptr::null()]).collect()
+}
+
+/// What the child does, made ready before it is there. It writes the step at which it fails.
+struct Plan {
+    program: *const c_char,
+    args: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    dir: *const c_char,
+    open: Vec<(RawFd, RawFd)>,
+    begins: Begins,
+    limits: Vec<(u32, libc::rlimit)>,
+    umask: Option<u32>,
+    nice: Option<i32>,
+    owner: Option<Owner>,
+    number: *mut u8,
+    parent: Option<Pid>,
+    step: Step,
+    errno: c_int,
+}
+
+impl Plan {
+    /// Makes the child, and returns once it has executed its program or failed.
+    #[allow(unsafe_code)]
+    fn clone(&mut self) -> Result<(Pid, OwnedFd), Errno> {
+        let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
+        let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let mut pidfd: c_int = -1;
+        // SAFETY: the masks are plain data, which the calls fill.
+        let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as above; the mask of this thread is set back below.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        }
+        // SAFETY: the child runs `execute` on a stack of its own, which lives until this returns: that is
+        // when the child has executed its program or exited, as CLONE_VFORK says. Until then this thread
+        // stands still, so that the plan, and the errno that the two share, are the child's alone. No
+        // signal handler runs in the child, as all signals are blocked.
+        let pid = unsafe {
+            libc::clone(
+                execute,
+                top.cast(),
+                flags,
+                ptr::from_mut(self).cast(),
+                &raw mut pidfd,
+            )
+        };
+        let failed = io::Error::last_os_error();
+        // SAFETY: the mask is the one that this thread had.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+        }
+        match Pid::from_raw(pid) {
+            // SAFETY: the kernel made the descriptor for this call, and nobody else has it.
+            Some(pid) if pid.as_raw_pid() > 0 => Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+            _ => Err(Errno::from_io_error(&failed).unwrap_or(Errno::AGAIN)),
+        }
+    }
+
+    /// Does all that comes before the execution. It runs in the child.
+    ///
+    /// # Safety
+    ///
+    /// The process is a child of [`clone`](Plan::clone), and the pointers of the plan are valid.
+    #[allow(unsafe_code)]
+    unsafe fn prepare(&mut self) -> Result<(), ()> {
+        // SAFETY: system calls only, on values that the plan holds.
+        unsafe {
+            self.step = Step::Descriptors;
+            // Out of the way of the numbers that they are to have.
+            let mut above = 0;
+            for (_, number) in &self.open {
+                above = above.max(*number + 1);
+            }
+            for (fd, _) in &mut self.open {
+                *fd = libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above);
+                done(*fd)?;
+            }
+            for (fd, number) in &self.open {
+                done(libc::dup2(*fd, *number))?;
+            }
+            self.step = Step::Session;
+            match self.begins {
+                Begins::Group => done(libc::setpgid(0, 0))?,
+                Begins::Session => done(libc::setsid())?,
+                Begins::Terminal => {
+                    done(libc::setsid())?;
+                    done(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+                }
+            }
+            self.step = Step::Limits;
+            for (resource, limit) in &self.limits {
+                done(libc::setrlimit(*resource as _, limit))?;
+            }
+            if let Some(mask) = self.umask {
+                libc::umask(mask);
+            }
+            self.step = Step::Nice;
+            if let Some(nice) = self.nice {
+                done(libc::setpriority(libc::PRIO_PROCESS, 0, nice))?;
+            }
+            self.step = Step::User;
+            if let Some(owner) = &self.owner {
+                // The library's functions would change the threads of this process too.
+                let (count, groups) = (owner.groups.len(), owner.groups.as_ptr());
+                let (uid, gid) = (owner.uid, owner.gid);
+                called(libc::syscall(libc::SYS_setgroups, count, groups))?;
+                called(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+                called(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+            }
+            self.step = Step::Directory;
+            if !self.dir.is_null() {
+                done(libc::chdir(self.dir))?;
+            }
+            self.step = Step::Execute;
+            if !self.number.is_null() {
+                write_number(self.number, libc::getpid().unsigned_abs());
+            }
+            if let Some(parent) = self.parent {
+                done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+                // It may have died before that.
+                if libc::getppid() != parent.as_raw_pid() {
+                    libc::_exit(127);
+                }
+            }
+            default_signals();
+        }
+        Ok(())
+    }
+}
+
+/// The child's only function.
+#[allow(unsafe_code)]
+extern "C" fn execute(plan: *mut c_void) -> c_int {
+    // SAFETY: `clone` gives its plan, which is this child's alone until it has executed its program.
+    unsafe {
+        let plan = &mut *plan.cast::<Plan>();
+        if plan.prepare().is_ok() {
+            libc::execve(plan.program, plan.args.as_ptr(), plan.env.as_ptr());
+        }
+        plan.errno = *libc::__errno_location();
+        libc::_exit(127)
+    }
+}
+
+/// Sets all signals to what a program expects: at their defaults, and none blocked. Without that, the
+/// child would keep those that this process ignores.
+///
+/// # Safety
+///
+/// The process is a child that shares no handlers with another.
+#[allow(unsafe_code)]
+unsafe fn default_signals() {
+    // SAFETY: the structures are plain data. A signal that takes no action fails, which changes nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+fn done(result: c_int) -> Result<(), ()> {
+    if result < 0 { Err(()) } else { Ok(()) }
+}
+
+fn called(result: libc::c_long) -> Result<(), ()> {
+    if result < 0 { Err(()) } else { Ok(()) }
+}
+
+/// Writes a number in decimal digits, and a zero byte.
+///
+/// # Safety
+///
+/// There is room for [`LONGEST_NUMBER`] digits and the zero byte.
+#[allow(unsafe_code)]
+unsafe fn write_number(to: *mut u8, number: u32) {
+    let mut divisor = 1;
+    while number / divisor >= 10 {
+        divisor *= 10;
+    }
+    let mut at = to;
+    // SAFETY: a number has ten digits at most, and the caller says that there is room.
+    unsafe {
+        while divisor > 0 {
+            *at = b'0' + (number / divisor % 10) as u8;
+            at = at.add(1);
+            divisor /= 10;
+        }
+        *at = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn numbers_are_written_as_they_are_read() {
+        for number in [0, 1, 9, 10, 4_194_304, u32::MAX] {
+            let mut text = [b'x'; LONGEST_NUMBER + 1];
+            // SAFETY: there is room.
+            unsafe { write_number(text.as_mut_ptr(), number) };
+            let end = text.iter().position(|byte| *byte == 0).unwrap();
+            assert_eq!(text[..end], *number.to_string().as_bytes());
+        }
+    }
+}

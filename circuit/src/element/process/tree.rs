@@ -1,0 +1,345 @@
+//! The tree of a process: all its descendants, those included that it has lost.
+//!
+//! A process belongs to a tree if it descends from the tree's main process, is in its session or group, or
+//! carries its mark: the variable [`MARK`] of the environment that it began with. A descendant whose parent has
+//! gone becomes a child of this server, which is a subreaper, or of init if the server had ended.
+//!
+//! What escapes is a process in another session *and* without a readable mark *and* orphaned.
+//!
+//! Looking at processes reads files below /proc, which may block: callers leave it to a thread of a pool.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::str::FromStr;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// The variable that carries an instance's mark.
+pub const MARK: &str = "CIRCUIT_INSTANCE";
+
+/// A process, told from all others of this boot that had its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Its number.
+    pub pid: Pid,
+    /// When it was started, in ticks since boot.
+    pub start: u64,
+}
+
+/// What is known of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The main process, also once it has gone. It began the session or group that has its number.
+    pub main: Identity,
+    /// The mark, if there is one.
+    pub mark: Option<String>,
+}
+
+impl Tree {
+    /// The memory of all its processes: the sum of what each has for itself and its part of what several share
+    /// (Pss); `None` if the kernel does not tell. Blocks.
+    pub fn memory(&self) -> Option<u64> {
+        let members = Table::read().ok()?.members(&[self]).remove(0);
+        let mut sum = 0;
+        for member in members {
+            let path = format!("/proc/{}/smaps_rollup", member.pid.as_raw_nonzero());
+            match fs::read_to_string(path) {
+                Ok(text) => sum += kilobytes(&text, "Pss:")? << 10,
+                // It has gone meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+                Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => (),
+                Err(_) => return None,
+            }
+        }
+        Some(sum)
+    }
+}
+
+/// The number behind a field of a file of the kernel's.
+fn kilobytes(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// All processes at one moment, as far as they can be seen.
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: HashMap<Pid, Row>,
+    /// The children of each process.
+    children: HashMap<Pid, Vec<Pid>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    state: u8,
+    parent: i32,
+    group: i32,
+    session: i32,
+    start: u64,
+}
+
+impl Identity {
+    /// That of a process, if it is there, dead or alive.
+    pub fn of(pid: Pid) -> Option<Identity> {
+        let row = Row::read(pid).ok()?;
+        let start = row.start;
+        Some(Identity { pid, start })
+    }
+
+    /// Sends a signal to this process, and to no other that has its number.
+    pub fn signal(self, signal: Signal) -> Result<(), Errno> {
+        // Opened first and compared then: whatever the descriptor refers to has the number until it is
+        // closed.
+        let pidfd = rustix::process::pidfd_open(self.pid, PidfdFlags::empty())?;
+        match Identity::of(self.pid) {
+            Some(found) if found == self => rustix::process::pidfd_send_signal(&pidfd, signal),
+            _ => Err(Errno::SRCH),
+        }
+    }
+}
+
+impl Table {
+    /// Reads all processes.
+    pub fn read() -> io::Result<Table> {
+        let mut table = Table::default();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(pid) else {
+                continue;
+            };
+            // Others go while the directory is read.
+            if let Ok(row) = Row::read(pid) {
+                table.add(pid, row);
+            }
+        }
+        Ok(table)
+    }
+
+    fn add(&mut self, pid: Pid, row: Row) {
+        self.rows.insert(pid, row);
+        if let Some(parent) = Pid::from_raw(row.parent) {
+            self.children.entry(parent).or_default().push(pid);
+        }
+    }
+
+    /// Whether a process began the session that it is in.
+    pub fn leads(&self, pid: Pid) -> bool {
+        let row = self.rows.get(&pid);
+        row.is_some_and(|row| row.session == pid.as_raw_nonzero().get())
+    }
+
+    /// The living processes of each tree, in the order of the trees.
+    pub fn members(&self, trees: &[&Tree]) -> Vec<Vec<Identity>> {
+        let marks = self.marks_of_orphans(trees);
+        trees
+            .iter()
+            .map(|tree| self.members_of(tree, &marks))
+            .collect()
+    }
+
+    fn members_of(&self, tree: &Tree, marks: &HashMap<Pid, String>) -> Vec<Identity> {
+        let own = tree.main.pid;
+        // The number may be another's by now. While its session has members, it is nobody's.
+        let stranger = self
+            .rows
+            .get(&own)
+            .is_some_and(|row| row.start != tree.main.start);
+        let number = own.as_raw_nonzero().get();
+        let mut found = HashSet::new();
+        let mut queue: Vec<Pid> = Vec::new();
+        for (pid, row) in &self.rows {
+            let by_number =
+                !stranger && (*pid == own || row.session == number || row.group == number);
+            let by_mark = tree.mark.is_some() && marks.get(pid) == tree.mark.as_ref();
+            if by_number || by_mark {
+                queue.push(*pid);
+            }
+        }
+        while let Some(pid) = queue.pop() {
+            if found.insert(pid) {
+                queue.extend(self.children.get(&pid).into_iter().flatten());
+            }
+        }
+        let alive = |pid: Pid| {
+            let row = self.rows.get(&pid).filter(|row| row.is_alive())?;
+            let start = row.start;
+            Some(Identity { pid, start })
+        };
+        let mut members: Vec<_> = found.into_iter().filter_map(alive).collect();
+        members.sort_unstable_by_key(|member| member.pid.as_raw_nonzero());
+        members
+    }
+
+    /// The marks of processes that have lost their parent, which this server or init has now. Those of
+    /// others need not be read: they descend from such a one, or from a main process.
+    fn marks_of_orphans(&self, trees: &[&Tree]) -> HashMap<Pid, String> {
+        if trees.iter().all(|tree| tree.mark.is_none()) {
+            return HashMap::new();
+        }
+        let orphans = self
+            .rows
+            .iter()
+            .filter(|(_, row)| row.is_alive() && is_reaper(row.parent));
+        orphans
+            .filter_map(|(pid, _)| Some((*pid, mark_of(*pid)?)))
+            .collect()
+    }
+
+    /// The living processes that carry a mark for which `wanted` holds, wherever they are.
+    pub fn marked(&self, wanted: impl Fn(&str) -> bool) -> Vec<(Identity, String)> {
+        let living = self.rows.iter().filter(|(_, row)| row.is_alive());
+        let marked = living.filter_map(|(pid, row)| {
+            let mark = mark_of(*pid).filter(|mark| wanted(mark))?;
+            let (pid, start) = (*pid, row.start);
+            Some((Identity { pid, start }, mark))
+        });
+        marked.collect()
+    }
+}
+
+/// Whether a process of this number is given the processes that lose their parent.
+fn is_reaper(parent: i32) -> bool {
+    parent == 1 || parent == 0 || parent == rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// The mark that a process began with; `None` if it has none, or its environment cannot be read.
+pub fn mark_of(pid: Pid) -> Option<String> {
+    let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+    let entry = environment.split(|byte| *byte == 0).find_map(|entry| {
+        let value = entry.strip_prefix(MARK.as_bytes())?;
+        value.strip_prefix(b"=")
+    })?;
+    String::from_utf8(entry.to_vec()).ok()
+}
+
+fn pid(text: &str) -> Option<Pid> {
+    Pid::from_raw(i32::from_str(text).ok().filter(|pid| *pid > 0)?)
+}
+
+impl Row {
+    fn read(pid: Pid) -> io::Result<Row> {
+        let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+        Row::parse(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// proc_pid_stat(5). The second field is the program's name in parentheses, which may hold anything.
+    fn parse(stat: &[u8]) -> Option<Row> {
+        let behind_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
+        let rest = std::str::from_utf8(&stat[behind_name..]).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?.bytes().next()?;
+        let mut number = || i32::from_str(fields.next()?).ok();
+        let (parent, group, session) = (number()?, number()?, number()?);
+        // The 22nd field; the seventh is next.
+        let start = u64::from_str(fields.nth(15)?).ok()?;
+        Some(Row {
+            state,
+            parent,
+            group,
+            session,
+            start,
+        })
+    }
+
+    /// Whether it is neither a zombie nor dead.
+    fn is_alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(pid: i32, start: u64) -> Identity {
+        let pid = Pid::from_raw(pid).unwrap();
+        Identity { pid, start }
+    }
+
+    fn row(parent: i32, group: i32, session: i32, start: u64) -> Row {
+        let state = b'S';
+        Row {
+            state,
+            parent,
+            group,
+            session,
+            start,
+        }
+    }
+
+    fn table(rows: &[(i32, Row)]) -> Table {
+        let mut table = Table::default();
+        for (pid, row) in rows {
+            table.add(Pid::from_raw(*pid).unwrap(), *row);
+        }
+        table
+    }
+
+    fn members(table: &Table, main: Identity) -> Vec<i32> {
+        let tree = Tree { main, mark: None };
+        let members = table.members(&[&tree]).remove(0);
+        members
+            .iter()
+            .map(|found| found.pid.as_raw_nonzero().get())
+            .collect()
+    }
+
+    #[test]
+    fn a_line_of_stat_is_read_whatever_the_name_holds() {
+        let stat = b"7 (a) S 1 ) (b) R 5 6 7 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2";
+        let expected = Row {
+            state: b'R',
+            ..row(5, 6, 7, 987_654)
+        };
+        assert_eq!(Row::parse(stat), Some(expected));
+        for end in 0..stat.len() - 8 {
+            let _ = Row::parse(&stat[..end]);
+        }
+        assert_eq!(Row::parse(b"7 (a) R 5 6 7"), None);
+    }
+
+    #[test]
+    fn descendants_and_those_of_the_session_belong() {
+        let table = table(&[
+            (10, row(2, 10, 10, 5)),
+            (11, row(10, 10, 10, 6)),
+            // It began a session of its own, and has a child.
+            (12, row(11, 12, 12, 7)),
+            (13, row(12, 12, 12, 8)),
+            // It lost its parent.
+            (14, row(1, 10, 10, 9)),
+            (20, row(1, 20, 20, 5)),
+        ]);
+        assert_eq!(members(&table, at(10, 5)), [10, 11, 12, 13, 14]);
+        // Another process has the number now.
+        assert_eq!(members(&table, at(10, 4)), [0; 0]);
+    }
+
+    #[test]
+    fn zombies_do_not_belong_but_what_they_left_does() {
+        let zombie = Row {
+            state: b'Z',
+            ..row(2, 10, 10, 5)
+        };
+        let table = table(&[(10, zombie), (11, row(1, 10, 10, 6))]);
+        assert_eq!(members(&table, at(10, 5)), [11]);
+    }
+
+    #[test]
+    fn this_very_process_is_found() {
+        let own = Identity::of(rustix::process::getpid()).unwrap();
+        let tree = Tree {
+            main: own,
+            mark: None,
+        };
+        let table = Table::read().unwrap();
+        assert!(table.members(&[&tree])[0].contains(&own));
+        let other = Identity {
+            start: own.start + 1,
+            ..own
+        };
+        assert_eq!(other.signal(Signal::CONT), Err(Errno::SRCH));
+    }
+}

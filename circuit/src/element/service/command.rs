@@ -1,0 +1,197 @@
+//! The commands beside an instance: before its start, at its stop, at a reload, and those that ask whether it
+//! is ready or alive. Each is a tree of its own, whose output goes to the service's log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use circuit_proto::OsText;
+use circuit_proto::element::process::Sink;
+use parking_lot::Mutex;
+
+use super::definition::{Plan, Reload};
+use super::machine::{Command, Generation, Input, InstanceId};
+use super::watcher::Watcher;
+use super::{Shared, State};
+use crate::element::process::session::{self, Session};
+use crate::element::process::tree::Tree;
+use crate::element::process::{SpawnError, nothing, sink};
+use crate::logs::{self, Log, Source};
+use crate::runtime::descriptors::User;
+
+/// How many descriptors the start of a command takes.
+const DESCRIPTORS: u64 = 8;
+
+/// A command that runs, or is about to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RunningCommand(Arc<Running>);
+
+#[derive(Debug, Default)]
+struct Running {
+    tree: Mutex<Option<Arc<Tree>>>,
+    killed: AtomicBool,
+}
+
+impl RunningCommand {
+    /// Kills all of it, now or as soon as it has begun.
+    pub(super) fn kill(&self, watcher: &Arc<Watcher>) {
+        self.0.killed.store(true, Ordering::Relaxed);
+        if let Some(tree) = &*self.0.tree.lock() {
+            watcher.kill(tree);
+        }
+    }
+
+    fn begun(&self, tree: &Arc<Tree>, watcher: &Arc<Watcher>) {
+        *self.0.tree.lock() = Some(tree.clone());
+        if self.0.killed.load(Ordering::Relaxed) {
+            watcher.kill(tree);
+        }
+    }
+}
+
+impl super::Instance {
+    pub(super) fn kill_command(&self, command: Command, watcher: &Arc<Watcher>) {
+        if let Some(running) = self.commands.get(&command) {
+            running.kill(watcher);
+        }
+    }
+}
+
+impl Shared {
+    /// Runs a command of a definition for an instance.
+    pub(super) fn run(
+        self: &Arc<Self>,
+        state: &mut State,
+        id: InstanceId,
+        command: Command,
+        generation: Generation,
+    ) {
+        let Some(instance) = self.instance(state, id, generation) else {
+            return;
+        };
+        let running = RunningCommand::default();
+        instance.commands.insert(command, running.clone());
+        let Some(plan) = state.plan(generation) else {
+            return;
+        };
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let words = match command {
+                Command::Before => plan.before.clone(),
+                Command::Stop => plan.stop_command.clone(),
+                Command::Reload => match &plan.reload {
+                    Some(Reload::Command(words)) => Some(words.clone()),
+                    _ => None,
+                },
+            };
+            let name = match command {
+                Command::Before => "before",
+                Command::Stop => "stop",
+                Command::Reload => "reload",
+            };
+            let ok = match words {
+                Some(words) => shared.execute(&plan, id, name, &words, &running).await,
+                None => false,
+            };
+            if let Some(instance) = shared.state.lock().instances.get_mut(&id) {
+                instance.commands.remove(&command);
+            }
+            shared.handle(Input::CommandEnded {
+                instance: id,
+                command,
+                ok,
+            });
+        });
+    }
+
+    /// Executes a command to the end of its tree. Whether it succeeded.
+    pub(super) async fn execute(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        id: InstanceId,
+        name: &str,
+        words: &[OsText],
+        running: &RunningCommand,
+    ) -> bool {
+        let mark = format!("{}.{name}", self.mark(id));
+        let started = self.start_command(plan, id, &mark, words).await;
+        let (session, pipes) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::warn!("the {name} command of {}: {error}", self.path());
+                return false;
+            }
+        };
+        let watcher = &self.services.watcher;
+        let tree = Arc::new(Tree {
+            main: session.identity(),
+            mark: Some(mark),
+        });
+        running.begun(&tree, watcher);
+        let end = session.ended().await;
+        // The watcher ends with the server only.
+        let _ = watcher.empty(&tree).await;
+        for pipe in pipes {
+            drop(pipe.end());
+        }
+        end == session::End::Code(0)
+    }
+
+    async fn start_command(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        id: InstanceId,
+        mark: &str,
+        words: &[OsText],
+    ) -> Result<(Session, Vec<logs::Pipe>), SpawnError> {
+        let runtime = &self.services.runtime;
+        let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
+        let taken = runtime.descriptors.take(User::Processes, DESCRIPTORS);
+        let mut taken = taken.map_err(|short| system(&short))?;
+        let log = self.log.lock().as_ref().map(Log::clone);
+        let cmd = plan.beside(words, id.slot);
+        let mut manner = self.manner(plan, id, mark);
+        manner.own_number = false;
+        let owner = manner.owner_numbers();
+        let mark = mark.to_owned();
+        let source = move |stream| Source {
+            slot: u16::try_from(id.slot).unwrap_or(0),
+            instance: id.number,
+            stream,
+        };
+        let one = taken.split(session::DESCRIPTORS);
+        let started = runtime.spawning.run(move || {
+            let mut open = vec![nothing()?];
+            let mut pipes = Vec::new();
+            let outputs = [
+                (&cmd.stdout, logs::Stream::Stdout, "Stdout", "out"),
+                (&cmd.stderr, logs::Stream::Stderr, "Stderr", "err"),
+            ];
+            for (to, stream, field, suffix) in outputs {
+                match (to, &log) {
+                    (Sink::Log, Some(log)) => {
+                        let name = format!("{mark}.{suffix}");
+                        let made = log.pipe(&name, source(stream), owner);
+                        let (pipe, end) = made
+                            .map_err(|error| SpawnError::System(circuit_client::chain(&error)))?;
+                        pipes.push(pipe);
+                        open.push(end);
+                    }
+                    (Sink::Log, None) => open.push(sink(&cmd, &Sink::Discard, field)?),
+                    (other, _) => open.push(sink(&cmd, other, field)?),
+                }
+            }
+            let session = Session::start(&cmd, open, None, &manner, one);
+            drop(taken);
+            match session {
+                Ok(session) => Ok((session, pipes)),
+                Err(error) => {
+                    for pipe in pipes {
+                        drop(pipe.end());
+                    }
+                    Err(error)
+                }
+            }
+        });
+        started.await.map_err(|error| system(&error))?
+    }
+}

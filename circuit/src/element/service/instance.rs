@@ -1,0 +1,437 @@
+//! An instance of a service: its start, its main process, and its tree.
+
+use std::collections::BTreeMap;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use circuit_proto::element::process::{Cmd, Sink};
+use circuit_proto::element::service::{Line, Query, Stream as WireStream};
+use circuit_proto::{Code, Error};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use tokio::task::AbortHandle;
+
+use super::command::RunningCommand;
+use super::definition::{Plan, Probe, Reload};
+use super::machine::{self, Command, End, Generation, Input, InstanceId, NotSpawned};
+use super::{Shared, State};
+use crate::element::process::session::{self, Session};
+use crate::element::process::tree::{MARK, Tree};
+use crate::element::process::{Manner, SpawnError, nothing, sink};
+use crate::logs::{self, Ended, Item, Log, LogError, Pipe, Reader, Source};
+use crate::runtime::descriptors::User;
+
+/// How many descriptors a start takes at most, for a moment: a stdin, two pipes of two ends, a pidfd, and
+/// two of a notification.
+const DESCRIPTORS: u64 = 8;
+
+/// What an instance has while anything of it is left.
+#[derive(Debug)]
+pub(super) struct Instance {
+    plan: Arc<Plan>,
+    pub(super) mark: String,
+    /// Whether the start that has not begun is not to begin.
+    abandoned: Arc<AtomicBool>,
+    running: Option<Running>,
+    pub(super) pipes: Vec<Pipe>,
+    pub(super) commands: BTreeMap<Command, RunningCommand>,
+    pub(super) probes: BTreeMap<machine::Probe, AbortHandle>,
+    /// What it says of itself.
+    pub(super) says: Option<String>,
+    /// Hear what it says.
+    pub(super) notify: Vec<AbortHandle>,
+}
+
+/// The main process of an instance, and its tree.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) session: Arc<Session>,
+    pub(super) tree: Arc<Tree>,
+}
+
+impl Running {
+    /// Sends the process group of the main process a signal.
+    pub(super) fn signal_group(&self, signal: Signal) -> Result<(), Errno> {
+        // The main process is held by its pidfd: while it is not reaped, the number of its group is its own.
+        self.session.signal_group(signal)
+    }
+}
+
+impl Instance {
+    fn new(plan: Arc<Plan>, mark: String) -> Instance {
+        Instance {
+            plan,
+            mark,
+            abandoned: Arc::default(),
+            running: None,
+            pipes: Vec::new(),
+            commands: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            says: None,
+            notify: Vec::new(),
+        }
+    }
+
+    /// An instance of the server's life before.
+    pub(super) fn adopted(plan: Arc<Plan>, mark: String, running: Running) -> Instance {
+        Instance {
+            running: Some(running),
+            ..Instance::new(plan, mark)
+        }
+    }
+
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Its main process and tree, once it has been started.
+    pub(super) fn running(&self) -> Option<Running> {
+        self.running.clone()
+    }
+
+    /// Sends the main process one of the two signals of its definition. One that has gone hears nothing.
+    pub(super) fn signal(&self, which: machine::Signal) {
+        let signal = match (which, &self.plan.reload) {
+            (machine::Signal::Stop, _) => self.plan.stop_signal,
+            (machine::Signal::Reload, Some(Reload::Signal(signal))) => *signal,
+            (machine::Signal::Reload, _) => return,
+        };
+        if let Some(running) = &self.running {
+            let _ = running.session.signal(signal);
+        }
+    }
+
+    /// Nothing is left of it. Its pipes, which have their last words still.
+    pub(super) fn end(self) -> Vec<Ended> {
+        for probe in self.probes.values() {
+            probe.abort();
+        }
+        for notify in self.notify {
+            notify.abort();
+        }
+        // Its last words are read meanwhile.
+        self.pipes.into_iter().map(Pipe::end).collect()
+    }
+}
+
+/// What a start needs.
+struct Start {
+    cmd: Cmd,
+    manner: Manner,
+    log: Log,
+    source: (u16, u64),
+    mark: String,
+    sockets: Vec<OwnedFd>,
+    /// Where it writes a line once it is ready, and the number of that there.
+    line: Option<(OwnedFd, RawFd)>,
+}
+
+/// What a start gives.
+struct Started {
+    session: Session,
+    pipes: Vec<Pipe>,
+}
+
+impl Shared {
+    /// The mark of an instance.
+    pub(super) fn mark(&self, id: InstanceId) -> String {
+        format!("{:016x}.{}.{}", self.id, id.slot, id.number)
+    }
+
+    /// The surroundings of an instance's processes, the commands beside it among them.
+    pub(super) fn manner(&self, plan: &Plan, id: InstanceId, mark: &str) -> Manner {
+        let mut manner = plan.manner.clone();
+        manner.variables = self
+            .services
+            .variables_of(&self.names_of(super::View::Slot(id.slot)));
+        manner.variables.push(format!("CIRCUIT_SLOT={}", id.slot));
+        manner.variables.push(format!("{MARK}={mark}"));
+        manner
+    }
+
+    pub(super) fn instance<'a>(
+        &self,
+        state: &'a mut State,
+        id: InstanceId,
+        generation: Generation,
+    ) -> Option<&'a mut Instance> {
+        let plan = state.plan(generation)?;
+        let new = || Instance::new(plan.clone(), self.mark(id));
+        let instance = state.instances.entry(id).or_insert_with(new);
+        instance.plan = plan;
+        Some(instance)
+    }
+
+    /// Starts the main process of an instance.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        state: &mut State,
+        id: InstanceId,
+        generation: Generation,
+    ) {
+        let Some(instance) = self.instance(state, id, generation) else {
+            return;
+        };
+        let (plan, mark) = (instance.plan.clone(), instance.mark.clone());
+        self.note_instance(id, generation, None);
+        let abandoned = instance.abandoned.clone();
+        let shared = self.clone();
+        tokio::spawn(async move {
+            if abandoned.load(Ordering::Relaxed) {
+                let why = NotSpawned::Abandoned;
+                return shared.handle(Input::NotSpawned { instance: id, why });
+            }
+            let started = shared.start(&plan, id, mark.clone()).await;
+            let counters = &shared.services.runtime.counters;
+            match started {
+                Ok(started) => {
+                    counters.started.one();
+                    let main = Some(started.session.identity());
+                    shared.note_instance(id, generation, main);
+                    shared.run_instance(started, id, mark).await;
+                }
+                Err(error) => {
+                    counters.not_started.one();
+                    let why = NotSpawned::Cannot(error.to_string());
+                    shared.handle(Input::NotSpawned { instance: id, why });
+                }
+            }
+        });
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        plan: &Arc<Plan>,
+        id: InstanceId,
+        mark: String,
+    ) -> Result<Started, SpawnError> {
+        let runtime = &self.services.runtime;
+        let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
+        let taken = runtime.descriptors.take(User::Processes, DESCRIPTORS);
+        let mut taken = taken.map_err(|short| system(&short))?;
+        let log = self.log.lock().as_ref().map(Log::clone);
+        let log = log.ok_or_else(|| system(&"the service is being scrubbed"))?;
+        let mut manner = self.manner(plan, id, &mark);
+        let notify = match plan.uses_notify() {
+            true => Some(
+                self.listen_for(id, plan, &mark)
+                    .map_err(|error| system(&error))?,
+            ),
+            false => None,
+        };
+        manner.variables.extend(notify);
+        let line = match plan.ready {
+            Probe::NotifyFd(number) => {
+                let line = self
+                    .listen_for_line(id, plan, &mark)
+                    .map_err(|error| system(&error))?;
+                Some((line, RawFd::from(number)))
+            }
+            _ => None,
+        };
+        let handed = self.state.lock().sockets.hand_over();
+        let (sockets, variables) = handed.map_err(|error| system(&error))?;
+        manner.variables.extend(variables);
+        let start = Start {
+            cmd: plan.cmd(id.slot),
+            manner,
+            log,
+            source: (u16::try_from(id.slot).unwrap_or(0), id.number),
+            mark,
+            sockets,
+            line,
+        };
+        let one = taken.split(session::DESCRIPTORS);
+        let started = runtime.spawning.run(move || {
+            let started = start.start(one);
+            drop(taken);
+            started
+        });
+        started.await.map_err(|error| system(&error))?
+    }
+
+    /// Lasts until the main process of an instance has ended.
+    async fn run_instance(self: &Arc<Self>, started: Started, id: InstanceId, mark: String) {
+        let session = Arc::new(started.session);
+        let main = session.identity();
+        let tree = Arc::new(Tree {
+            main,
+            mark: Some(mark),
+        });
+        let pid = main.pid.as_raw_nonzero().get().unsigned_abs();
+        {
+            let mut state = self.state.lock();
+            if let Some(instance) = state.instances.get_mut(&id) {
+                let session = session.clone();
+                instance.running = Some(Running { session, tree });
+                instance.pipes = started.pipes;
+            }
+            let spawned = Input::Spawned { instance: id, pid };
+            state.machine.handle(spawned, super::registry::now());
+            self.drain(&mut state);
+        }
+        self.wait_for(&session, id).await;
+    }
+
+    /// Tells the machine of the end of a main process.
+    pub(super) async fn wait_for(self: &Arc<Self>, session: &Session, id: InstanceId) {
+        let end = session.ended().await;
+        self.services.runtime.counters.ended.one();
+        let end = match end {
+            session::End::Code(code) => End::Code(code),
+            session::End::Signal(signal) => End::Signal(signal),
+            session::End::Unknown => End::Unknown,
+        };
+        self.handle(Input::MainExited { instance: id, end });
+    }
+
+    /// Tells the machine when nothing is left of an instance's tree.
+    pub(super) fn watch_tree(self: &Arc<Self>, state: &State, id: InstanceId) {
+        let running = state.instances.get(&id).and_then(Instance::running);
+        let shared = self.clone();
+        tokio::spawn(async move {
+            if let Some(running) = running {
+                // The watcher ends with the server only.
+                let _ = shared.services.watcher.empty(&running.tree).await;
+            }
+            shared.handle(Input::TreeEmpty { instance: id });
+        });
+    }
+
+    /// Measures the memory of an instance's tree.
+    pub(super) fn sample(self: &Arc<Self>, state: &State, id: InstanceId) {
+        let running = state.instances.get(&id).and_then(Instance::running);
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let bytes = match running {
+                Some(running) => {
+                    let looking = &shared.services.runtime.looking;
+                    let measured = looking.run(move || running.tree.memory()).await;
+                    measured.ok().flatten()
+                }
+                None => None,
+            };
+            shared.handle(Input::Memory {
+                instance: id,
+                bytes,
+            });
+        });
+    }
+
+    pub(super) fn read_log(&self, query: &Query, slot: Option<u32>) -> Result<Reader, Error> {
+        let query = logs::Query {
+            last: query.last,
+            since: query.since.map(time),
+            stream: query.stream.map(|stream| match stream {
+                WireStream::Stdout => logs::Stream::Stdout,
+                WireStream::Stderr => logs::Stream::Stderr,
+            }),
+            slot: slot.and_then(|slot| u16::try_from(slot).ok()),
+            follow: query.follow,
+        };
+        let log = self.log.lock();
+        let log = log.as_ref().ok_or_else(super::scrubbed)?;
+        log.read(query).map_err(|error| log_failed(&error))
+    }
+
+    /// The last lines of what a slot said.
+    pub(super) async fn last_lines(&self, slot: u32) -> Vec<String> {
+        let query = Query {
+            last: Some(super::LAST_LINES),
+            since: None,
+            stream: None,
+            follow: false,
+        };
+        let mut lines = Vec::new();
+        let Ok(mut reader) = self.read_log(&query, Some(slot)) else {
+            return lines;
+        };
+        while let Ok(Some(items)) = reader.next().await {
+            lines.extend(items.into_iter().filter_map(|item| match item {
+                Item::Entry(entry) => Some(String::from_utf8_lossy(&entry.bytes).into_owned()),
+                Item::Lost(_) => None,
+            }));
+        }
+        lines
+    }
+}
+
+/// A time in nanoseconds since 1970.
+fn time(nanoseconds: u64) -> std::time::SystemTime {
+    std::time::SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds)
+}
+
+fn nanoseconds(time: std::time::SystemTime) -> u64 {
+    let since = time.duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+/// The error of a log that cannot be read.
+pub fn log_failed(error: &LogError) -> Error {
+    Error::new(Code::Internal, circuit_client::chain(error))
+}
+
+/// A piece of retained output as it travels.
+pub fn line(item: Item) -> Line {
+    match item {
+        Item::Entry(entry) => Line::Line {
+            time: nanoseconds(entry.time),
+            slot: entry.source.slot,
+            instance: entry.source.instance,
+            stream: match entry.source.stream {
+                logs::Stream::Stdout => WireStream::Stdout,
+                logs::Stream::Stderr => WireStream::Stderr,
+            },
+            text: entry.bytes,
+        },
+        Item::Lost(lost) => Line::Dropped {
+            time: lost.from.map_or(0, |(_, time)| nanoseconds(time)),
+            bytes: lost.bytes,
+        },
+    }
+}
+
+impl Start {
+    /// Starts the process. Blocks.
+    fn start(self, taken: crate::runtime::descriptors::Taken) -> Result<Started, SpawnError> {
+        let mut open = vec![nothing()?];
+        let mut pipes = Vec::new();
+        let outputs = [
+            (&self.cmd.stdout, logs::Stream::Stdout, "Stdout", "out"),
+            (&self.cmd.stderr, logs::Stream::Stderr, "Stderr", "err"),
+        ];
+        for (to, stream, field, suffix) in outputs {
+            if *to != Sink::Log {
+                open.push(sink(&self.cmd, to, field)?);
+                continue;
+            }
+            let (slot, instance) = self.source;
+            let source = Source {
+                slot,
+                instance,
+                stream,
+            };
+            let owner = self.manner.owner_numbers();
+            let name = format!("{}.{suffix}", self.mark);
+            let made = self.log.pipe(&name, source, owner);
+            let (pipe, end) =
+                made.map_err(|error| SpawnError::System(circuit_client::chain(&error)))?;
+            pipes.push(pipe);
+            open.push(end);
+        }
+        open.extend(self.sockets);
+        match Session::start(&self.cmd, open, self.line, &self.manner, taken) {
+            Ok(session) => Ok(Started { session, pipes }),
+            Err(error) => {
+                for pipe in pipes {
+                    drop(pipe.end());
+                }
+                Err(error)
+            }
+        }
+    }
+}

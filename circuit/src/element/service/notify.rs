@@ -1,0 +1,181 @@
+//! The socket on which an instance says that it is ready and alive (sd_notify(3)).
+//!
+//! There is one socket for each instance, with a short path in a directory that all users may enter. A message
+//! counts only if a process of the instance's own user, or root, sent it.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, IoSliceMut};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+
+use super::Shared;
+use super::definition::Plan;
+use super::machine::{Input, InstanceId};
+use crate::element::streams::Descriptor;
+use crate::runtime::descriptors::User;
+
+/// The longest message, in bytes: longer ones are cut (systemd takes 4 KiB).
+const LONGEST: usize = 4096;
+
+/// The file of a socket, removed with this.
+#[derive(Debug)]
+struct Bound {
+    path: PathBuf,
+    socket: Arc<Descriptor>,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // The next life removes it, if this fails.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Shared {
+    /// Listens to an instance that is about to begin. The variable that tells it where.
+    pub(super) fn listen_for(
+        self: &Arc<Self>,
+        id: InstanceId,
+        plan: &Plan,
+        mark: &str,
+    ) -> io::Result<String> {
+        let path = self.notify_dir()?.join(mark);
+        let _ = std::fs::remove_file(&path);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        let uid = match &plan.manner.owner {
+            Some(owner) => {
+                chown(&path, Some(owner.uid), Some(owner.gid))?;
+                owner.uid
+            }
+            None => rustix::process::geteuid().as_raw(),
+        };
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let variable = format!("NOTIFY_SOCKET={}", path.display());
+        let taken = self.services.runtime.descriptors.take(User::Processes, 1);
+        let socket = Descriptor::new(socket, taken.map_err(io::Error::other)?)?;
+        let bound = Bound { path, socket };
+        let hearing = tokio::spawn(self.clone().hear(id, bound, uid));
+        self.hearing(id, hearing.abort_handle());
+        Ok(variable)
+    }
+
+    /// Listens for the line that an instance writes once it is ready, to a FIFO that outlives this server. Its
+    /// other end.
+    pub(super) fn listen_for_line(
+        self: &Arc<Self>,
+        id: InstanceId,
+        plan: &Plan,
+        mark: &str,
+    ) -> io::Result<OwnedFd> {
+        let path = self.notify_dir()?.join(format!("{mark}.fd"));
+        let _ = std::fs::remove_file(&path);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR)?;
+        if let Some(owner) = &plan.manner.owner {
+            chown(&path, Some(owner.uid), Some(owner.gid))?;
+        }
+        let open = || rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let (ours, theirs) = (open()?, open()?);
+        let taken = self.services.runtime.descriptors.take(User::Processes, 1);
+        let socket = Descriptor::new(ours, taken.map_err(io::Error::other)?)?;
+        let bound = Bound { path, socket };
+        let hearing = tokio::spawn(self.clone().hear_line(id, bound));
+        self.hearing(id, hearing.abort_handle());
+        Ok(theirs)
+    }
+
+    async fn hear_line(self: Arc<Self>, id: InstanceId, bound: Bound) {
+        let mut bytes = [0; 64];
+        loop {
+            let Ok(mut ready) = bound.socket.readable().await else {
+                return;
+            };
+            match rustix::io::read(&*bound.socket, &mut bytes) {
+                Ok(count) if bytes[..count].contains(&b'\n') => {
+                    return self.handle(Input::Ready { instance: id });
+                }
+                Ok(0) => return,
+                Ok(_) => (),
+                Err(Errno::AGAIN | Errno::INTR) => ready.clear_ready(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn hearing(&self, id: InstanceId, task: tokio::task::AbortHandle) {
+        match self.state.lock().instances.get_mut(&id) {
+            Some(instance) => instance.notify.push(task),
+            None => task.abort(),
+        }
+    }
+
+    fn notify_dir(&self) -> io::Result<PathBuf> {
+        // There is a service, and so there is a directory.
+        let dir = self.services.dir().ok_or(io::ErrorKind::NotFound)?;
+        let dir = dir.join("notify");
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o711).create(&dir)?;
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o711))?;
+        Ok(dir)
+    }
+
+    async fn hear(self: Arc<Self>, id: InstanceId, bound: Bound, uid: u32) {
+        loop {
+            let Ok(mut ready) = bound.socket.readable().await else {
+                return;
+            };
+            let received = receive(&*bound.socket);
+            match received {
+                Ok((from, text)) if from == uid || from == 0 => self.says(id, &text),
+                // Nobody else speaks for it.
+                Ok(_) => (),
+                Err(Errno::AGAIN | Errno::INTR) => ready.clear_ready(),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn says(self: &Arc<Self>, id: InstanceId, text: &str) {
+        for line in text.lines() {
+            match line.split_once('=') {
+                Some(("READY", "1")) => self.handle(Input::Ready { instance: id }),
+                Some(("WATCHDOG", "1")) => self.handle(Input::Watchdog { instance: id }),
+                Some(("STATUS", status)) => {
+                    let status = crate::text::one_line(status);
+                    if let Some(instance) = self.state.lock().instances.get_mut(&id) {
+                        instance.says = Some(status);
+                    }
+                }
+                _ => (),
+            }
+        }
+    }
+}
+
+/// The next message, and the user of its sender.
+fn receive(socket: impl AsFd) -> Result<(u32, String), Errno> {
+    let mut text = [0; LONGEST];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = rustix::net::recvmsg(socket, &mut parts, &mut control, flags)?;
+    let sender = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmCredentials(who) => Some(who.uid.as_raw()),
+        _ => None,
+    });
+    let text = String::from_utf8_lossy(&text[..received.bytes]).into_owned();
+    // Without credentials the sender is nobody that anybody knows.
+    Ok((sender.unwrap_or(u32::MAX), text))
+}

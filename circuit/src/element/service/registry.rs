@@ -1,0 +1,464 @@
+//! What all services of a server share: who there is, the rate of automatic restarts, the trees that are
+//! watched, the retained output, and those who are told of events.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use circuit_proto::element::streams::Reach;
+use circuit_proto::{Code, Error};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::process::Signal;
+use rustix::time::ClockId;
+use tokio::sync::OnceCell;
+use tracing::warn;
+
+use super::Shared;
+use super::definition::Plan;
+use super::instance::{Running, log_failed};
+use super::kept::Here;
+use super::machine::{AfterState, Input};
+use super::watcher::Watcher;
+use crate::anchor::{Names, Tree};
+use crate::element::Element;
+use crate::element::process::tree::Table;
+use crate::element::subscription::Subscription;
+use crate::logs::{Log, Logs};
+use crate::runtime::Runtime;
+use crate::runtime::descriptors::Descriptors;
+use crate::runtime::task::Alarm;
+use crate::store::{Contents, Directory, Health, Store};
+
+/// The services of a server.
+#[derive(Debug)]
+pub struct Services {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) tree: Arc<Tree<Element>>,
+    pub(super) watcher: Arc<Watcher>,
+    /// The path of the server's own anchor.
+    pub(super) server: String,
+    /// The variables that all instances get: where their server is reached.
+    pub(super) variables: Vec<String>,
+    /// Where what is kept is to be.
+    place: Place,
+    kept: OnceCell<Kept>,
+    all: Mutex<BTreeMap<Names, Arc<Shared>>>,
+    restarts: Mutex<Restarts>,
+    subscribers: Mutex<Vec<Weak<Subscription>>>,
+}
+
+/// What a server keeps of its services, with the threads that write it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) store: Store,
+    pub(super) logs: Logs,
+    pub(super) here: Here,
+    directory: Arc<Directory>,
+}
+
+/// Where a server is, and where it keeps what it keeps.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The path of the server's own anchor.
+    pub server: String,
+    /// The Unix socket for its own user, if there is one.
+    pub socket: Option<PathBuf>,
+    /// The directory that outlives it, if there is one.
+    pub var: Option<PathBuf>,
+    /// The user's runtime directory, in which a server without the other has one that goes with it.
+    pub runtime: Option<PathBuf>,
+    /// The bound of all retained output, in bytes; a tenth of the disk if that is `None`.
+    pub logs: Option<u64>,
+}
+
+/// Automatic restarts after failures: how many a second, and how many at once.
+const RATE: f64 = 20.0;
+const BURST: f64 = 100.0;
+
+/// The rate of automatic restarts.
+#[derive(Debug)]
+struct Restarts {
+    allowed: f64,
+    at: Duration,
+    waiting: VecDeque<(Weak<Shared>, u32)>,
+    running: bool,
+}
+
+/// The time since the host's boot, the time that it slept included.
+pub(super) fn now() -> Duration {
+    let time = rustix::time::clock_gettime(ClockId::Boottime);
+    // Neither is negative since the boot.
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+impl Services {
+    /// No services yet.
+    pub fn new(place: Place, tree: &Arc<Tree<Element>>, runtime: &Arc<Runtime>) -> Arc<Services> {
+        let socket = place.socket.iter();
+        Arc::new(Services {
+            runtime: runtime.clone(),
+            tree: tree.clone(),
+            watcher: Watcher::new(runtime),
+            variables: socket
+                .map(|path| format!("CIRCUIT_SOCKET={}", path.display()))
+                .collect(),
+            server: place.server.clone(),
+            kept: OnceCell::new(),
+            place,
+            all: Mutex::default(),
+            restarts: Mutex::new(Restarts {
+                allowed: BURST,
+                at: now(),
+                waiting: VecDeque::new(),
+                running: false,
+            }),
+            subscribers: Mutex::default(),
+        })
+    }
+
+    /// The variables by which a process at these names finds itself and its server.
+    pub fn variables_of(&self, names: &[String]) -> Vec<String> {
+        let path = [&self.server, &names.join("/")]
+            .map(String::as_str)
+            .join("/");
+        let own = format!("CIRCUIT_PATH={path}");
+        self.variables.iter().cloned().chain([own]).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.lock().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        let mut bytes = [0; 8];
+        // Without randomness two services have one id, and marks are told apart by less.
+        let _ = getrandom::fill(&mut bytes);
+        u64::from_ne_bytes(bytes)
+    }
+
+    pub(super) fn add(&self, shared: &Arc<Shared>) {
+        self.all.lock().insert(shared.names.clone(), shared.clone());
+    }
+
+    pub(super) fn remove(&self, names: &Names) {
+        self.all.lock().remove(names);
+    }
+
+    /// Refuses a definition by which a service would wait for itself.
+    pub(super) fn check_order(&self, names: &Names, plan: &Plan) -> Result<(), Error> {
+        let own = names.join("/");
+        let mut seen = BTreeSet::new();
+        let mut next = plan.policy.after.clone();
+        while let Some(name) = next.pop() {
+            if name == own {
+                let message = "After: the service would wait for itself";
+                return Err(Error::new(Code::InvalidArgument, message));
+            }
+            if seen.insert(name.clone())
+                && let Some(other) = self.find(&name)
+            {
+                next.extend(other.after());
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, path: &str) -> Option<Arc<Shared>> {
+        let names: Names = path.split('/').map(str::to_owned).collect();
+        self.all.lock().get(&names).cloned()
+    }
+
+    /// Tells the services that start after this one of its state, and this one of those that it starts after.
+    pub(super) fn tell_dependents(self: &Arc<Self>, names: &Names) {
+        let (services, names) = (self.clone(), names.clone());
+        // The caller holds the lock of a service.
+        tokio::spawn(async move {
+            let own = names.join("/");
+            let all: Vec<_> = services.all.lock().values().cloned().collect();
+            for shared in all {
+                let after = shared.after();
+                for name in after
+                    .iter()
+                    .filter(|name| **name == own || shared.names == names)
+                {
+                    let found = services.find(name);
+                    let state = found.map_or(AfterState::Missing, |found| found.after_state());
+                    let service = name.clone();
+                    shared.handle(Input::After { service, state });
+                }
+            }
+        });
+    }
+
+    /// What is kept, which is opened, and made if it is not there, when the first service needs it.
+    pub(super) async fn kept(&self) -> Result<&Kept, Error> {
+        let open = async { self.open().await.map(|(kept, _)| kept) };
+        self.kept.get_or_try_init(|| open).await
+    }
+
+    async fn open(&self) -> Result<(Kept, Contents), Error> {
+        let place = self.place.clone();
+        let (alarm, descriptors) = (self.runtime.alarm.clone(), self.runtime.descriptors.clone());
+        let opened = self
+            .runtime
+            .looking
+            .run(move || open(&place, &alarm, &descriptors));
+        opened.await?
+    }
+
+    /// How what is kept is, if anything is.
+    pub(crate) fn health(&self) -> Option<Health> {
+        self.kept.get().map(|kept| kept.store.health())
+    }
+
+    /// Whether it outlives the server.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.place.var.is_some()
+    }
+
+    /// Where this process runs. There is a service, so what is kept is open.
+    pub(super) fn here(&self) -> Here {
+        self.kept
+            .get()
+            .map_or_else(Here::default, |kept| kept.here.clone())
+    }
+
+    /// The retained output of a service.
+    pub(super) async fn log(&self, id: u64, bytes: u64) -> Result<Log, Error> {
+        let logs = &self.kept().await?.logs;
+        logs.open(&format!("{id:016x}"), bytes)
+            .map_err(|error| log_failed(&error))
+    }
+
+    /// The directory of what is kept.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        self.kept.get().map(|kept| kept.directory.path())
+    }
+
+    /// Goes on with the services of the server's life before, if it had any, and ends what servers of this user
+    /// have left behind that were killed and keep nothing.
+    pub async fn start(self: &Arc<Self>) -> Result<(), Error> {
+        let has_store = |dir: &PathBuf| dir.join("store.db").exists();
+        if self.place.var.as_ref().is_some_and(has_store) {
+            let (kept, contents) = self.open().await?;
+            if self.kept.set(kept).is_ok()
+                && let Some(kept) = self.kept.get()
+            {
+                self.resume(&kept.store, &kept.logs, &contents);
+            }
+        }
+        if let Some(runtime) = self.place.runtime.clone() {
+            let found = self.runtime.looking.run(move || abandoned(&runtime));
+            for (directory, contents) in found.await? {
+                self.clear(&contents);
+                if let Err(error) = directory.remove() {
+                    warn!("cannot remove {}: {error}", directory.path().display());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The server ends: what is to be written is written, and what is not to outlive it goes.
+    pub async fn close(&self) {
+        if let Some(kept) = self.kept.get() {
+            kept.store.close();
+            let directory = kept.directory.clone();
+            // A disk that hangs does not keep the server from ending.
+            let removed = self.runtime.looking.run(move || directory.remove());
+            let _ = tokio::time::timeout(Duration::from_secs(1), removed).await;
+        }
+    }
+
+    /// Has a slot restarted as soon as the rate allows.
+    pub(super) fn ask(self: &Arc<Self>, shared: &Arc<Shared>, slot: u32) {
+        let mut restarts = self.restarts.lock();
+        restarts.waiting.push_back((Arc::downgrade(shared), slot));
+        if !std::mem::replace(&mut restarts.running, true) {
+            tokio::spawn(self.clone().grant());
+        }
+    }
+
+    async fn grant(self: Arc<Self>) {
+        loop {
+            let pause = {
+                let mut restarts = self.restarts.lock();
+                let now = now();
+                let passed = now.saturating_sub(restarts.at).as_secs_f64();
+                restarts.allowed = (restarts.allowed + passed * RATE).min(BURST);
+                restarts.at = now;
+                if restarts.allowed >= 1.0 {
+                    let Some((shared, slot)) = restarts.waiting.pop_front() else {
+                        restarts.running = false;
+                        return;
+                    };
+                    restarts.allowed -= 1.0;
+                    drop(restarts);
+                    if let Some(shared) = shared.upgrade() {
+                        shared.handle(Input::MayStart { slot });
+                    }
+                    continue;
+                }
+                Duration::from_secs_f64((1.0 - restarts.allowed) / RATE)
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Sends instances a signal.
+    pub(super) async fn signal(
+        &self,
+        targets: Vec<Running>,
+        signal: Signal,
+        reach: Reach,
+    ) -> Result<(), Error> {
+        let refused =
+            |errno: Errno| Error::new(Code::Refused, format!("cannot signal an instance: {errno}"));
+        let reached = self.runtime.looking.run(move || {
+            let mut last = Err(Errno::SRCH);
+            let mut tell = |sent: Result<(), Errno>| match (&last, sent) {
+                (_, Ok(())) => last = Ok(()),
+                (Err(_), other) => last = other,
+                (Ok(()), Err(_)) => (),
+            };
+            match reach {
+                Reach::Main => {
+                    for target in &targets {
+                        tell(target.session.signal(signal));
+                    }
+                }
+                Reach::Group => {
+                    for target in &targets {
+                        tell(target.signal_group(signal));
+                    }
+                }
+                Reach::Tree => {
+                    let trees: Vec<_> = targets.iter().map(|target| &*target.tree).collect();
+                    let table = Table::read().map_err(|_| Errno::ACCESS)?;
+                    for member in table.members(&trees).into_iter().flatten() {
+                        tell(member.signal(signal));
+                    }
+                }
+            }
+            last
+        });
+        match reached.await? {
+            Ok(()) => Ok(()),
+            Err(Errno::SRCH) => Err(Error::new(Code::Closed, "no instance runs")),
+            Err(errno) => Err(refused(errno)),
+        }
+    }
+
+    /// The main process of an instance has gone: has the others end.
+    pub(super) fn signal_rest(&self, running: Running) {
+        let runtime = self.runtime.clone();
+        tokio::spawn(async move {
+            let told = runtime.looking.run(move || {
+                let Ok(table) = Table::read() else { return };
+                for member in table.members(&[&running.tree]).into_iter().flatten() {
+                    // Whoever has gone meanwhile needs none.
+                    let _ = member.signal(Signal::TERM);
+                    let _ = member.signal(Signal::CONT);
+                }
+            });
+            // What is left is killed later.
+            let _ = told.await;
+        });
+    }
+
+    /// Has an event told to all who want to know.
+    pub(super) fn tell(&self, event: String) {
+        let mut subscribers = self.subscribers.lock();
+        subscribers.retain(|subscriber| match subscriber.upgrade() {
+            Some(subscriber) => {
+                subscriber.service_event(event.clone());
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Has a subscription be told of events.
+    pub fn subscribe(&self, subscription: &Arc<Subscription>) {
+        self.subscribers.lock().push(Arc::downgrade(subscription));
+    }
+
+    /// The server ends: stops a service, unless the next life goes on with it.
+    pub(super) async fn end(&self, shared: &Arc<Shared>) {
+        if self.is_lasting() {
+            return;
+        }
+        shared.handle(Input::End);
+        shared
+            .until(|state| (state.ended || state.gone).then_some(()))
+            .await;
+    }
+}
+
+/// Opens what a server keeps. Blocks.
+fn open(
+    place: &Place,
+    alarm: &Alarm,
+    descriptors: &Arc<Descriptors>,
+) -> Result<(Kept, Contents), Error> {
+    let here = Here::find().map_err(|error| internal(&error))?;
+    let directory = match (&place.var, &place.runtime) {
+        (Some(dir), _) => Directory::kept(dir),
+        (None, Some(runtime)) => Directory::private(runtime),
+        (None, None) => {
+            let message = "this server has no directory for services: start it with -var DIR, or set \
+                           XDG_RUNTIME_DIR";
+            return Err(Error::new(Code::Refused, message));
+        }
+    };
+    let directory = Arc::new(directory.map_err(|error| internal(&error))?);
+    let opened = Store::open(directory.clone(), &here.boot).map_err(|error| internal(&error))?;
+    for writer in opened.writers {
+        let started = alarm.thread(writer.name(), move || writer.run());
+        started.map_err(|error| internal(&error))?;
+    }
+    let dir = directory.path().join("logs");
+    let logs =
+        Logs::start(&dir, place.logs, alarm, descriptors).map_err(|error| internal(&error))?;
+    let kept = Kept {
+        store: opened.store,
+        logs,
+        here,
+        directory,
+    };
+    Ok((kept, opened.contents))
+}
+
+fn internal(error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::new(Code::Internal, circuit_client::chain(error))
+}
+
+/// What servers of this user have left behind. Blocks.
+fn abandoned(runtime: &Path) -> Vec<(Directory, Contents)> {
+    let directories = match Directory::abandoned(runtime) {
+        Ok(directories) => directories,
+        Err(error) => {
+            warn!(
+                "cannot look for what other servers left behind: {}",
+                circuit_client::chain(&error)
+            );
+            return Vec::new();
+        }
+    };
+    let boot = Here::find().map_or_else(|_| String::new(), |here| here.boot);
+    let contents = |directory: Directory| {
+        // What cannot be read names nothing that could be ended.
+        let contents = directory.read(&boot).unwrap_or_default();
+        (directory, contents)
+    };
+    directories.into_iter().map(contents).collect()
+}
