@@ -27,6 +27,10 @@ use seed::{Line, Seed, another};
 /// times what the exchange of the first messages takes.
 const SEEN_WAIT: Duration = Duration::from_secs(4);
 
+/// How long it may still take once the connection is lost: the server may have been reached by another link
+/// meanwhile. Chosen, not measured.
+const LOST_WAIT: Duration = Duration::from_millis(500);
+
 /// Dials a URL until its server has been joined, and again whenever that server is lost, if the URL
 /// is one that is kept.
 pub async fn follow(peer: Arc<Peer>, url: Url, way: Way) {
@@ -88,15 +92,21 @@ async fn attempt(peer: &Arc<Peer>, seed: &mut Seed) -> Attempt {
     let line = match dialled {
         Ok(accepted) => {
             info!("joining {accepted}");
-            let life = accepted.life();
+            let (life, connection) = (accepted.life(), accepted.connection.clone());
             peer.adopt(accepted, Origin::Dialled);
             // The connection may be lost before the two have told each other anything.
-            match tokio::time::timeout(SEEN_WAIT, peer.seen(life)).await {
-                Ok(()) => {
+            let lost = async {
+                connection.closed().await;
+                tokio::time::sleep(LOST_WAIT).await;
+            };
+            tokio::select! {
+                biased;
+                () = peer.seen(life) => {
                     seed.on_met(life.id);
                     return Attempt::Met;
                 }
-                Err(_) => seed.on_unseen(),
+                () = lost => seed.on_unseen(),
+                () = tokio::time::sleep(SEEN_WAIT) => seed.on_unseen(),
             }
         }
         Err(DialError::Refused {
