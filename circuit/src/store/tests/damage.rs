@@ -187,8 +187,8 @@ fn damage_of(in_order: bool, seeds: u64) {
             }
         }
     }
-    // Some of it hits what nobody reads.
-    assert!(found > seeds / 2, "{found} of {seeds} were found");
+    // The rest hit what nobody reads: free bytes, and pages of which the log has a later version.
+    assert!(found > seeds / 5, "{found} of {seeds} were found");
 }
 
 #[test]
