@@ -55,16 +55,42 @@ pub(super) fn one<R: Row>(connection: &Connection, key: &[Value]) -> Result<Opti
     rows.next()?.map(read).transpose()
 }
 
-/// All rows, in the order of their keys.
+/// All rows, in the order of their keys. SQLite reads them as they stand, and trusts that they are in order: a
+/// page that stands in another's place is found by this.
 pub(super) fn all<R: Row>(connection: &Connection) -> Result<Vec<R>, Fault> {
     let keys = R::COLUMNS[..R::KEYS].join(", ");
     let mut statement = connection.prepare(&format!("{} ORDER BY {keys}", select::<R>()))?;
     let mut rows = statement.query([])?;
-    let mut all = Vec::new();
+    let mut all: Vec<R> = Vec::new();
+    let mut last = None;
     while let Some(row) = rows.next()? {
-        all.push(read(row)?);
+        let row: R = read(row)?;
+        let key = key(&row);
+        if last.is_some_and(|last| last >= key) {
+            let what = format!("the rows of the table {} are not in order", R::TABLE);
+            return Err(Fault::Damaged(what));
+        }
+        last = Some(key);
+        all.push(row);
     }
     Ok(all)
+}
+
+/// A part of a key, in SQLite's order: numbers by their value, texts by their bytes.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Number(i64),
+    Text(String),
+}
+
+fn key<R: Row>(row: &R) -> Vec<Part> {
+    let values = row.values().into_iter().take(R::KEYS);
+    let part = |value| match value {
+        Value::Integer(number) => Some(Part::Number(number)),
+        Value::Text(text) => Some(Part::Text(text)),
+        Value::Null | Value::Real(_) | Value::Blob(_) => None,
+    };
+    values.filter_map(part).collect()
 }
 
 fn select<R: Row>() -> String {

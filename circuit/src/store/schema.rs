@@ -186,7 +186,7 @@ mod tests {
     fn an_older_database_is_migrated() {
         let connection = made(&STORE);
         assert_eq!(STORE.version(), 1);
-        let kept = "INSERT INTO slots VALUES (1, 2, 3, 4)";
+        let kept = "INSERT INTO slots VALUES (1, 2, 3, '{}', 4)";
         connection.execute_batch(kept).unwrap();
         let later = later();
         assert_eq!(later.examine(&connection).unwrap(), Version::Known);

@@ -225,7 +225,8 @@ mod tests {
     /// A value that the argument takes.
     fn example(argument: &clap::Arg) -> &'static str {
         match argument.get_id().as_str() {
-            "path" | "place" => "/one/a",
+            "path" | "paths" | "place" => "/one/a",
+            "by" => "3",
             "signal" => "TERM",
             "capacity" => "1",
             "record" => "a. 60 A 10.0.0.1",

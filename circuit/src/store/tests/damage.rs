@@ -177,7 +177,7 @@ fn damage_of(in_order: bool, seeds: u64) {
             damage(file, &mut random)
         );
         match contents(temp.path()) {
-            Ok(contents) => assert!(contents == expected, "{what}"),
+            Ok(contents) => assert_eq!(contents, expected, "{what}"),
             Err(error) => {
                 found += 1;
                 let error = error.to_string();
