@@ -157,7 +157,7 @@ fn a_name_that_two_servers_have_means_neither() {
         ))
         .run();
     for (server, other) in [(&one, &two), (&two, &one)] {
-        let warning = server.logs("WARN circuit::peer: two servers are named twin: ");
+        let warning = server.logs("WARN circuit::peer::driver: two servers are named twin: ");
         let theirs = format!(" and {} at {}; ", other.id(), other.address());
         assert!(warning.contains(&theirs), "{warning}");
     }

@@ -23,7 +23,7 @@ fn code<T>(result: &Result<T, Error>) -> Option<Code> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_built_step_by_step() {
     let home = Home::new();
-    let (_one, client) = client(&home).await;
+    let (one, client) = client(&home).await;
     let anchor = client.walk("/one/p").unwrap();
     let script = "echo $0 $1; echo ${A-} ${PATH:+path}; pwd";
     let check = async |cmd: Cmd, expected: &str| {
@@ -41,7 +41,13 @@ async fn a_command_is_built_step_by_step() {
     check(cmd.clone().env([("A", "d")]), "x y\nd path\n/\n").await;
     let none: [(&str, &str); 0] = [];
     let shell_of_no_path = Cmd::new("/usr/bin/env").env(none);
-    check(shell_of_no_path, "").await;
+    // All that it gets says where it is.
+    let place = format!(
+        "CIRCUIT_PATH=/{}/p\nCIRCUIT_SOCKET={}\n",
+        one.id(),
+        one.socket().display()
+    );
+    check(shell_of_no_path, &place).await;
     // The later one wins.
     let cmd = cmd.add_env("A", "1").add_env("A", "2");
     check(cmd, "x y\n2 path\n/\n").await;

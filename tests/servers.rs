@@ -29,6 +29,7 @@ fn the_status_of_a_server() {
             "Isolated": false,
             "Clients": 1,
             "Elements": 1,
+            "StoreError": null,
         })
     );
     let text = one.circuit("peek /one").any_stdout().run();

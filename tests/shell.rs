@@ -236,13 +236,10 @@ fn what_people_try_has_a_hint() {
     check("kill /one/a", "`circuit signal TERM PATH` sends a signal");
     check(
         "stop /one/a",
-        "`circuit signal TERM PATH` ends a process, `circuit suicide SERVER` a server",
+        "`circuit signal TERM PATH` ends a process, `circuit down PATH` a service, `circuit \
+         suicide SERVER` a server",
     );
     check("rm /one/a", "`circuit scrub PATH` removes an element");
-    check(
-        "logs /one/a",
-        "`circuit stdout PATH` prints a process's output",
-    );
     check(
         "cp a b",
         "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",

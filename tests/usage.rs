@@ -95,9 +95,9 @@ fn wrong_usage_is_one_line_and_a_hint() {
         "`circuit help` lists them",
     );
     check(
-        "lss",
-        "unrecognized subcommand 'lss'",
-        "a similar subcommand exists: 'ls'",
+        "peeek",
+        "unrecognized subcommand 'peeek'",
+        "a similar subcommand exists: 'peek'",
     );
     check(
         "help frob",

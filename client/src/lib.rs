@@ -69,7 +69,7 @@ pub use element::container::Container;
 pub use element::dns::Nameserver;
 pub use element::process::{Attached, AttachedEnd, AttachedOutput, AttachedStdin, Output, Proc};
 pub use element::server::Server;
-pub use element::service::Service;
+pub use element::service::{Intent, Lines, Making, Service};
 pub use element::subscription::{Events, Subscription};
 pub use element::{Bound, Element, Handle, Kind};
 pub use error::{DialError, Error, SocketError, chain};

@@ -43,7 +43,7 @@ use crate::codec::{self, CodecError};
 /// }
 /// let files = circuit_proto::kinds!(files);
 /// assert!(files.contains(&("channel", &["chan"])));
-/// assert!(files.contains(&("subscription", &["@join", "@leave"])));
+/// assert!(files.contains(&("subscription", &["@join", "@leave", "@svc"])));
 /// ```
 #[macro_export]
 macro_rules! kinds {

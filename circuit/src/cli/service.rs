@@ -289,7 +289,7 @@ async fn mksvc(options: Mksvc) -> Result<u8, Failure> {
             )?;
             return Ok(None);
         }
-        let making = circuit_client::element::service::Making {
+        let making = circuit_client::Making {
             down: options.down,
             update: options.update,
         };
@@ -374,7 +374,7 @@ async fn scaled(path: Path, by: Scale, watching: Watching, options: Dial) -> Res
 /// Waits for the effects of intents, and tells of those that were not reached. Interrupted, or after the
 /// deadline, says that they go on.
 async fn watch(
-    intents: Vec<(String, circuit_client::element::service::Intent)>,
+    intents: Vec<(String, circuit_client::Intent)>,
     watching: Watching,
     options: &Dial,
     interrupts: &mut Interrupts,

@@ -243,7 +243,7 @@ impl Anchor {
     ///
     /// ```no_run
     /// # async fn example(anchor: circuit_client::Anchor) -> Result<(), circuit_client::Error> {
-    /// use circuit_client::service::Making;
+    /// use circuit_client::Making;
     /// let (service, intent) = anchor
     ///     .make_service(r#"{"Path": "./worker", "Instances": 3}"#, Making::default())
     ///     .await?;

@@ -101,10 +101,10 @@ fn foreseen(wrong: &clap::Error, has_tip: bool) -> Option<String> {
                 "ps" | "top" => "`circuit ls -l /...` lists all processes",
                 "kill" => "`circuit signal TERM PATH` sends a signal",
                 "stop" => {
-                    "`circuit signal TERM PATH` ends a process, `circuit suicide SERVER` a server"
+                    "`circuit signal TERM PATH` ends a process, `circuit down PATH` a service, `circuit \
+                     suicide SERVER` a server"
                 }
                 "rm" => "`circuit scrub PATH` removes an element",
-                "logs" => "`circuit stdout PATH` prints a process's output",
                 "cp" => "`circuit run SERVER -- sh -c 'cat > FILE' < FILE` copies a file",
                 "info" | "inspect" | "status" => {
                     "`circuit peek PATH` prints the status of an element, `circuit peek SERVER` that of a \
