@@ -116,7 +116,11 @@ impl Process {
         let (cmd, spawned) = spawned?;
         let process = Arc::new(Process {
             pid: spawned.pid,
-            tree: Identity::of(spawned.pid).map(|main| Tree { main, mark: None }),
+            tree: Identity::of(spawned.pid).map(|main| Tree {
+                main,
+                mark: None,
+                is_older: false,
+            }),
             started: SystemTime::now(),
             life: Mutex::new(Life {
                 phase: Phase::Running,
@@ -213,7 +217,7 @@ impl Process {
             Reach::Tree => {
                 let tree = self.tree.clone().ok_or_else(exited)?;
                 let reached = runtime.looking.run(move || {
-                    let table = Table::read()?;
+                    let table = Table::of(&[&tree])?;
                     let members = table.members(&[&tree]).remove(0);
                     let sent = members.into_iter().map(|member| member.signal(signal));
                     Ok::<_, std::io::Error>(sent.filter(Result::is_ok).count())

@@ -35,13 +35,16 @@ pub struct Tree {
     pub main: Identity,
     /// The mark, if there is one.
     pub mark: Option<String>,
+    /// Whether it began in a life of the server before this one, or elsewhere: then some of its processes may be
+    /// init's children, and not this server's.
+    pub is_older: bool,
 }
 
 impl Tree {
     /// The memory of all its processes: the sum of what each has for itself and its part of what several share
     /// (Pss); `None` if the kernel does not tell. Blocks.
     pub fn memory(&self) -> Option<u64> {
-        let members = Table::read().ok()?.members(&[self]).remove(0);
+        let members = Table::of(&[self]).ok()?.members(&[self]).remove(0);
         let mut sum = 0;
         for member in members {
             let path = format!("/proc/{}/smaps_rollup", member.pid.as_raw_nonzero());
@@ -101,6 +104,32 @@ impl Identity {
 }
 
 impl Table {
+    /// Reads the processes among which those of some trees are: all that descend from this server, unless one of
+    /// the trees is older than it.
+    pub fn of(trees: &[&Tree]) -> io::Result<Table> {
+        match trees.iter().any(|tree| tree.is_older) {
+            true => Table::read(),
+            false => Table::read_descendants(),
+        }
+    }
+
+    /// Reads the processes that descend from this one. It is a subreaper, so that whoever has lost its parent
+    /// below it is among them. The kernel may leave one out while another exits (proc_pid_task(5)): whoever has
+    /// to be sure reads twice.
+    fn read_descendants() -> io::Result<Table> {
+        let mut table = Table::default();
+        let own = rustix::process::getpid();
+        let mut queue = children_of(own)?;
+        while let Some(pid) = queue.pop() {
+            // Others go meanwhile, and their children are this server's then.
+            if let Ok(row) = Row::read(pid) {
+                table.add(pid, row);
+                queue.extend(children_of(pid).unwrap_or_default());
+            }
+        }
+        Ok(table)
+    }
+
     /// Reads all processes.
     pub fn read() -> io::Result<Table> {
         let mut table = Table::default();
@@ -199,6 +228,17 @@ impl Table {
     }
 }
 
+/// The children of all threads of a process.
+fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
+    let mut all = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()))? {
+        // Threads go meanwhile, and their children become those of another thread.
+        let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        all.extend(children.split_ascii_whitespace().filter_map(pid));
+    }
+    Ok(all)
+}
+
 /// Whether a process of this number is given the processes that lose their parent.
 fn is_reaper(parent: i32) -> bool {
     parent == 1 || parent == 0 || parent == rustix::process::getpid().as_raw_nonzero().get()
@@ -278,7 +318,11 @@ mod tests {
     }
 
     fn members(table: &Table, main: Identity) -> Vec<i32> {
-        let tree = Tree { main, mark: None };
+        let tree = Tree {
+            main,
+            mark: None,
+            is_older: false,
+        };
         let members = table.members(&[&tree]).remove(0);
         members
             .iter()
@@ -328,11 +372,32 @@ mod tests {
     }
 
     #[test]
+    fn a_child_of_any_thread_is_found() {
+        let spawn = || {
+            let mut sleep = std::process::Command::new("sleep");
+            sleep.arg("1000").spawn().unwrap()
+        };
+        let mut child = std::thread::spawn(spawn).join().unwrap();
+        let pid = Pid::from_child(&child);
+        let main = Identity::of(pid).unwrap();
+        let tree = Tree {
+            main,
+            mark: None,
+            is_older: false,
+        };
+        let members = Table::of(&[&tree]).unwrap().members(&[&tree]).remove(0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(members, [main]);
+    }
+
+    #[test]
     fn this_very_process_is_found() {
         let own = Identity::of(rustix::process::getpid()).unwrap();
         let tree = Tree {
             main: own,
             mark: None,
+            is_older: true,
         };
         let table = Table::read().unwrap();
         assert!(table.members(&[&tree])[0].contains(&own));

@@ -125,6 +125,7 @@ impl Shared {
         let tree = Arc::new(Tree {
             main: session.identity(),
             mark: Some(mark),
+            is_older: false,
         });
         running.begun(&tree, watcher);
         let end = session.ended().await;

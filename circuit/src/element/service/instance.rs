@@ -259,6 +259,7 @@ impl Shared {
         let tree = Arc::new(Tree {
             main,
             mark: Some(mark),
+            is_older: false,
         });
         let pid = main.pid.as_raw_nonzero().get().unsigned_abs();
         {

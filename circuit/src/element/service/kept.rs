@@ -276,7 +276,11 @@ impl Services {
             let own = mark.split('.').next().is_some_and(|id| ids.contains(id));
             for main in processes.into_iter().filter(|_| own) {
                 let mark = Some(mark.clone());
-                self.watcher.kill(&Arc::new(Tree { main, mark }));
+                self.watcher.kill(&Arc::new(Tree {
+                    main,
+                    mark,
+                    is_older: true,
+                }));
             }
         }
         for shared in all {
@@ -463,7 +467,11 @@ impl Services {
             }
             _ => {
                 let mark = Some(row.mark.clone());
-                let tree = Tree { main, mark };
+                let tree = Tree {
+                    main,
+                    mark,
+                    is_older: true,
+                };
                 let members = remains.table.members(&[&tree]).remove(0);
                 match members.first() {
                     None => (Found::Gone { end }, None),
@@ -480,7 +488,11 @@ impl Services {
         let taken = self.runtime.descriptors.take(User::Processes, 1).ok()?;
         let session = Arc::new(Session::adopt(main, taken)?);
         let mark = Some(row.mark.clone());
-        let tree = Arc::new(Tree { main, mark });
+        let tree = Arc::new(Tree {
+            main,
+            mark,
+            is_older: true,
+        });
         Some(Running { session, tree })
     }
 
@@ -495,7 +507,11 @@ impl Services {
         let ours = |mark: &str| mark.split('.').next().is_some_and(|id| ids.contains(id));
         for (main, mark) in table.marked(ours) {
             let mark = Some(mark);
-            self.watcher.kill(&Arc::new(Tree { main, mark }));
+            self.watcher.kill(&Arc::new(Tree {
+                main,
+                mark,
+                is_older: true,
+            }));
         }
     }
 }

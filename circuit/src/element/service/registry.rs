@@ -343,7 +343,7 @@ impl Services {
                 }
                 Reach::Tree => {
                     let trees: Vec<_> = targets.iter().map(|target| &*target.tree).collect();
-                    let table = Table::read().map_err(|_| Errno::ACCESS)?;
+                    let table = Table::of(&trees).map_err(|_| Errno::ACCESS)?;
                     for member in table.members(&trees).into_iter().flatten() {
                         tell(member.signal(signal));
                     }
@@ -363,7 +363,9 @@ impl Services {
         let runtime = self.runtime.clone();
         tokio::spawn(async move {
             let told = runtime.looking.run(move || {
-                let Ok(table) = Table::read() else { return };
+                let Ok(table) = Table::of(&[&running.tree]) else {
+                    return;
+                };
                 for member in table.members(&[&running.tree]).into_iter().flatten() {
                     // Whoever has gone meanwhile needs none.
                     let _ = member.signal(Signal::TERM);

@@ -153,8 +153,8 @@ impl Watcher {
 
 /// Looks at all processes, and kills those that are to be killed. Who is left of each tree.
 fn look(trees: &[(Arc<Tree>, bool)]) -> std::io::Result<Vec<Vec<Identity>>> {
-    let table = Table::read()?;
     let wanted: Vec<&Tree> = trees.iter().map(|(tree, _)| &**tree).collect();
+    let table = Table::of(&wanted)?;
     let members = table.members(&wanted);
     for ((_, kill), members) in trees.iter().zip(&members) {
         for member in members.iter().filter(|_| *kill) {
