@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::Home;
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 36] = [
     "start",
     "keygen",
     "ls",
@@ -24,9 +24,17 @@ const COMMANDS: [&str; 28] = [
     "close",
     "mk@join",
     "mk@leave",
+    "mk@svc",
     "mkdns",
     "set",
     "unset",
+    "mksvc",
+    "up",
+    "down",
+    "restart",
+    "reload",
+    "scale",
+    "logs",
     "run",
     "join",
     "suicide",
