@@ -57,7 +57,7 @@ pub(super) enum Command {
         /// Exit as the process did
         #[arg(long)]
         status: bool,
-        /// The process or container
+        /// The process, container, service or slot
         #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
@@ -82,13 +82,13 @@ pub(super) enum Command {
         /// To the process's whole group
         #[arg(long)]
         group: bool,
-        /// To the process and all its descendants
+        /// To the process and all its descendants; of a service, those of all its instances
         #[arg(long, conflicts_with = "group")]
         tree: bool,
         /// Its name, with or without SIG, in any case, or its number
         #[arg(allow_negative_numbers = true, value_parser = signal_name)]
         signal: String,
-        /// The process or container
+        /// The process, container, service or slot
         #[arg(value_parser = path)]
         path: Path,
         #[command(flatten)]
