@@ -58,6 +58,15 @@ impl Reader {
             .map_err(|error| self.client.failed(&self.path, error))
     }
 
+    /// Receives a whole chunk, where chunks are values; `None` after the end. Not after
+    /// [`chunk`](Self::chunk).
+    pub(crate) async fn whole_chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.recv
+            .whole_chunk()
+            .await
+            .map_err(|error| self.client.failed(&self.path, error))
+    }
+
     /// Leaves the rest to the next reader: nothing more is handed to this one. What is on its way
     /// is still to be read, up to the end; then the next may come.
     ///

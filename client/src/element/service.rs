@@ -207,7 +207,7 @@ impl Lines {
             if let Some(line) = self.lines.next() {
                 return Ok(Some(line));
             }
-            let Some(chunk) = self.reader.chunk().await? else {
+            let Some(chunk) = self.reader.whole_chunk().await? else {
                 return Ok(None);
             };
             let lines = codec::decode_all(&chunk);
