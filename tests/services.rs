@@ -1,10 +1,15 @@
 //! Services: what is made, what people want of it, and what they are told.
 
+mod kept;
 mod lives;
+mod readiness;
+mod restarts;
+mod rolling;
+mod trees;
 
 use serde_json::{Value, json};
 
-use crate::support::{Home, Server, lives};
+use crate::support::{Home, Running, Server, eventually, lives};
 
 /// The definition of a service that runs a script.
 fn script(text: &str) -> Value {
@@ -30,6 +35,61 @@ fn slot(server: &Server, path: &str, slot: usize) -> Value {
 
 fn pid(slot: &Value) -> i64 {
     slot["Pid"].as_i64().unwrap()
+}
+
+/// The service events of a server, as they come.
+struct Events(Running);
+
+impl Events {
+    fn of(server: &Server) -> Events {
+        server.circuit("mk@svc /one/events").run();
+        Events(server.circuit("recv -lines -follow /one/events").spawn())
+    }
+
+    /// Waits until these events are there for which `wanted` holds.
+    fn until(&self, what: &str, done: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        eventually(what, || {
+            let text = self.0.stdout().text();
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let events: Vec<Value> = whole
+                .lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect();
+            done(&events).then_some(events)
+        })
+    }
+}
+
+/// How many events of this name there are.
+fn count(events: &[Value], name: &str) -> usize {
+    events.iter().filter(|event| event["Event"] == name).count()
+}
+
+/// The living processes of this home that carry the mark of an instance, with their marks.
+fn marked(home: &Home) -> Vec<(i64, String)> {
+    let own = format!("HOME={}", home.path().display());
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut found: Vec<(i64, String)> = all
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let environ = std::fs::read(entry.path().join("environ")).ok()?;
+            let environ = String::from_utf8_lossy(&environ).into_owned();
+            let mut variables = environ.split('\0');
+            let mark = variables.find_map(|it| it.strip_prefix("CIRCUIT_INSTANCE="))?;
+            let ours = environ.split('\0').any(|it| it == own);
+            (ours && lives(pid)).then(|| (pid, mark.to_owned()))
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The number in a file that a process writes.
+fn number(home: &Home, file: &str) -> i64 {
+    eventually(&format!("{file} has a number"), || {
+        let text = std::fs::read_to_string(home.file(file)).ok()?;
+        text.strip_suffix('\n')?.parse().ok()
+    })
 }
 
 #[test]
@@ -326,6 +386,9 @@ fn sockets_are_held_while_instances_come_and_go() {
     };
     let before = ask();
     one.circuit("signal KILL /one/a").run();
+    // A process that is woken by its death may take one more connection.
+    let gone = || (!lives(before.parse().unwrap())).then_some(());
+    eventually("it is gone", gone);
     // Whoever comes in between waits in the queue of the socket.
     let after = ask();
     assert_ne!(before, after);

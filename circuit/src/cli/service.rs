@@ -293,7 +293,11 @@ async fn mksvc(options: Mksvc) -> Result<u8, Failure> {
             down: options.down,
             update: options.update,
         };
-        let (_, intent) = anchor.make_service(definition, making).await?;
+        let waits = definition.contains("\"After\"") && !options.watching.nowait;
+        let (service, intent) = anchor.make_service(definition, making).await?;
+        if waits {
+            tell_what_it_waits_for(&service).await;
+        }
         Ok(Some(intent))
     };
     let made: Result<Option<_>, Failure> = match interrupts.unless(making).await {
@@ -303,6 +307,20 @@ async fn mksvc(options: Mksvc) -> Result<u8, Failure> {
     let Some(intent) = made? else { return Ok(0) };
     let watched = vec![(options.path.to_string(), intent)];
     watch(watched, options.watching, &options.dial, &mut interrupts).await
+}
+
+/// Says at once if a service waits for others that will not be ready by themselves.
+async fn tell_what_it_waits_for(service: &Service) {
+    // It is told in its status, too.
+    let Ok(Status::Service(whole)) = service.peek().await else {
+        return;
+    };
+    let waiting = whole.slots.iter().filter(|slot| slot.state == "waiting");
+    let mut others = waiting.filter_map(|slot| slot.waiting.as_deref());
+    let idle = |others: &&str| others.contains(": missing") || others.contains(": down");
+    if let Some(others) = others.find(idle) {
+        say(&format!("circuit: {}: waits for {others}", service.path()));
+    }
 }
 
 /// What is wanted of many services.

@@ -102,8 +102,8 @@ struct State {
     gone: bool,
     /// Whether the server's end has stopped it.
     ended: bool,
-    /// The generation whose definition is kept.
-    kept: Option<Generation>,
+    /// The definition that is kept.
+    kept: Option<Arc<Plan>>,
     /// What of each slot is kept for after a start of the host, as it was written last.
     kept_slots: BTreeMap<u32, kept::Lasting>,
     /// The last change of what is kept.
@@ -122,7 +122,7 @@ const SCRUB_WAIT: Duration = Duration::from_secs(3);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How many of the last lines of its output the failure of a first start shows.
-const LAST_LINES: u64 = 10;
+const LAST_LINES: usize = 10;
 
 impl Service {
     /// Makes a service in its place, and has it up unless it is to be down. Returns the number of that intent.
@@ -349,7 +349,7 @@ impl Service {
                 let _ = tokio::time::timeout(LAST_WORDS, shared.until(is_dry)).await;
                 Outcome::Failed {
                     why: failure.to_string(),
-                    log: shared.last_lines(failure.slot).await,
+                    log: shared.last_lines(id).await,
                 }
             }
         })
@@ -568,6 +568,7 @@ impl Shared {
             );
             self.carry_out(state, output);
         }
+        self.leave_once_scrubbed(state);
         if counts {
             let seen = state.machine.view();
             self.ready.store(seen.ready, Ordering::Relaxed);
@@ -579,7 +580,6 @@ impl Shared {
 
     fn carry_out(self: &Arc<Self>, state: &mut State, output: Output) {
         debug!(service = %self.path(), ?output);
-        let tree = &self.services.tree;
         match output {
             Output::SlotMade { slot } => self.put(View::Slot(slot)),
             Output::SlotGone { slot } => self.remove(View::Slot(slot)),
@@ -670,17 +670,25 @@ impl Shared {
                 while state.outcomes.len() > OUTCOMES {
                     state.outcomes.pop_first();
                 }
-                let view = state.machine.view();
-                if view.want == machine::Want::Scrubbed && view.slots.is_empty() {
-                    state.gone = true;
-                    self.forget();
-                    if state.leaves {
-                        let same = |found: &Element| self.is_shown_by(found);
-                        tree.remove_if(&self.names, same);
-                    }
-                }
             }
             Output::Ended => state.ended = true,
+        }
+    }
+
+    /// Forgets the service once it has been scrubbed, also if that was wanted in a life before.
+    fn leave_once_scrubbed(&self, state: &mut State) {
+        let view = state.machine.view();
+        if state.gone || view.want != machine::Want::Scrubbed || !view.slots.is_empty() {
+            return;
+        }
+        state.gone = true;
+        self.forget_record();
+        self.forget();
+        // Others that start after it are told that it is missing.
+        self.services.tell_dependents(&self.names);
+        if state.leaves {
+            let same = |found: &Element| self.is_shown_by(found);
+            self.services.tree.remove_if(&self.names, same);
         }
     }
 

@@ -153,7 +153,8 @@ impl Shared {
         let mut manner = self.manner(plan, id, mark);
         manner.own_number = false;
         let owner = manner.owner_numbers();
-        let mark = mark.to_owned();
+        // The last words of the same command before it may still be read.
+        let pipe_of = format!("{mark}.{:016x}", self.services.random());
         let source = move |stream| Source {
             slot: u16::try_from(id.slot).unwrap_or(0),
             instance: id.number,
@@ -170,7 +171,7 @@ impl Shared {
             for (to, stream, field, suffix) in outputs {
                 match (to, &log) {
                     (Sink::Log, Some(log)) => {
-                        let name = format!("{mark}.{suffix}");
+                        let name = format!("{pipe_of}.{suffix}");
                         let made = log.pipe(&name, source(stream), owner);
                         let (pipe, end) = made
                             .map_err(|error| SpawnError::System(circuit_client::chain(&error)))?;

@@ -27,6 +27,10 @@ use crate::runtime::descriptors::User;
 /// two of a notification.
 const DESCRIPTORS: u64 = 8;
 
+/// How many of a slot's last lines are looked at for those of one instance. Chosen, not measured: an instance
+/// that follows at once has said less.
+const LOOKED_AT: u64 = 1000;
+
 /// What an instance has while anything of it is left.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -84,6 +88,11 @@ impl Instance {
 
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Relaxed);
+    }
+
+    /// The definition that it runs.
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.plan
     }
 
     /// Its main process and tree, once it has been started.
@@ -337,25 +346,28 @@ impl Shared {
         log.read(query).map_err(|error| log_failed(&error))
     }
 
-    /// The last lines of what a slot said.
-    pub(super) async fn last_lines(&self, slot: u32) -> Vec<String> {
+    /// The last lines of what an instance said. Another may have begun in its slot since.
+    pub(super) async fn last_lines(&self, id: InstanceId) -> Vec<String> {
         let query = Query {
-            last: Some(super::LAST_LINES),
+            last: Some(LOOKED_AT),
             since: None,
             stream: None,
             follow: false,
         };
         let mut lines = Vec::new();
-        let Ok(mut reader) = self.read_log(&query, Some(slot)) else {
+        let Ok(mut reader) = self.read_log(&query, Some(id.slot)) else {
             return lines;
         };
         while let Ok(Some(items)) = reader.next().await {
             lines.extend(items.into_iter().filter_map(|item| match item {
-                Item::Entry(entry) => Some(String::from_utf8_lossy(&entry.bytes).into_owned()),
-                Item::Lost(_) => None,
+                Item::Entry(entry) if entry.source.instance == id.number => {
+                    Some(String::from_utf8_lossy(&entry.bytes).into_owned())
+                }
+                Item::Entry(_) | Item::Lost(_) => None,
             }));
         }
-        lines
+        let surplus = lines.len().saturating_sub(super::LAST_LINES);
+        lines.split_off(surplus)
     }
 }
 

@@ -92,12 +92,18 @@ impl Shared {
         let Some(record) = self.record(state) else {
             return;
         };
+        // A scale changes the definition of a generation.
+        let newest = state.plans.get(&record.definition.generation).cloned();
+        let is_kept = match (&state.kept, &newest) {
+            (Some(kept), Some(newest)) => Arc::ptr_eq(kept, newest),
+            _ => false,
+        };
         let changes = match record.intent {
             store::Intent::Scrub if state.machine.view().slots.is_empty() => {
                 vec![Change::ForgetService { path: self.path() }]
             }
             // Definitions do not change with most intents, which then need no room on the disk.
-            _ if state.kept == Some(record.definition.generation) && record.previous.is_none() => {
+            _ if is_kept && record.previous.is_none() => {
                 vec![Change::Intent {
                     path: record.path,
                     intent: record.intent,
@@ -105,11 +111,17 @@ impl Shared {
                 }]
             }
             _ => {
-                state.kept = Some(record.definition.generation);
+                state.kept = newest;
                 vec![Change::Service(record)]
             }
         };
         state.flushed = Some(self.store.write(changes));
+    }
+
+    /// Nothing of the service is kept any more. If that is not written, the next life does it.
+    pub(super) fn forget_record(&self) {
+        let path = self.path();
+        drop(self.store.write(vec![Change::ForgetService { path }]));
     }
 
     /// Keeps a slot as it is now.
@@ -384,6 +396,7 @@ impl Services {
             .collect();
         let seed = self.random();
         let leaves = record.want == Want::Scrubbed;
+        let newest = plans.get(&record.generation).cloned();
         let machine = Machine::resume(record, slot_records, policies, &found, seed, now());
         let place = self.tree.reserve_closed(&names);
         let place = place.map_err(|error| Error::new(Code::Occupied, error.to_string()))?;
@@ -403,7 +416,7 @@ impl Services {
                 leaves,
                 gone: false,
                 ended: false,
-                kept: Some(kept.definition.generation),
+                kept: newest,
                 kept_slots: BTreeMap::new(),
                 flushed: None,
             }),
@@ -417,6 +430,16 @@ impl Services {
         place.commit(shared.view(View::Whole).into_element());
         self.add(&shared);
         for (id, running) in adopted {
+            let spoken = {
+                let state = shared.state.lock();
+                let instance = state.instances.get(&id);
+                instance.map(|instance| (instance.plan().clone(), instance.mark.clone()))
+            };
+            if let Some((plan, mark)) = spoken
+                && let Err(error) = shared.listen_again(id, &plan, &mark)
+            {
+                warn!("{}/{} is not heard any more: {error}", kept.path, id.slot);
+            }
             info!(
                 "{}/{} goes on as process {}",
                 kept.path,

@@ -18,13 +18,16 @@ use rustix::net::{
 };
 
 use super::Shared;
-use super::definition::Plan;
+use super::definition::{Plan, Probe};
 use super::machine::{Input, InstanceId};
 use crate::element::streams::Descriptor;
 use crate::runtime::descriptors::User;
 
 /// The longest message, in bytes: longer ones are cut (systemd takes 4 KiB).
 const LONGEST: usize = 4096;
+
+/// How the FIFO of a notification is opened: without an end of file, whoever lives.
+const LINE: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
 
 /// The file of a socket, removed with this.
 #[derive(Debug)]
@@ -85,14 +88,36 @@ impl Shared {
         if let Some(owner) = &plan.manner.owner {
             chown(&path, Some(owner.uid), Some(owner.gid))?;
         }
-        let open = || rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-        let (ours, theirs) = (open()?, open()?);
+        let theirs = rustix::fs::open(&path, LINE, Mode::empty())?;
+        self.listen_to_line(id, path)?;
+        Ok(theirs)
+    }
+
+    /// Listens again to an instance that this life has adopted, at the same places as before. Whatever it wrote
+    /// to its FIFO meanwhile is still there.
+    pub(super) fn listen_again(
+        self: &Arc<Self>,
+        id: InstanceId,
+        plan: &Plan,
+        mark: &str,
+    ) -> io::Result<()> {
+        if plan.uses_notify() {
+            self.listen_for(id, plan, mark)?;
+        }
+        if let Probe::NotifyFd(_) = plan.ready {
+            self.listen_to_line(id, self.notify_dir()?.join(format!("{mark}.fd")))?;
+        }
+        Ok(())
+    }
+
+    fn listen_to_line(self: &Arc<Self>, id: InstanceId, path: PathBuf) -> io::Result<()> {
+        let ours = rustix::fs::open(&path, LINE | OFlags::NONBLOCK, Mode::empty())?;
         let taken = self.services.runtime.descriptors.take(User::Processes, 1);
         let socket = Descriptor::new(ours, taken.map_err(io::Error::other)?)?;
         let bound = Bound { path, socket };
         let hearing = tokio::spawn(self.clone().hear_line(id, bound));
         self.hearing(id, hearing.abort_handle());
-        Ok(theirs)
+        Ok(())
     }
 
     async fn hear_line(self: Arc<Self>, id: InstanceId, bound: Bound) {

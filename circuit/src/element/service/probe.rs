@@ -67,14 +67,20 @@ impl Shared {
                 let running = RunningCommand::default();
                 // Called off, it is killed as well.
                 let mut killer = Killer(Some((running.clone(), self.clone())));
-                let executed = self.execute(plan, id, name, words, &running);
-                tokio::pin!(executed);
-                let in_time = tokio::time::timeout(timeout, executed.as_mut()).await;
+                // A task of its own: called off in the middle of its start, it is still there to be killed.
+                let mut executed = {
+                    let (shared, plan) = (self.clone(), plan.clone());
+                    let (words, running) = (words.clone(), running.clone());
+                    tokio::spawn(
+                        async move { shared.execute(&plan, id, name, &words, &running).await },
+                    )
+                };
+                let in_time = tokio::time::timeout(timeout, &mut executed).await;
                 let ok = match in_time {
-                    Ok(ok) => ok,
+                    Ok(ok) => ok.unwrap_or(false),
                     Err(_) => {
                         running.kill(&self.services.watcher);
-                        executed.await;
+                        let _ = executed.await;
                         false
                     }
                 };
