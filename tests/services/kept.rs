@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{make, marked, number, pid, script, slot, with};
 use crate::support::{Home, Server, eventually, lives};
@@ -188,20 +188,25 @@ fn a_child_of_a_wrapper_that_ends_between_two_lives_is_not_left_beside_a_new_one
     assert_eq!(marked(&home), []);
 }
 
-#[test]
-fn a_program_whose_environment_is_overwritten_is_adopted_and_not_doubled() {
-    let home = Home::new();
-    let mut one = start(&home);
-    // As programs do that write their title over it (redis): the mark cannot be read any more.
+/// A program that writes over its environment, as those do that write their title there (redis): its mark
+/// cannot be read any more.
+fn overwrites() -> Value {
     let overwrite = "import ctypes, time\n\
         start, end = map(int, open('/proc/self/stat').read().rsplit(')', 1)[1].split()[47:49])\n\
         ctypes.memset(start, 0, end - start)\n\
         open('over', 'w').close()\n\
         time.sleep(1000)\n";
-    let definition = json!({
+    json!({
         "Path": "python3", "Args": ["-c", overwrite],
         "Ready": { "Command": ["test", "-e", "over"], "Every": 0.05 },
-    });
+    })
+}
+
+#[test]
+fn a_program_whose_environment_is_overwritten_is_adopted_and_not_doubled() {
+    let home = Home::new();
+    let mut one = start(&home);
+    let definition = overwrites();
     make(&one, "/one/a", &definition);
     let running = pid(&slot(&one, "/one/a", 1));
     let environ = std::fs::read(format!("/proc/{running}/environ")).unwrap();
@@ -351,4 +356,50 @@ fn readiness_that_is_said_between_two_lives_is_not_lost() {
     one.circuit("wait -ready /one/a").run();
     assert_eq!(pid(&slot(&one, "/one/a", 1)), running);
     one.circuit("scrub /one/a").run();
+}
+
+#[test]
+fn a_program_whose_environment_is_overwritten_is_not_left_behind_without_a_directory() {
+    let home = Home::new();
+    let mut one = home.start("one");
+    make(&one, "/one/a", &overwrites());
+    let running = pid(&slot(&one, "/one/a", 1));
+    one.signal(Signal::KILL);
+    one.exit_status();
+    assert!(lives(running));
+    let _two = home.start("two");
+    eventually("it is ended", || (!lives(running)).then_some(()));
+}
+
+#[test]
+fn children_are_found_where_another_reaper_than_init_has_them() {
+    let home = Home::new();
+    // The manager of a user's session is such a one: it has the orphans of a server that was killed.
+    let manager = "import ctypes, subprocess, sys\n\
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)\n\
+        while True: subprocess.run(sys.argv[1:])\n";
+    let manager = home
+        .program("python3", "-c")
+        .arg(manager)
+        .arg(env!("CARGO_BIN_EXE_circuit"));
+    let line = ["start", "-a", "127.0.0.1:0", "-name", "one", "-var", "var"];
+    let manager = line.iter().fold(manager, |manager, word| manager.arg(word));
+    let one = manager.serve();
+    let hide = "(setsid sh -c 'trap \"\" TERM; echo $$ > child; exec sleep 1000' &)
+        exec sleep 1000";
+    let stop = json!({ "Stop": { "Seconds": 0.2 } });
+    let make = home.circuit(format!("mksvc -d {} /one/a", one.url()));
+    make.stdin(with(script(hide), stop).to_string()).run();
+    let child = number(&home, "child");
+    let server = one.url().server.unwrap().pid;
+    let server = rustix::process::Pid::from_raw(server.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(server, Signal::KILL).unwrap();
+    eventually("the next life has adopted it", || {
+        let peek = home.circuit("peek /one/a").any_stdout().any_stderr();
+        let peek = peek.unchecked();
+        let status = peek.status.success().then(|| peek.json())?;
+        (status["Slots"][0]["Adopted"] == true).then_some(())
+    });
+    home.circuit("down /one/a").run();
+    assert!(!lives(child));
 }

@@ -201,19 +201,40 @@ impl Table {
         members
     }
 
-    /// The marks of processes that have lost their parent, which this server or init has now. Those of
-    /// others need not be read: they descend from such a one, or from a main process.
+    /// The marks of processes that have lost their parent, which this server or init has now, or an ancestor
+    /// of this server if the server of a life before lost them to that: it may be a subreaper, as the manager
+    /// of a user's session is. Those of others need not be read: they descend from such a one, or from a main
+    /// process.
     fn marks_of_orphans(&self, trees: &[&Tree]) -> HashMap<Pid, String> {
         if trees.iter().all(|tree| tree.mark.is_none()) {
             return HashMap::new();
         }
+        let reapers = self.reapers(rustix::process::getpid());
         let orphans = self
             .rows
             .iter()
-            .filter(|(_, row)| row.is_alive() && is_reaper(row.parent));
+            .filter(|(_, row)| row.is_alive() && reapers.contains(&row.parent));
         orphans
             .filter_map(|(pid, _)| Some((*pid, mark_of(*pid)?)))
             .collect()
+    }
+
+    /// The numbers of those that may be given the processes that lose their parent: init, one of another
+    /// namespace, this process, and its ancestors.
+    fn reapers(&self, own: Pid) -> HashSet<i32> {
+        let mut reapers = HashSet::from([0, 1]);
+        let mut next = Some(own);
+        while let Some(pid) = next {
+            // Rows of different moments may form a circle.
+            if !reapers.insert(pid.as_raw_nonzero().get()) {
+                break;
+            }
+            next = self
+                .rows
+                .get(&pid)
+                .and_then(|row| Pid::from_raw(row.parent));
+        }
+        reapers
     }
 
     /// The living processes that carry a mark for which `wanted` holds, wherever they are.
@@ -237,11 +258,6 @@ fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
         all.extend(children.split_ascii_whitespace().filter_map(pid));
     }
     Ok(all)
-}
-
-/// Whether a process of this number is given the processes that lose their parent.
-fn is_reaper(parent: i32) -> bool {
-    parent == 1 || parent == 0 || parent == rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// The mark that a process began with; `None` if it has none, or its environment cannot be read.
@@ -389,6 +405,23 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(members, [main]);
+    }
+
+    #[test]
+    fn orphans_may_be_an_ancestors() {
+        let table = table(&[
+            (10, row(2, 10, 10, 5)),
+            (11, row(10, 10, 10, 6)),
+            (12, row(11, 12, 12, 7)),
+            // Its parent has come after it.
+            (2, row(12, 2, 2, 8)),
+        ]);
+        let mut reapers: Vec<_> = table
+            .reapers(Pid::from_raw(11).unwrap())
+            .into_iter()
+            .collect();
+        reapers.sort_unstable();
+        assert_eq!(reapers, [0, 1, 2, 10, 11, 12]);
     }
 
     #[test]

@@ -526,6 +526,29 @@ impl Services {
             .iter()
             .map(|s| format!("{:016x}", s.id))
             .collect();
+        // Main processes are known by their identities, whether or not their marks can be read.
+        let here = Here::find().unwrap_or_default();
+        for row in &contents.instances {
+            let Some(identity) = &row.identity else {
+                continue;
+            };
+            if identity.boot != here.boot || identity.pid_namespace != here.pid_namespace {
+                continue;
+            }
+            let pid = i32::try_from(identity.pid).ok().and_then(Pid::from_raw);
+            let main = pid.and_then(Identity::of).filter(|main| {
+                let other = mark_of(main.pid).is_some_and(|mark| mark != row.mark);
+                main.start == identity.start && !other
+            });
+            if let Some(main) = main {
+                let tree = Tree {
+                    main,
+                    mark: Some(row.mark.clone()),
+                    is_older: true,
+                };
+                self.watcher.kill(&Arc::new(tree));
+            }
+        }
         let table = Table::read().unwrap_or_default();
         let ours = |mark: &str| mark.split('.').next().is_some_and(|id| ids.contains(id));
         for (main, mark) in table.marked(ours) {
