@@ -1,5 +1,7 @@
 //! Processes: `mkproc`. [`streams`](super::streams) has the commands for processes that are there.
 
+use std::ffi::OsString;
+
 use circuit_client::{Cmd, Path};
 use clap::Subcommand;
 
@@ -15,11 +17,14 @@ pub(super) use super::output::print_json as print_status;
 pub(super) enum Command {
     /// Make a process, from a command as JSON on stdin
     ///
+    /// With `--` stdin is not read: the process runs COMMAND, and everything else has its default.
+    ///
     /// The fields: Path (required), Args, Env (absent: the server's), Dir (absent: the server's
-    /// own), Scrub, Stdout and Stderr ("pipe", "discard" or a file to append to), Terminal
+    /// own), Scrub, Stdout and Stderr ("pipe", "discard", "log" or a file to append to), Terminal
     /// ({"Rows": 24, "Columns": 80}), Hangup (when whoever is attached disappears), AddEnv (on top of
     /// the server's environment, in place of Env).
     #[command(
+        override_usage = "circuit mkproc [OPTIONS] PATH [-- COMMAND [ARG]...]",
         after_help = "Example: echo '{\"Path\": \"/bin/ls\", \"Args\": [\"/\"]}' | \
 circuit mkproc /X88550014d4c82e4d/pippi"
     )]
@@ -30,6 +35,9 @@ circuit mkproc /X88550014d4c82e4d/pippi"
         /// The anchor
         #[arg(value_parser = path)]
         path: Path,
+        /// The command and its arguments
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
         #[command(flatten)]
         dial: Dial,
     },
@@ -38,14 +46,31 @@ circuit mkproc /X88550014d4c82e4d/pippi"
 impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
-            Command::Mkproc { scrub, path, dial } => interruptible(mkproc(path, scrub, dial)),
+            Command::Mkproc {
+                scrub,
+                path,
+                command,
+                dial,
+            } => interruptible(mkproc(path, scrub, command, dial)),
         }
     }
 }
 
-/// Makes a process from JSON on stdin.
-async fn mkproc(path: Path, scrub: bool, options: Dial) -> Result<u8, Failure> {
-    let mut cmd = parse_cmd(&COMMAND.read().await?)?;
+/// Makes a process from its command, or, if that is empty, from JSON on stdin.
+async fn mkproc(
+    path: Path,
+    scrub: bool,
+    command: Vec<OsString>,
+    options: Dial,
+) -> Result<u8, Failure> {
+    let mut words = command.into_iter();
+    let mut cmd = match words.next() {
+        None => parse_cmd(&COMMAND.read().await?)?,
+        Some(program) if program.is_empty() => {
+            return Err(Failure::usage("the command has no program"));
+        }
+        Some(program) => Cmd::new(program).args(words),
+    };
     cmd.scrub |= scrub;
     let client = dial(&options).await?;
     client.anchor(path).make_proc(cmd).await?;

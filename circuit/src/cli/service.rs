@@ -62,7 +62,7 @@ pub(super) enum Command {
         #[command(flatten)]
         dial: Dial,
     },
-    /// Print the retained output of services and slots
+    /// Print the retained output of services, slots and processes
     Logs(Logs),
 }
 
@@ -132,7 +132,7 @@ pub(super) struct Logs {
     /// Print a JSON object for each line
     #[arg(long, conflicts_with = "stamp")]
     json: bool,
-    /// The services and slots; PATH/... for all services below an anchor
+    /// The services, slots and processes; PATH/... for all services below an anchor
     #[arg(required = true, value_name = "PATH", value_parser = pattern)]
     paths: Vec<Pattern>,
     #[command(flatten)]

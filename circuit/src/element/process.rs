@@ -11,6 +11,7 @@
 mod child;
 mod inherited;
 pub mod orphans;
+mod retained;
 pub mod session;
 mod spawn;
 pub mod tree;
@@ -33,9 +34,11 @@ pub use child::Owner;
 pub use inherited::keep_from_children;
 pub use spawn::{Manner, SpawnError, nothing, sink};
 
+use self::retained::Retained;
 use self::tree::{Identity, Table, Tree};
 use super::streams::{Attachable, Course, Descriptor, Input, Output, Streams};
 use super::{Lifecycle, signals};
+use crate::logs::Log;
 use crate::runtime::Runtime;
 use crate::runtime::descriptors::User;
 
@@ -56,6 +59,19 @@ pub struct Process {
     bound: AtomicBool,
     /// Notified once nobody is attached any more to a process that is to hang up then.
     hung_up: Notify,
+    /// Its output, if the server retains any of it.
+    retained: Option<Retained>,
+}
+
+/// What a server gives a process besides what the command says.
+#[derive(Debug)]
+pub struct Given {
+    /// How it is executed.
+    pub manner: Manner,
+    /// By which the server knows its descendants, wherever they are.
+    pub mark: String,
+    /// The log of a command of which some output is retained.
+    pub log: Option<Log>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,21 +120,22 @@ impl Process {
     /// it is not to be dropped before the runtime is.
     pub async fn spawn(
         cmd: Cmd,
-        manner: Manner,
+        given: Given,
         runtime: &Arc<Runtime>,
     ) -> Result<Arc<Process>, SpawnError> {
-        let spawned = Process::spawn_in_pool(cmd, manner, runtime).await;
+        let mark = Some(given.mark.clone());
+        let spawned = Process::spawn_in_pool(cmd, given, runtime).await;
         let counters = &runtime.counters;
         match &spawned {
             Ok(_) => counters.started.one(),
             Err(_) => counters.not_started.one(),
         }
-        let (cmd, spawned) = spawned?;
+        let (cmd, spawned, retained) = spawned?;
         let process = Arc::new(Process {
             pid: spawned.pid,
             tree: Identity::of(spawned.pid).map(|main| Tree {
                 main,
-                mark: None,
+                mark,
                 is_older: false,
             }),
             started: SystemTime::now(),
@@ -138,6 +155,7 @@ impl Process {
             terminal: Mutex::new(spawned.terminal),
             bound: AtomicBool::new(false),
             hung_up: Notify::new(),
+            retained,
             cmd,
         });
         let reaping = process.clone().reap(spawned.pidfd, runtime.clone());
@@ -147,19 +165,40 @@ impl Process {
 
     async fn spawn_in_pool(
         cmd: Cmd,
-        manner: Manner,
+        given: Given,
         runtime: &Runtime,
-    ) -> Result<(Cmd, spawn::Spawned), SpawnError> {
+    ) -> Result<(Cmd, spawn::Spawned, Option<Retained>), SpawnError> {
         let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
         let taken = runtime
             .descriptors
             .take(User::Processes, spawn::DESCRIPTORS);
         let taken = taken.map_err(|short| system(&short))?;
+        let Given {
+            mut manner,
+            mark,
+            log,
+        } = given;
+        manner.variables.push(format!("{}={mark}", tree::MARK));
+        let retained = log.map(Retained::new);
         let spawned = runtime.spawning.run(move || {
-            let spawned = spawn::spawn(&cmd, &manner, taken)?;
-            Ok((cmd, spawned))
+            let pipe = |stream| match &retained {
+                Some(retained) => retained.pipe(&mark, stream),
+                None => Err(SpawnError::Invalid("nothing is retained".to_owned())),
+            };
+            let spawned = spawn::spawn(&cmd, &manner, &pipe, taken);
+            (cmd, spawned, retained)
         });
-        spawned.await.map_err(|error| system(&error))?
+        let (cmd, spawned, retained) = spawned.await.map_err(|error| system(&error))?;
+        match spawned {
+            Ok(spawned) => Ok((cmd, spawned, retained)),
+            Err(error) => {
+                if let Some(retained) = retained {
+                    retained.forget();
+                    retained.end().await;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// The command that it was made of.
@@ -273,6 +312,19 @@ impl Process {
     pub fn scrub(&self) {
         self.streams.scrub();
         self.let_go();
+        if let Some(retained) = &self.retained {
+            retained.forget();
+        }
+    }
+
+    /// Its retained output. Fails if it has none.
+    pub fn log(&self) -> Result<Log, Error> {
+        let Some(retained) = &self.retained else {
+            let message = "its output is not retained: make it with \"Stdout\": \"log\"";
+            return Err(Error::new(Code::WrongKind, message));
+        };
+        let scrubbed = || Error::new(Code::Aborted, "the element was scrubbed");
+        retained.log().ok_or_else(scrubbed)
     }
 
     /// Whether the element is to forget itself when [`forgettable`](Self::forgettable) resolves.
@@ -395,6 +447,14 @@ impl Process {
         // The runtime's means are not to outlive the server because of a process.
         drop(pidfd);
         runtime.counters.ended.one();
+        if self.retained.is_some() {
+            let (process, runtime) = (self.clone(), Arc::downgrade(&runtime));
+            tokio::spawn(async move {
+                if let Some(retained) = &process.retained {
+                    retained.end_after(process.tree.clone(), runtime).await;
+                }
+            });
+        }
         drop(runtime);
         *self.terminal() = None;
         if self.life().group_left {

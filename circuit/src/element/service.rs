@@ -47,7 +47,7 @@ use crate::anchor::Names;
 use crate::logs::{Log, Reader};
 use crate::store::{Flushed, Store};
 
-pub use instance::{line, log_failed};
+pub use instance::{line, log_failed, read_log};
 
 /// A service, one of its slots, or an instance that is being replaced, as an element.
 #[derive(Debug)]

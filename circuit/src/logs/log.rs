@@ -146,6 +146,11 @@ impl Log {
         self.inner.bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Nothing will be written any more: those who follow it come to its end.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
     /// Removes the log with all its files. Readers come to their end, and output that still comes
     /// from its pipes is thrown away. Resolves when the files are gone; need not be waited for. Its
     /// name may be opened again at once, as a new log.

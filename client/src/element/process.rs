@@ -4,11 +4,13 @@ mod attached;
 mod output;
 
 use circuit_proto::element::process::{Cmd, Op, Status, TerminalSize};
+use circuit_proto::element::service::Query;
 use circuit_proto::element::streams::{Ended, Reach};
 
 pub use attached::{Attached, AttachedEnd, AttachedOutput, AttachedStdin};
 pub use output::Output;
 
+use super::service::Lines;
 use super::streams::Runs;
 use super::{Bound, Handle, kind};
 use crate::anchor::Anchor;
@@ -52,6 +54,24 @@ impl Handle<kind::Process> {
     /// ```
     pub async fn signal_tree(&self, signal: impl Into<Signal>) -> Result<(), Error> {
         self.send_signal(signal.into(), Reach::Tree).await
+    }
+
+    /// Reads its retained output, as the query says, if its stdout or stderr is a
+    /// log.
+    ///
+    /// ```no_run
+    /// # async fn example(process: circuit_client::Proc) -> Result<(), circuit_client::Error> {
+    /// use circuit_client::service::{Line, Query};
+    /// let query = Query { last: None, since: None, stream: None, follow: true };
+    /// let mut lines = process.logs(query).await?;
+    /// while let Some(Line::Line { text, .. }) = lines.next().await? {
+    ///     println!("{}", String::from_utf8_lossy(&text));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn logs(&self, query: Query) -> Result<Lines, Error> {
+        self.anchor().service().logs(query).await
     }
 
     /// Changes the size of the process's terminal, if it runs on one.

@@ -23,6 +23,7 @@ use super::child::{Begins, Child, NotStarted, Owner, Start, Step};
 use super::orphans;
 use super::tree::MARK;
 use crate::element::streams::{self, Descriptor, held_pipe};
+use crate::logs::Stream;
 use crate::runtime::descriptors::{Taken, original_limit};
 
 /// The longest command, in bytes: its status, which repeats it, is to fit a frame.
@@ -83,13 +84,21 @@ pub enum SpawnError {
     System(String),
 }
 
+/// Makes the pipe of an output that is retained, and gives the process's end of it.
+pub(super) type Retain<'a> = &'a dyn Fn(Stream) -> Result<OwnedFd, SpawnError>;
+
 /// Starts the command's process, with [`DESCRIPTORS`] that were taken for it. On failure no process is
 /// left; a file for an output that was not there stays, as a shell leaves it.
-pub(super) fn spawn(cmd: &Cmd, manner: &Manner, taken: Taken) -> Result<Spawned, SpawnError> {
+pub(super) fn spawn(
+    cmd: &Cmd,
+    manner: &Manner,
+    retain: Retain<'_>,
+    taken: Taken,
+) -> Result<Spawned, SpawnError> {
     check(cmd)?;
     let program = find_program(cmd)?;
     match cmd.terminal {
-        None => spawn_on_pipes(cmd, &program, manner, taken),
+        None => spawn_on_pipes(cmd, &program, manner, retain, taken),
         Some(size) => spawn_on_terminal(cmd, &program, size, manner, taken),
     }
 }
@@ -98,12 +107,17 @@ fn spawn_on_pipes(
     cmd: &Cmd,
     program: &Path,
     manner: &Manner,
+    retain: Retain<'_>,
     mut taken: Taken,
 ) -> Result<Spawned, SpawnError> {
     let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
     let (to_read, stdin) = pipe.map_err(|errno| SpawnError::System(words(&errno.into())))?;
-    let (stdout, from_stdout) = output(cmd, &cmd.stdout, "Stdout")?;
-    let (stderr, from_stderr) = output(cmd, &cmd.stderr, "Stderr")?;
+    let output = |to, stream, field| match to {
+        &Sink::Log => Ok((retain(stream)?, None)),
+        to => output(cmd, to, field),
+    };
+    let (stdout, from_stdout) = output(&cmd.stdout, Stream::Stdout, "Stdout")?;
+    let (stderr, from_stderr) = output(&cmd.stderr, Stream::Stderr, "Stderr")?;
     let open = vec![to_read, stdout, stderr];
     let child = start_as(cmd, program, open, None, Begins::Group, manner)?;
     child.wired(|pid, pidfd| {
@@ -419,7 +433,8 @@ fn output(
             return Ok((null.into(), None));
         }
         Sink::Log => {
-            let what = format!("{field} cannot be retained: only a service's output is");
+            // Whoever retains output makes its pipe before.
+            let what = format!("{field} is retained by nobody");
             return Err(SpawnError::Invalid(what));
         }
         Sink::File(path) => path,

@@ -331,19 +331,9 @@ impl Shared {
     }
 
     pub(super) fn read_log(&self, query: &Query, slot: Option<u32>) -> Result<Reader, Error> {
-        let query = logs::Query {
-            last: query.last,
-            since: query.since.map(time),
-            stream: query.stream.map(|stream| match stream {
-                WireStream::Stdout => logs::Stream::Stdout,
-                WireStream::Stderr => logs::Stream::Stderr,
-            }),
-            slot: slot.and_then(|slot| u16::try_from(slot).ok()),
-            follow: query.follow,
-        };
         let log = self.log.lock();
         let log = log.as_ref().ok_or_else(super::scrubbed)?;
-        log.read(query).map_err(|error| log_failed(&error))
+        read_log(log, query, slot)
     }
 
     /// The last lines of what an instance said. Another may have begun in its slot since.
@@ -369,6 +359,21 @@ impl Shared {
         let surplus = lines.len().saturating_sub(super::LAST_LINES);
         lines.split_off(surplus)
     }
+}
+
+/// Begins to read retained output: all of it, or that of a slot.
+pub fn read_log(log: &Log, query: &Query, slot: Option<u32>) -> Result<Reader, Error> {
+    let query = logs::Query {
+        last: query.last,
+        since: query.since.map(time),
+        stream: query.stream.map(|stream| match stream {
+            WireStream::Stdout => logs::Stream::Stdout,
+            WireStream::Stderr => logs::Stream::Stderr,
+        }),
+        slot: slot.and_then(|slot| u16::try_from(slot).ok()),
+        follow: query.follow,
+    };
+    log.read(query).map_err(|error| log_failed(&error))
 }
 
 /// A time in nanoseconds since 1970.

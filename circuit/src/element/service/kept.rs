@@ -283,6 +283,14 @@ impl Services {
             .iter()
             .map(|s| format!("{:016x}", s.id))
             .collect();
+        // Processes that are no services are not known any more, and with them go their logs.
+        for name in logs.kept().unwrap_or_default() {
+            if !ids.contains(&name)
+                && let Ok(log) = logs.open(&name, logs::DEFAULT_BYTES)
+            {
+                drop(log.forget());
+            }
+        }
         // Those of instances that are not known any more, and commands beside them.
         for (mark, processes) in remains.marked {
             let own = mark.split('.').next().is_some_and(|id| ids.contains(id));

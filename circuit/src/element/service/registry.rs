@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::anchor::{Names, Tree};
 use crate::element::Element;
 use crate::element::process::tree::Table;
 use crate::element::subscription::Subscription;
-use crate::logs::{Log, Logs};
+use crate::logs::{DEFAULT_BYTES, Log, Logs};
 use crate::runtime::Runtime;
 use crate::runtime::descriptors::Descriptors;
 use crate::runtime::task::Alarm;
@@ -47,6 +48,8 @@ pub struct Services {
     all: Mutex<BTreeMap<Names, Arc<Shared>>>,
     restarts: Mutex<Restarts>,
     subscribers: Mutex<Vec<Weak<Subscription>>>,
+    /// Whether services that outlive the server are to be stopped at its end all the same.
+    stops: AtomicBool,
 }
 
 /// What a server keeps of its services, with the threads that write it.
@@ -116,6 +119,7 @@ impl Services {
                 running: false,
             }),
             subscribers: Mutex::default(),
+            stops: AtomicBool::new(false),
         })
     }
 
@@ -126,6 +130,19 @@ impl Services {
             .join("/");
         let own = format!("CIRCUIT_PATH={path}");
         self.variables.iter().cloned().chain([own]).collect()
+    }
+
+    /// A mark for a process that is no service's: that of an instance, with slot and number 0.
+    pub fn new_mark(&self) -> String {
+        format!("{:016x}.0.0", self.random())
+    }
+
+    /// The retained output of the process with this mark. Its name is the mark's id, as of a service.
+    pub async fn log_of_process(&self, mark: &str) -> Result<Log, Error> {
+        let logs = &self.kept().await?.logs;
+        let id = mark.split('.').next().unwrap_or(mark);
+        logs.open(id, DEFAULT_BYTES)
+            .map_err(|error| log_failed(&error))
     }
 
     /// How many there are.
@@ -394,9 +411,39 @@ impl Services {
         self.subscribers.lock().push(Arc::downgrade(subscription));
     }
 
+    /// Has services stopped at the server's end, those that outlive it too.
+    pub fn stop_at_end(&self) {
+        self.stops.store(true, Ordering::Relaxed);
+    }
+
+    fn stops_at_end(&self) -> bool {
+        !self.is_lasting() || self.stops.load(Ordering::Relaxed)
+    }
+
+    /// The server ends: has all services that are to stop begin to, together.
+    pub fn begin_end(&self) {
+        if self.stops_at_end() {
+            self.tell_all(|| Input::End);
+        }
+    }
+
+    /// Kills what of the services that are being stopped is left.
+    pub fn kill(&self) {
+        if self.stops_at_end() {
+            self.tell_all(|| Input::Kill);
+        }
+    }
+
+    fn tell_all(&self, input: impl Fn() -> Input) {
+        let all: Vec<_> = self.all.lock().values().cloned().collect();
+        for shared in all {
+            shared.handle(input());
+        }
+    }
+
     /// The server ends: stops a service, unless the next life goes on with it.
     pub(super) async fn end(&self, shared: &Arc<Shared>) {
-        if self.is_lasting() {
+        if !self.stops_at_end() {
             return;
         }
         shared.handle(Input::End);

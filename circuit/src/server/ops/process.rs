@@ -5,11 +5,11 @@ mod run;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use circuit_proto::element::process::{Cmd, Op};
+use circuit_proto::element::process::{Cmd, Op, Sink};
 use circuit_proto::{Code, Error};
 
 use super::streams::forget_after;
-use crate::element::process::{Manner, Process, SpawnError};
+use crate::element::process::{Given, Manner, Process, SpawnError};
 use crate::server::Server;
 use crate::server::call::{Call, Gone};
 
@@ -53,11 +53,18 @@ fn make_with<'a, T: Send + 'a>(
 ) -> Made<'a, T> {
     Box::pin(async move {
         let place = call.reserve()?;
+        let services = &call.server.services;
         let manner = Manner {
-            variables: call.server.services.variables_of(call.names()),
+            variables: services.variables_of(call.names()),
             ..Manner::default()
         };
-        let process = Process::spawn(cmd, manner, &call.server.runtime)
+        let mark = services.new_mark();
+        let log = match (&cmd.stdout, &cmd.stderr) {
+            (Sink::Log, _) | (_, Sink::Log) => Some(services.log_of_process(&mark).await?),
+            _ => None,
+        };
+        let given = Given { manner, mark, log };
+        let process = Process::spawn(cmd, given, &call.server.runtime)
             .await
             .map_err(|error| exec_failed(&call.server, &error))?;
         let done_first = first(&process, call.operation.who());

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use circuit_proto::Error;
 use circuit_proto::codec::{self, MAX_CHUNK};
-use circuit_proto::element::service::{Line, Op, Query, Scaled};
+use circuit_proto::element::service::{Line, Op, Scaled};
 use circuit_proto::request::End;
 
 use crate::element::Kind;
-use crate::element::service::{Service, line, log_failed};
+use crate::element::process::Process;
+use crate::element::service::{Service, line, log_failed, read_log};
+use crate::logs::Reader;
 use crate::server::call::{Call, Gone};
 
 /// Executes an operation on a service or slot.
@@ -22,6 +24,12 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
     {
         let made = Box::pin(make(call, definition, down, update)).await;
         return call.answer(made).await;
+    }
+    if let Op::Logs(query) = &op
+        && let Some(process) = call.element().as_ref().and_then(Process::of)
+    {
+        let read = process.log().and_then(|log| read_log(&log, query, None));
+        return Box::pin(logs(call, read)).await;
     }
     let service = match call.element_of::<Service>() {
         Ok(service) => service,
@@ -61,7 +69,7 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let waited = call.unless_gone(pin!(service.wait(ready))).await?;
             call.answer(waited).await
         }
-        Op::Logs(query) => Box::pin(logs(call, &service, &query)).await,
+        Op::Logs(query) => Box::pin(logs(call, service.logs(&query))).await,
     }
 }
 
@@ -78,8 +86,8 @@ async fn make(call: &mut Call, definition: String, down: bool, update: bool) -> 
 }
 
 /// Hands retained output to the caller.
-async fn logs(call: &mut Call, service: &Service, query: &Query) -> Result<(), Gone> {
-    let mut reader = match service.logs(query) {
+async fn logs(call: &mut Call, read: Result<Reader, Error>) -> Result<(), Gone> {
+    let mut reader = match read {
         Ok(reader) => reader,
         Err(error) => return call.refuse(error).await,
     };
