@@ -15,10 +15,21 @@ const CONTAINED: &str = r#"
     exec unshare --pid --fork --kill-child "$@"
 "#;
 
+/// The same, with the processes of the namespace below /proc, as containers have it.
+const CONTAINED_WITH_PROC: &str = r#"
+    [ "$(id -u)" = 0 ] || set -- --user --map-root-user -- "$0" "$@"
+    [ "$1" = --user ] || set -- -- "$0" "$@"
+    exec unshare --pid --fork --kill-child --mount-proc "$@"
+"#;
+
 /// Whether PID namespaces can be made here; says so if not.
 fn can_contain() -> bool {
+    can_run(CONTAINED)
+}
+
+fn can_run(script: &str) -> bool {
     let home = Home::new();
-    let tried = home.circuit_under(CONTAINED, "help");
+    let tried = home.circuit_under(script, "help");
     let works = tried.any_stdout().any_stderr().unchecked().status.success();
     if !works {
         skipped("PID namespaces and unshare (util-linux)");
@@ -28,18 +39,18 @@ fn can_contain() -> bool {
 
 /// Starts a server that is process 1 where it runs.
 fn contained(home: &Home, line: &str) -> Server {
-    let server = home.circuit_under(CONTAINED, line).serve();
+    contained_by(CONTAINED, home, line)
+}
+
+fn contained_by(script: &str, home: &Home, line: &str) -> Server {
+    let server = home.circuit_under(script, line).serve();
     assert_eq!(server.url().server.unwrap().pid, 1);
     server
 }
 
 /// Kills a contained server, and waits until it has gone with all that it held.
 fn kill(server: &mut Server) {
-    let parent = server.pid();
-    let children = Path::new("/proc").join(format!("{parent}/task/{parent}/children"));
-    let children = std::fs::read_to_string(children).unwrap();
-    let child = children.split_whitespace().next().unwrap();
-    let child = Pid::from_raw(child.parse().unwrap()).unwrap();
+    let child = first_process(server);
     kill_process(child, Signal::KILL).unwrap();
     server.exit_status();
 }
@@ -119,5 +130,49 @@ fn a_join_is_done_once_the_life_that_answers_is_in_the_circuit() {
         eventually("both see both", || {
             (knows(&one, &two) && knows(&two, &one)).then_some(())
         });
+    }
+}
+
+/// The process that is process 1 where it runs.
+fn first_process(server: &Server) -> Pid {
+    let parent = server.pid();
+    let children = Path::new("/proc").join(format!("{parent}/task/{parent}/children"));
+    let children = std::fs::read_to_string(children).unwrap();
+    let child = children.split_whitespace().next().unwrap();
+    Pid::from_raw(child.parse().unwrap()).unwrap()
+}
+
+#[test]
+fn process_1_stops_its_services_as_they_say_and_a_second_signal_ends_it_at_once() {
+    if !can_run(CONTAINED_WITH_PROC) {
+        return;
+    }
+    for heeds in [true, false] {
+        let home = Home::new();
+        let mut one = contained_by(CONTAINED_WITH_PROC, &home, "start -name one -var var");
+        let here = home.path().display();
+        let last = if heeds { "exit 0" } else { ":" };
+        let script = format!(
+            "trap 'echo told > {here}/told; {last}' TERM; echo begun; while :; do sleep 0.02; done"
+        );
+        let definition = serde_json::json!({
+            "Path": "/bin/sh",
+            "Args": ["-c", script],
+            "Ready": { "Up": 0.05 },
+            "Stop": { "Seconds": 1000 },
+        });
+        one.circuit("mksvc /one/a")
+            .stdin(definition.to_string())
+            .run();
+        let logs = one.circuit("logs -follow /one/a").spawn();
+        logs.prints("begun\n");
+        kill_process(first_process(&one), Signal::TERM).unwrap();
+        eventually("the service is told", || {
+            home.file("told").exists().then_some(())
+        });
+        if !heeds {
+            kill_process(first_process(&one), Signal::TERM).unwrap();
+        }
+        assert_eq!(one.exit_status().success(), heeds);
     }
 }

@@ -516,3 +516,24 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(one.exit_status().code(), Some(1));
     two.signal(Signal::CONT);
 }
+
+#[test]
+fn the_supervisor_hears_when_the_server_is_ready_and_when_it_stops() {
+    use std::os::unix::net::UnixDatagram;
+    let home = Home::new();
+    let path = home.file("notify");
+    let supervisor = UnixDatagram::bind(&path).unwrap();
+    supervisor
+        .set_read_timeout(Some(crate::support::DEADLINE))
+        .unwrap();
+    let told = || {
+        let mut told = [0; 64];
+        let length = supervisor.recv(&mut told).unwrap();
+        String::from_utf8(told[..length].to_vec()).unwrap()
+    };
+    let start = home.circuit("start").env("NOTIFY_SOCKET", &path);
+    let mut server = start.serve();
+    assert_eq!(told(), "READY=1");
+    assert!(server.stop().success());
+    assert_eq!(told(), "STOPPING=1");
+}

@@ -28,6 +28,7 @@ mod start;
 mod stdin;
 mod streams;
 mod subscription;
+mod supervisor;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -29,6 +29,7 @@ pub mod var_dir;
 use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -460,8 +461,13 @@ impl Running {
     /// fails; then leaves the circuit in order.
     pub async fn finished(mut self, signal: impl Future<Output = ()>) -> Result<(), Failure> {
         let mut leaving = self.server.leaving.subscribe();
+        let mut signal = pin!(signal);
+        let mut signalled = false;
         let result = tokio::select! {
-            () = signal => Ok(()),
+            () = &mut signal => {
+                signalled = true;
+                Ok(())
+            }
             // The sender lives in the server, so the watch cannot end before it tells.
             _ = leaving.wait_for(|leaving| *leaving) => Ok(()),
             failure = self.tasks.failed() => Err(failure),
@@ -477,7 +483,22 @@ impl Running {
             dir.leaves();
         }
         self.server.keep_members().await;
-        self.server.shut_elements_down().await;
+        if std::process::id() == 1 {
+            // Nothing outlives process 1 of a namespace.
+            self.server.services.stop_at_end();
+        }
+        {
+            let mut down = pin!(self.server.shut_elements_down());
+            tokio::select! {
+                biased;
+                () = &mut down => (),
+                // Whoever asked in another way to stop hurries it.
+                () = &mut signal, if !signalled => {
+                    self.server.services.kill();
+                    down.await;
+                }
+            }
+        }
         self.server.services.close().await;
         info!("leaving the circuit");
         let _ = tokio::time::timeout(LEAVE_WAIT, self.server.peer.leave(copied)).await;
@@ -498,6 +519,7 @@ impl Server {
 
     /// Tells its elements that the server ends.
     async fn shut_elements_down(&self) {
+        self.services.begin_end();
         let mut all = Vec::new();
         self.tree
             .visit_subtree(&[], |_, element| all.extend(element.cloned()));
@@ -555,6 +577,12 @@ impl Server {
     /// How many QUIC connections this server has opened to forward requests.
     pub fn transfers_opened(&self) -> usize {
         self.transfers.open()
+    }
+
+    /// Resolves when the server is about to leave.
+    pub async fn leaves(&self) {
+        // The sender lives in this server, so the watch cannot end before it tells.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
     }
 
     fn is_leaving(&self) -> bool {

@@ -116,3 +116,23 @@ fn what_a_killed_server_without_a_directory_leaves_the_next_one_ends() {
     let _two = home.start("two");
     eventually("it is ended", || (!lives(running)).then_some(()));
 }
+
+#[test]
+fn a_server_stops_its_services_when_it_is_told_to_and_they_stay_wanted() {
+    let home = Home::new();
+    let mut one = start(&home);
+    make(&one, "/one/a", &script("exec sleep 1000"));
+    let first = pid(&slot(&one, "/one/a", 1));
+    one.circuit(format!("suicide /{}", one.id())).run();
+    assert!(one.exit_status().success());
+    assert!(lives(first));
+    let mut one = start(&home);
+    assert_eq!(pid(&slot(&one, "/one/a", 1)), first);
+    one.circuit(format!("suicide -stop /{}", one.id())).run();
+    assert!(one.exit_status().success());
+    assert!(!lives(first));
+    let one = start(&home);
+    let status = one.until("/one/a", |status| status["Ready"] == 1);
+    assert_eq!(status["Want"], "up");
+    one.circuit("scrub /one/a").run();
+}

@@ -26,7 +26,12 @@ pub(super) enum Command {
         dial: Dial,
     },
     /// Make a server leave the circuit and exit
+    ///
+    /// What it runs goes on: services too, if the server has -var.
     Suicide {
+        /// Stop its services first; what is wanted of them stays
+        #[arg(long)]
+        stop: bool,
         /// The server
         #[arg(value_parser = path)]
         path: Path,
@@ -47,7 +52,7 @@ impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
             Command::Join { path, url, dial } => interruptible(join(path, url, dial)),
-            Command::Suicide { path, dial } => interruptible(suicide(path, dial)),
+            Command::Suicide { stop, path, dial } => interruptible(suicide(path, stop, dial)),
             Command::Stk { path, dial } => interruptible(stk(path, dial)),
         }
     }
@@ -100,9 +105,13 @@ async fn found_at(client: &Client, url: &Url) -> Result<ServerId, Error> {
 }
 
 /// Makes a server leave.
-async fn suicide(path: Path, options: Dial) -> Result<u8, Failure> {
+async fn suicide(path: Path, stop: bool, options: Dial) -> Result<u8, Failure> {
     let client = dial(&options).await?;
-    client.anchor(path).as_server().suicide().await?;
+    let server = client.anchor(path).as_server();
+    match stop {
+        true => server.stop().await?,
+        false => server.suicide().await?,
+    }
     Ok(0)
 }
 

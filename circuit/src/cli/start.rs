@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::dial;
 use super::error::{Failure, say};
 use super::output::print;
+use super::supervisor;
 use crate::runtime::BLOCKING_THREADS;
 use crate::server::address::{self, AddressError};
 use crate::server::local::file::{ForOthers, SocketFileError};
@@ -142,6 +143,12 @@ fn start(flags: Start) -> Result<u8, Failure> {
         }
         // A reader who does not want the URL is no reason not to serve.
         let _ = print(&format!("{}\n", running.url()));
+        supervisor::tell("READY=1");
+        let server = running.server().clone();
+        tokio::spawn(async move {
+            server.leaves().await;
+            supervisor::tell("STOPPING=1");
+        });
         let finished = running.finished(stopped).await;
         finished.map_err(|failure| Failure::failed(chain(&failure)))?;
         Ok(0)

@@ -36,6 +36,19 @@ impl Handle<kind::Server> {
         self.call(Op::Suicide).await
     }
 
+    /// Makes the server stop its services, and then leave the circuit in order and exit. What is wanted of
+    /// the services stays: the server's next life has them up again.
+    ///
+    /// ```no_run
+    /// # async fn example(server: circuit_client::Server) -> Result<(), circuit_client::Error> {
+    /// server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.call(Op::Stop).await
+    }
+
     /// Opens a text for people that says what the server's threads and operations are doing.
     ///
     /// ```no_run

@@ -21,6 +21,8 @@ pub enum Op {
     Suicide,
     /// Report, as text, the state of the server's threads and operations.
     Stacks,
+    /// Stop the services, leave the circuit and exit. What is wanted of the services stays.
+    Stop,
 }
 
 impl Op {
@@ -28,7 +30,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Join { .. } => "join",
-            Op::Suicide => "suicide",
+            Op::Suicide | Op::Stop => "suicide",
             Op::Stacks => "stk",
         }
     }
@@ -36,7 +38,7 @@ impl Op {
     /// Whether the operation changes anything that outlives it.
     pub fn changes(&self) -> bool {
         match self {
-            Op::Join { .. } | Op::Suicide => true,
+            Op::Join { .. } | Op::Suicide | Op::Stop => true,
             Op::Stacks => false,
         }
     }
@@ -44,7 +46,7 @@ impl Op {
     /// Whether the operation waits for others by nature.
     pub fn waits(&self) -> bool {
         match self {
-            Op::Join { .. } | Op::Suicide | Op::Stacks => false,
+            Op::Join { .. } | Op::Suicide | Op::Stacks | Op::Stop => false,
         }
     }
 }

@@ -18,8 +18,11 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             let joined = call.unless_gone(pin!(call.server.peer.join(&url))).await?;
             call.answer(joined).await
         }
-        Op::Suicide => {
+        Op::Suicide | Op::Stop => {
             let server = call.server.clone();
+            if op == Op::Stop {
+                server.services.stop_at_end();
+            }
             server.withdraw();
             let heard = call.send.received();
             let answered = call.answer(Ok(())).await;
