@@ -120,7 +120,7 @@ fn wrong_usage_is_one_line_and_a_hint() {
     check(
         "signal TERM",
         "the following required arguments were not provided: <PATH>",
-        "<PATH>: the process or container",
+        "<PATH>: the process, container, service or slot",
     );
     check(
         "peek /a /b",

@@ -303,14 +303,14 @@ mod tests {
         check(
             "signal TERM",
             "the following required arguments were not provided: <PATH>",
-            Some("<PATH>: the process or container"),
+            Some("<PATH>: the process, container, service or slot"),
         );
         check(
             "signal",
             "the following required arguments were not provided: <SIGNAL>, <PATH>",
             Some(
                 "<SIGNAL>: its name, with or without SIG, in any case, or its number; <PATH>: the \
-                 process or container",
+                 process, container, service or slot",
             ),
         );
         check(
