@@ -76,7 +76,7 @@ pub(super) struct Mksvc {
     #[arg(long, conflicts_with = "down")]
     update: bool,
     /// Print what -update would change, and do nothing
-    #[arg(long, conflicts_with_all = ["down", "update"])]
+    #[arg(long, conflicts_with = "down")]
     check: bool,
     #[command(flatten)]
     watching: Watching,

@@ -82,6 +82,8 @@ pub(super) struct Shared {
     /// How many slots are ready, and how many there are to be, for listings, which hold the lock of the tree.
     ready: AtomicU32,
     slots: AtomicU32,
+    /// What else there is to say in a listing.
+    remark: Mutex<Option<&'static str>>,
 }
 
 #[derive(Debug)]
@@ -172,6 +174,7 @@ impl Service {
             changed: Notify::new(),
             ready: AtomicU32::new(0),
             slots: AtomicU32::new(0),
+            remark: Mutex::default(),
             names,
         });
         services.add(&shared);
@@ -393,16 +396,15 @@ impl Service {
         self.shared.read_log(query, self.slot())
     }
 
-    /// `2/3 ready`.
+    /// `2/3 ready`, and why no more are: `0/1 ready, down`.
     pub fn note(&self) -> String {
         match self.view {
             View::Whole => {
                 let count = |count: &AtomicU32| count.load(Ordering::Relaxed);
-                format!(
-                    "{}/{} ready",
-                    count(&self.shared.ready),
-                    count(&self.shared.slots)
-                )
+                let (ready, slots) = (count(&self.shared.ready), count(&self.shared.slots));
+                let remark = *self.shared.remark.lock();
+                let remark = remark.map_or_else(String::new, |remark| format!(", {remark}"));
+                format!("{ready}/{slots} ready{remark}")
             }
             View::Slot(_) | View::Old(_) => String::new(),
         }
@@ -573,6 +575,7 @@ impl Shared {
             let seen = state.machine.view();
             self.ready.store(seen.ready, Ordering::Relaxed);
             self.slots.store(seen.instances, Ordering::Relaxed);
+            *self.remark.lock() = status::remark(&seen);
         }
         self.timer.notify_one();
         self.changed.notify_waiters();

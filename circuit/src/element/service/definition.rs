@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -120,6 +121,18 @@ impl Plan {
                 Code::Unsupported,
                 "Announce is not yet supported: leave it and Port out",
             ));
+        }
+        for (field, entries) in [("Env", d.env.as_ref()), ("AddEnv", Some(&d.add_env))] {
+            let is_variable = |entry: &OsText| entry.as_bytes().iter().skip(1).any(|b| *b == b'=');
+            // The entry may be a secret: its place must do.
+            let wrong = entries
+                .into_iter()
+                .flatten()
+                .position(|entry| !is_variable(entry));
+            if let Some(at) = wrong {
+                let what = format!("entry {} of {field} is not NAME=value", at + 1);
+                return Err(invalid(what));
+            }
         }
         let sockets = d
             .sockets
@@ -396,7 +409,15 @@ impl Probe {
     /// Refuses a question that another instance, or none, would answer.
     fn check(&self, sockets: &[Socket], several: bool) -> Result<(), Error> {
         let text = match self {
-            Probe::Tcp(text) => text.clone(),
+            Probe::Tcp(text) => {
+                let port = slotted(text, 1)
+                    .rsplit_once(':')
+                    .map(|(_, port)| port.parse::<u16>());
+                if !matches!(port, Some(Ok(_))) {
+                    return Err(invalid(format!("a probe of {text} has no port: HOST:PORT")));
+                }
+                text.clone()
+            }
             Probe::Http(url) => authority(url).to_owned(),
             Probe::NotifyFd(fd) => {
                 return match usize::from(*fd) < 3 + sockets.len() {
@@ -619,7 +640,7 @@ fn policy(
     let deadline = pause("Ready.Deadline", asked.deadline, 60.0)?;
     for name in &d.after {
         let path: Result<Path, _> = format!("/{}", name.trim_start_matches('/')).parse();
-        if path.is_err() || name.is_empty() {
+        if path.is_err() || name.is_empty() || name.starts_with('/') {
             return Err(invalid(format!(
                 "After: {name:?} is no path of a service of this server"
             )));
@@ -734,6 +755,15 @@ mod tests {
         check(r#", "Alive": {"Up": 1}"#, "Alive takes");
         check(r#", "Env": [], "AddEnv": ["A=b"]"#, "Env and AddEnv");
         check(r#", "Instances": 1025"#, "at most 1024");
+        check(
+            r#", "AddEnv": ["A=b", "C"]"#,
+            "entry 2 of AddEnv is not NAME=value",
+        );
+        check(r#", "Ready": {"Tcp": "localhost"}"#, "has no port");
+        check(
+            r#", "After": ["/X0123456789abcdef/db"]"#,
+            "is no path of a service",
+        );
         check(r#", "Limits": {"nofiles": 3}"#, "no limit is named");
         check(r#", "Limits": {"nofile": [4, 3]}"#, "above the hard one");
         check(r#", "Umask": "9""#, "octal");

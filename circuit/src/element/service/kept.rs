@@ -432,6 +432,7 @@ impl Services {
             changed: Notify::new(),
             ready: AtomicU32::new(0),
             slots: AtomicU32::new(0),
+            remark: Mutex::default(),
             names,
         });
         use crate::element::Kind;

@@ -171,6 +171,24 @@ impl Shared {
     }
 }
 
+/// Why a service is not wholly ready, in a word for listings; `None` if that passes by itself.
+pub(super) fn remark(seen: &Seen) -> Option<&'static str> {
+    use super::machine::State::{Backoff, Failed, Finished, Stuck, Waiting};
+    if seen.want == Want::Down {
+        return Some("down");
+    }
+    if matches!(seen.rolling, Some(Rolling::Halted(_))) {
+        return Some("halted");
+    }
+    let states = [Stuck, Failed, Backoff, Waiting, Finished].into_iter();
+    let is_there =
+        |state: &super::machine::State| seen.slots.iter().any(|slot| slot.state == *state);
+    states
+        .filter(is_there)
+        .map(super::machine::State::word)
+        .next()
+}
+
 /// The status of a slot that has just gone.
 fn gone(slot: u32) -> wire::Slot {
     wire::Slot {
