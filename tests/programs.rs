@@ -41,13 +41,20 @@ async fn a_command_is_built_step_by_step() {
     check(cmd.clone().env([("A", "d")]), "x y\nd path\n/\n").await;
     let none: [(&str, &str); 0] = [];
     let shell_of_no_path = Cmd::new("/usr/bin/env").env(none);
-    // All that it gets says where it is.
-    let place = format!(
+    // All that it gets says where it is, and which.
+    let process = anchor.make_proc(shell_of_no_path).await.unwrap();
+    let mut text = String::new();
+    let mut stdout = process.stdout().await.unwrap();
+    stdout.read_to_string(&mut text).await.unwrap();
+    process.scrub().await.unwrap();
+    let (mark, place) = text.split_once('\n').unwrap();
+    assert!(mark.starts_with("CIRCUIT_INSTANCE="), "{text}");
+    let expected = format!(
         "CIRCUIT_PATH=/{}/p\nCIRCUIT_SOCKET={}\n",
         one.id(),
         one.socket().display()
     );
-    check(shell_of_no_path, &place).await;
+    assert_eq!(place, expected);
     // The later one wins.
     let cmd = cmd.add_env("A", "1").add_env("A", "2");
     check(cmd, "x y\n2 path\n/\n").await;

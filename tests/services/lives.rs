@@ -75,6 +75,26 @@ fn an_instance_that_ended_between_two_lives_is_started_again() {
 }
 
 #[test]
+fn the_end_of_an_adopted_instance_is_told_truly_or_as_unknown() {
+    let home = Home::new();
+    let mut one = start(&home);
+    let wait = "while [ ! -e go ]; do sleep 0.02; done; exit 3";
+    let here = home.path().to_str().unwrap();
+    let more = json!({ "Dir": here, "Restart": "never", "OkCodes": [3] });
+    make(&one, "/one/a", &with(script(wait), more));
+    kill(&mut one);
+    let one = start(&home);
+    assert_eq!(slot(&one, "/one/a", 1)["Adopted"], true);
+    home.write("go", "");
+    let status = one.until("/one/a", |status| status["Slots"][0]["State"] == "finished");
+    let last = &status["Slots"][0]["Last"];
+    // Linux tells it from 6.15 on, once init has reaped the process, which some do late.
+    let is_known = last["Code"] == 3 && last["Exit"] == "exit status 3";
+    let is_unknown = last["Unknown"] == true && last["Code"].is_null();
+    assert!(is_known != is_unknown, "{last}");
+}
+
+#[test]
 fn what_was_wanted_stays_wanted() {
     let home = Home::new();
     let mut one = start(&home);

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use circuit_proto::element::process::Cmd;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -86,6 +87,17 @@ impl Session {
         !matches!(rustix::event::poll(&mut polled, Some(&now)), Ok(1))
     }
 
+    /// How another's child ended, as far as the kernel tells.
+    async fn remembered(&self) -> End {
+        for pause in REAPING {
+            tokio::time::sleep(pause).await;
+            if let Some(end) = exit_of(self.pidfd.as_fd()) {
+                return end;
+            }
+        }
+        End::Unknown
+    }
+
     /// Sends it a signal. Fails if it has gone.
     pub fn signal(&self, signal: Signal) -> Result<(), Errno> {
         rustix::process::pidfd_send_signal(self.pidfd.as_fd(), signal)
@@ -120,12 +132,22 @@ impl Session {
                     };
                 }
                 Ok(None) | Err(Errno::INTR) => ready.clear_ready(),
-                // It is not this server's child, but the kernel may remember how it ended.
-                Err(_) => return exit_of(self.pidfd.as_fd()).unwrap_or(End::Unknown),
+                // It is not this server's child, but the kernel remembers how it ended.
+                Err(_) => return self.remembered().await,
             }
         }
     }
 }
+
+/// The pauses before the kernel is asked again how a process ended: it tells once the parent has reaped it.
+/// Chosen, not measured.
+const REAPING: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(2),
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+];
 
 /// What the kernel says of a process (`struct pidfd_info`, linux/pidfd.h).
 #[repr(C)]
