@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use circuit_proto::element::process::{Cmd, Sink};
 use circuit_proto::element::service::{self as wire, Bound, Definition, Limit, MAX_SLOTS};
+use circuit_proto::path::ServerPart;
 use circuit_proto::{Code, Error, OsText, Path};
 use rustix::process::{Resource, Rlimit, Signal};
 
@@ -640,7 +641,8 @@ fn policy(
     let deadline = pause("Ready.Deadline", asked.deadline, 60.0)?;
     for name in &d.after {
         let path: Result<Path, _> = format!("/{}", name.trim_start_matches('/')).parse();
-        if path.is_err() || name.is_empty() || name.starts_with('/') {
+        let names_a_server = |path: &Path| matches!(path.server(), Some(ServerPart::Id(_)));
+        if name.is_empty() || path.is_err() || path.as_ref().is_ok_and(names_a_server) {
             return Err(invalid(format!(
                 "After: {name:?} is no path of a service of this server"
             )));
