@@ -22,6 +22,7 @@ pub mod membership;
 pub mod os_text;
 pub mod path;
 pub mod request;
+pub mod timers;
 pub mod url;
 
 pub use element::ElementKind;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::timers::Timers;
 use crate::{Fingerprint, Life, ServerId, Url};
 
 mod audit;
@@ -67,7 +68,7 @@ use detector::Detector;
 use dissemination::Dissemination;
 use links::Links;
 use random::Random;
-use timer::{Timer, Timers};
+use timer::Timer;
 use tuning::*;
 use view::View;
 
@@ -105,7 +106,7 @@ pub struct Machine {
     leaving: bool,
     now: Duration,
     random: Random,
-    timers: Timers,
+    timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     connections: BTreeMap<Fingerprint, Connection>,
     // The components. Each has its own state and its own tests, and knows nothing of the others;

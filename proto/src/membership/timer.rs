@@ -1,7 +1,4 @@
-//! The machine's timers: a table that holds each at most once.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+//! The machine's timers.
 
 use crate::Fingerprint;
 
@@ -38,90 +35,4 @@ pub(super) enum Timer {
     Tombstone,
     /// Old tombstones are to be dropped.
     Expire,
-}
-
-/// Which timers run, and until when.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Timers {
-    due: BTreeMap<Timer, Duration>,
-    order: BTreeSet<(Duration, Timer)>,
-}
-
-impl Timers {
-    /// How many run.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.due.len()
-    }
-
-    /// Lets the timer run until then; if it runs already, until then instead.
-    pub(super) fn arm(&mut self, timer: Timer, at: Duration) {
-        if let Some(before) = self.due.insert(timer, at) {
-            self.order.remove(&(before, timer));
-        }
-        self.order.insert((at, timer));
-    }
-
-    /// The same, unless it runs already and ends earlier.
-    pub(super) fn arm_by(&mut self, timer: Timer, at: Duration) {
-        if self.due.get(&timer).is_none_or(|due| *due > at) {
-            self.arm(timer, at);
-        }
-    }
-
-    /// The same, if it runs already and ends earlier.
-    pub(super) fn delay(&mut self, timer: Timer, at: Duration) {
-        if self.due.get(&timer).is_some_and(|due| *due < at) {
-            self.arm(timer, at);
-        }
-    }
-
-    /// Stops the timer.
-    pub(super) fn disarm(&mut self, timer: Timer) {
-        if let Some(before) = self.due.remove(&timer) {
-            self.order.remove(&(before, timer));
-        }
-    }
-
-    /// Stops all of them.
-    pub(super) fn clear(&mut self) {
-        self.due.clear();
-        self.order.clear();
-    }
-
-    /// When the first one ends.
-    pub(super) fn next(&self) -> Option<Duration> {
-        self.order.first().map(|(at, _)| *at)
-    }
-
-    /// One that has ended by now, stopped.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<Timer> {
-        let (at, timer) = *self.order.first()?;
-        if at > now {
-            return None;
-        }
-        self.disarm(timer);
-        Some(timer)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timer_runs_once_and_as_last_armed() {
-        let at = Duration::from_millis;
-        let mut timers = Timers::default();
-        timers.arm(Timer::Flush, at(5));
-        timers.arm(Timer::Seek, at(3));
-        timers.arm(Timer::Flush, at(2));
-        timers.arm_by(Timer::Seek, at(9));
-        assert_eq!(timers.next(), Some(at(2)));
-        assert_eq!(timers.take_due(at(1)), None);
-        assert_eq!(timers.take_due(at(9)), Some(Timer::Flush));
-        assert_eq!(timers.take_due(at(9)), Some(Timer::Seek));
-        assert_eq!(timers.take_due(at(9)), None);
-        assert_eq!(timers.next(), None);
-    }
 }

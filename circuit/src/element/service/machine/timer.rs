@@ -1,9 +1,8 @@
-//! The machine's timers: a table that holds each at most once.
+//! The machine's timers.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::InstanceId;
+use super::{InstanceId, Machine};
 
 /// Something that comes due at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,74 +53,19 @@ impl Clock {
     ];
 }
 
-/// Which timers run, and until when.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Timers {
-    due: BTreeMap<Timer, Duration>,
-    order: BTreeSet<(Duration, Timer)>,
-}
-
-impl Timers {
-    /// Lets the timer run until then; if it runs already, until then instead. The end of time does not
-    /// come.
-    pub(super) fn arm(&mut self, timer: Timer, at: Duration) {
-        self.disarm(timer);
-        if at == Duration::MAX {
-            return;
-        }
-        self.due.insert(timer, at);
-        self.order.insert((at, timer));
+impl Machine {
+    pub(super) fn arm(&mut self, id: InstanceId, clock: Clock, at: Duration) {
+        self.timers.arm(Timer::Instance(id, clock), at);
     }
 
-    /// Stops the timer.
-    pub(super) fn disarm(&mut self, timer: Timer) {
-        if let Some(at) = self.due.remove(&timer) {
-            self.order.remove(&(at, timer));
-        }
+    pub(super) fn disarm(&mut self, id: InstanceId, clock: Clock) {
+        self.timers.disarm(Timer::Instance(id, clock));
     }
 
     /// Stops all timers of an instance but [`Clock::Kill`].
-    pub(super) fn quiet(&mut self, instance: InstanceId) {
-        for clock in Clock::ALL {
-            if clock != Clock::Kill {
-                self.disarm(Timer::Instance(instance, clock));
-            }
+    pub(super) fn quiet(&mut self, id: InstanceId) {
+        for clock in Clock::ALL.into_iter().filter(|clock| *clock != Clock::Kill) {
+            self.disarm(id, clock);
         }
-    }
-
-    /// When the first one ends.
-    pub(super) fn next(&self) -> Option<Duration> {
-        self.order.first().map(|(at, _)| *at)
-    }
-
-    /// One that has ended by now, stopped.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<Timer> {
-        let (at, timer) = *self.order.first()?;
-        if at > now {
-            return None;
-        }
-        self.disarm(timer);
-        Some(timer)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timer_runs_once_and_as_last_armed() {
-        let at = Duration::from_millis;
-        let mut timers = Timers::default();
-        timers.arm(Timer::Backoff(1), at(5));
-        timers.arm(Timer::Hold(1), at(3));
-        timers.arm(Timer::Backoff(1), at(2));
-        assert_eq!(timers.next(), Some(at(2)));
-        assert_eq!(timers.take_due(at(1)), None);
-        assert_eq!(timers.take_due(at(9)), Some(Timer::Backoff(1)));
-        assert_eq!(timers.take_due(at(9)), Some(Timer::Hold(1)));
-        assert_eq!(timers.take_due(at(9)), None);
-        timers.arm(Timer::Hold(1), Duration::MAX);
-        assert_eq!(timers.next(), None);
     }
 }
