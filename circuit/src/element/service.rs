@@ -1,11 +1,8 @@
 //! A service element: keeps processes running in numbered slots.
 //!
-//! [`machine`] decides; this file and those beside it carry out. A [`Shared`] is one service: its machine
-//! under a lock, and what runs for it. An element is a view of one: of the whole, of a slot, or of an instance
-//! that is being replaced. [`registry`] has what all services of a server share.
-//!
-//! What the machine asks for begins under the lock, in its order; what takes time goes on in tasks, which
-//! tell the machine of the result.
+//! [`machine`] decides, and a [`Shared`] carries out: it is one service. An element is a view of one: of the
+//! whole, of a slot, or of an instance that is being replaced. [`registry`] has what all services of a server
+//! share.
 //!
 //! **Cancellation:** nobody who asks or waits owns anything: an intent goes on without them.
 
@@ -13,16 +10,17 @@ mod command;
 mod definition;
 mod instance;
 mod kept;
-#[allow(dead_code)]
+mod launch;
 pub(crate) mod machine;
 mod notify;
 mod probe;
 pub mod registry;
+mod shared;
 mod sockets;
 mod status;
 mod watcher;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -31,21 +29,16 @@ use circuit_proto::element::Status as AnyStatus;
 use circuit_proto::element::service::{MAX_SLOTS, Op, Outcome, Query, Scale, Status};
 use circuit_proto::element::streams::Reach;
 use circuit_proto::{Code, ElementKind, Error};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tracing::debug;
 
 use self::definition::Plan;
 use self::instance::Instance;
-use self::machine::{
-    Generation, Input, InstanceId, Intent, Keep, Machine, Output, Refused, Ticket,
-};
+use self::machine::{InstanceId, Intent, Machine};
 use self::registry::Services;
+use self::shared::{Intended, Parts, Shared, State, not_taken, scrubbed};
 use self::sockets::Held;
-use super::{Element, Kind, Lifecycle, signals};
+use super::{Lifecycle, signals};
 use crate::anchor::Names;
-use crate::logs::{Log, Reader};
-use crate::store::{Flushed, Store};
+use crate::logs::Reader;
 
 pub use instance::{line, log_failed, read_log};
 
@@ -63,57 +56,6 @@ enum View {
     Slot(u32),
     Old(InstanceId),
 }
-
-/// One service.
-#[derive(Debug)]
-pub(super) struct Shared {
-    services: Arc<Services>,
-    store: Store,
-    /// Where it is in the tree.
-    names: Names,
-    /// Its random id, with which its marks begin.
-    id: u64,
-    log: Mutex<Option<Log>>,
-    state: Mutex<State>,
-    /// Notified when the machine's deadline may have changed.
-    timer: Notify,
-    /// Notified after each change.
-    changed: Notify,
-    /// How many slots are ready, and how many there are to be, for listings, which hold the lock of the tree.
-    ready: AtomicU32,
-    slots: AtomicU32,
-    /// What else there is to say in a listing.
-    remark: Mutex<Option<&'static str>>,
-}
-
-#[derive(Debug)]
-struct State {
-    machine: Machine,
-    plans: BTreeMap<Generation, Arc<Plan>>,
-    instances: BTreeMap<InstanceId, Instance>,
-    /// Instances of which nothing is left but last words in their pipes.
-    draining: BTreeSet<InstanceId>,
-    sockets: Held,
-    /// What became of the last intents.
-    outcomes: BTreeMap<u64, machine::Outcome>,
-    /// The last intent.
-    last: u64,
-    /// Whether it leaves the tree by itself once it is scrubbed.
-    leaves: bool,
-    /// Whether it has been scrubbed.
-    gone: bool,
-    /// Whether the server's end has stopped it.
-    ended: bool,
-    /// The definition that is kept.
-    kept: Option<Arc<Plan>>,
-    /// What of each slot is kept for after a start of the host, as it was written last.
-    kept_slots: BTreeMap<u32, kept::Lasting>,
-    /// The last change of what is kept.
-    flushed: Option<Flushed>,
-}
-
-/// How many outcomes are remembered for those who will ask. Chosen, not measured.
-const OUTCOMES: usize = 256;
 
 /// How long a scrub waits for the end of the service before it answers that it goes on. Chosen: below the
 /// callers' own deadline of five seconds.
@@ -142,41 +84,26 @@ impl Service {
         let plan = Arc::new(read.await??);
         services.check_order(&names, &plan)?;
         let store = services.kept().await?.store.clone();
-        let id = services.random();
-        let log = services.log(id, plan.log_bytes).await?;
         let mut sockets = Held::default();
         if !down {
             sockets.set(&plan.sockets, &services.runtime.descriptors)?;
         }
-        let now = registry::now();
-        let machine = Machine::new(plan.policy.clone(), services.random(), now);
-        let shared = Arc::new(Shared {
+        let id = services.random();
+        let log = services.log(id, plan.log_bytes).await?;
+        let machine = Machine::new(plan.policy.clone(), services.random(), registry::now());
+        let parts = Parts {
             services: services.clone(),
             store,
-            id,
-            log: Mutex::new(Some(log)),
-            state: Mutex::new(State {
-                machine,
-                plans: BTreeMap::from([(1, plan)]),
-                instances: BTreeMap::new(),
-                draining: BTreeSet::new(),
-                sockets,
-                outcomes: BTreeMap::new(),
-                last: 0,
-                leaves: false,
-                gone: false,
-                ended: false,
-                kept: None,
-                kept_slots: BTreeMap::new(),
-                flushed: None,
-            }),
-            timer: Notify::new(),
-            changed: Notify::new(),
-            ready: AtomicU32::new(0),
-            slots: AtomicU32::new(0),
-            remark: Mutex::default(),
             names,
-        });
+            id,
+            log,
+            machine,
+            plans: BTreeMap::from([(1, plan)]),
+            instances: BTreeMap::new(),
+            sockets,
+            kept: None,
+        };
+        let shared = parts.assembled();
         services.add(&shared);
         commit(shared.view(View::Whole));
         tokio::spawn(shared.clone().keep_time());
@@ -197,16 +124,16 @@ impl Service {
             let same = plans.filter(|(_, old)| old.has_same_process(&plan));
             same.map(|(generation, _)| *generation).collect()
         };
-        if let Some(log) = &*self.shared.log.lock() {
-            log.set_bytes(plan.log_bytes);
-        }
         {
             // Those that are new are bound first: if one cannot be, nothing changes.
             let mut state = self.shared.state.lock();
-            if state.machine.view().want == machine::Want::Up {
+            if state.machine.want() == machine::Want::Up {
                 let descriptors = &self.shared.services.runtime.descriptors;
                 state.sockets.set(&plan.sockets, descriptors)?;
             }
+        }
+        if let Some(log) = &*self.shared.log.lock() {
+            log.set_bytes(plan.log_bytes);
         }
         let intent = Intent::Update {
             policy: Box::new(policy),
@@ -241,8 +168,7 @@ impl Service {
         let looking = &self.shared.services.runtime.looking;
         let mut plan = looking.run(move || Plan::read(&definition)).await??;
         if plan.instances().is_none() {
-            let view = self.shared.state.lock().machine.view();
-            plan.policy.instances = view.instances;
+            plan.policy.instances = self.shared.state.lock().machine.instances();
         }
         Ok(Arc::new(plan))
     }
@@ -271,7 +197,7 @@ impl Service {
         self.only_whole("scale")?;
         let (from, to, plan) = {
             let state = self.shared.state.lock();
-            let from = state.machine.view().instances;
+            let from = state.machine.instances();
             let to = match by {
                 Scale::To(to) => i64::from(to),
                 Scale::By(by) => i64::from(from) + i64::from(by),
@@ -284,14 +210,8 @@ impl Service {
             let newest = state.newest().ok_or_else(not_taken)?;
             (from, to, newest.with_instances(to)?)
         };
-        let same_definition = move |generation: Generation| (generation, Arc::new(plan));
-        let intent = self
-            .shared
-            .intend_with(Intent::Scale(u32::from(to)), |state| {
-                let generation = state.machine.view().generation;
-                let (generation, plan) = same_definition(generation);
-                state.plans.insert(generation, plan);
-            })?;
+        let intent = Intent::Scale(u32::from(to));
+        let intent = self.shared.intend(intent, |_| Some(Arc::new(plan)))?;
         let from = u16::try_from(from).unwrap_or(MAX_SLOTS);
         Ok((from, to, intent))
     }
@@ -360,25 +280,20 @@ impl Service {
 
     /// Waits until all slots are ready, or, if that is not what is waited for, until none is meant to go on.
     pub async fn wait(&self, ready: bool) -> Result<Outcome, Error> {
-        let view = self.view;
-        let only = match view {
-            View::Whole => None,
-            View::Slot(slot) => Some(slot),
-            View::Old(id) => Some(id.slot),
-        };
+        let only = self.slot();
         let is_so = move |state: &mut State| {
             use machine::State::{Down, Failed, Finished, Ready};
             if state.gone {
                 return Some(Err(scrubbed()));
             }
-            let seen = state.machine.view();
-            let mut slots = seen
-                .slots
-                .iter()
-                .filter(|slot| only.is_none_or(|only| slot.slot == only));
-            let done = match ready {
-                true => slots.all(|slot| slot.state == Ready),
-                false => slots.all(|slot| matches!(slot.state, Down | Failed | Finished)),
+            let machine = &state.machine;
+            let done = match (only, ready) {
+                (None, true) => machine.standing() == machine::AfterState::Ready,
+                (None, false) => machine.is_over(),
+                (Some(slot), true) => machine.state(slot) == Some(Ready),
+                (Some(slot), false) => {
+                    matches!(machine.state(slot), None | Some(Down | Failed | Finished))
+                }
             };
             done.then_some(Ok(Outcome::Reached))
         };
@@ -429,354 +344,6 @@ impl Service {
                 ),
             )),
         }
-    }
-}
-
-/// An intent that was taken, and is about to be recorded.
-#[derive(Debug)]
-#[must_use]
-pub struct Intended {
-    number: u64,
-    flushed: Option<Flushed>,
-}
-
-impl Intended {
-    /// Its number, once it is recorded.
-    pub async fn recorded(self) -> Result<u64, Error> {
-        kept::flushed(self.flushed).await?;
-        Ok(self.number)
-    }
-}
-
-fn not_taken() -> Error {
-    Error::new(Code::Internal, "a service without a definition")
-}
-
-fn scrubbed() -> Error {
-    Error::new(Code::Aborted, "the element was scrubbed")
-}
-
-impl State {
-    /// The newest definition.
-    fn newest(&self) -> Option<&Arc<Plan>> {
-        self.plans.get(&self.machine.view().generation)
-    }
-
-    fn plan(&self, generation: Generation) -> Option<Arc<Plan>> {
-        self.plans.get(&generation).cloned()
-    }
-}
-
-impl Shared {
-    fn view(self: &Arc<Self>, view: View) -> Arc<Service> {
-        let shared = self.clone();
-        Arc::new(Service { shared, view })
-    }
-
-    /// Its path below its server's own.
-    pub(super) fn path(&self) -> String {
-        self.names.join("/")
-    }
-
-    fn names_of(&self, view: View) -> Names {
-        let mut names = self.names.clone();
-        match view {
-            View::Whole => (),
-            View::Slot(slot) => names.push(slot.to_string()),
-            View::Old(id) => names.push(format!("{}.{}", id.slot, id.number)),
-        }
-        names
-    }
-
-    /// Takes an intent. `plan` gives the definition of its new generation, if it has one.
-    fn intend(
-        self: &Arc<Self>,
-        intent: Intent,
-        plan: impl FnOnce(Generation) -> Option<Arc<Plan>>,
-    ) -> Result<Intended, Error> {
-        self.intend_with(intent, |state| {
-            let generation = state.machine.view().generation;
-            if let Some(plan) = plan(generation) {
-                state.plans.insert(generation, plan);
-            }
-        })
-    }
-
-    fn intend_with(
-        self: &Arc<Self>,
-        intent: Intent,
-        then: impl FnOnce(&mut State),
-    ) -> Result<Intended, Error> {
-        let verb = intent.verb();
-        let mut state = self.state.lock();
-        let down = matches!(intent, Intent::Down | Intent::Scrub);
-        let descriptors = &self.services.runtime.descriptors;
-        if matches!(intent, Intent::Up)
-            && let Some(plan) = state.newest().cloned()
-        {
-            state.sockets.set(&plan.sockets, descriptors)?;
-        }
-        let taken = state.machine.intend(intent, registry::now());
-        let Ticket(ticket) = taken.map_err(|refused| self.refused(refused, &verb.to_string()))?;
-        state.last = state.last.max(ticket);
-        then(&mut state);
-        if down {
-            state.sockets.close();
-        }
-        self.drain(&mut state);
-        Ok(Intended {
-            number: ticket,
-            flushed: state.flushed.take(),
-        })
-    }
-
-    fn refused(&self, refused: Refused, verb: &str) -> Error {
-        let path = self.path();
-        match refused {
-            Refused::Down => Error::new(
-                Code::InvalidArgument,
-                format!("{path} is down: up it first"),
-            ),
-            Refused::NoReload => Error::new(
-                Code::InvalidArgument,
-                format!("{path} has no Reload in its definition: there is nothing to do"),
-            ),
-            Refused::NoSlot => Error::new(Code::NoSuchElement, format!("{path} has no such slot")),
-            Refused::Scrubbed => Error::new(
-                Code::Closed,
-                format!("{path} is being scrubbed: it takes no {verb}"),
-            ),
-            Refused::Ending => Error::new(Code::Closed, "the server ends"),
-        }
-    }
-
-    /// Tells the machine of something.
-    fn handle(self: &Arc<Self>, input: Input) {
-        let mut state = self.state.lock();
-        state.machine.handle(input, registry::now());
-        self.drain(&mut state);
-    }
-
-    /// Carries out what the machine asks for.
-    fn drain(self: &Arc<Self>, state: &mut State) {
-        let mut counts = false;
-        while let Some(output) = state.machine.poll_output() {
-            counts |= matches!(
-                output,
-                Output::Readiness { .. }
-                    | Output::SlotMade { .. }
-                    | Output::SlotGone { .. }
-                    | Output::Keep(_)
-            );
-            self.carry_out(state, output);
-        }
-        self.leave_once_scrubbed(state);
-        if counts {
-            let seen = state.machine.view();
-            self.ready.store(seen.ready, Ordering::Relaxed);
-            self.slots.store(seen.instances, Ordering::Relaxed);
-            *self.remark.lock() = status::remark(&seen);
-        }
-        self.timer.notify_one();
-        self.changed.notify_waiters();
-    }
-
-    fn carry_out(self: &Arc<Self>, state: &mut State, output: Output) {
-        debug!(service = %self.path(), ?output);
-        match output {
-            Output::SlotMade { slot } => self.put(View::Slot(slot)),
-            Output::SlotGone { slot } => self.remove(View::Slot(slot)),
-            Output::Place { instance, old } => match old {
-                true => self.put(View::Old(instance)),
-                false => self.remove(View::Old(instance)),
-            },
-            Output::InstanceGone { instance } => {
-                self.remove(View::Old(instance));
-                self.forget_instance(instance);
-                if let Some(gone) = state.instances.remove(&instance) {
-                    state.draining.insert(instance);
-                    let (shared, pipes) = (self.clone(), gone.end());
-                    tokio::spawn(async move {
-                        for pipe in pipes {
-                            pipe.await;
-                        }
-                        shared.state.lock().draining.remove(&instance);
-                        shared.changed.notify_waiters();
-                    });
-                }
-            }
-            Output::Ask { slot } => self.services.ask(self, slot),
-            // One that comes all the same does no harm.
-            Output::Unask { .. } => (),
-            Output::Spawn {
-                instance,
-                generation,
-            } => self.spawn(state, instance, generation),
-            Output::Abandon { instance } => {
-                if let Some(found) = state.instances.get_mut(&instance) {
-                    found.abandon();
-                }
-            }
-            Output::Run {
-                instance,
-                command,
-                generation,
-            } => self.run(state, instance, command, generation),
-            Output::KillCommand { instance, command } => {
-                if let Some(found) = state.instances.get(&instance) {
-                    found.kill_command(command, &self.services.watcher);
-                }
-            }
-            Output::Signal { instance, signal } => {
-                if let Some(found) = state.instances.get(&instance) {
-                    found.signal(signal);
-                }
-            }
-            Output::SignalRest { instance } => {
-                if let Some(running) = state.instances.get(&instance).and_then(Instance::running) {
-                    self.services.signal_rest(running);
-                }
-            }
-            Output::KillTree { instance } => {
-                if let Some(running) = state.instances.get(&instance).and_then(Instance::running) {
-                    self.services.watcher.kill(&running.tree);
-                }
-            }
-            Output::Watch { instance } => self.watch_tree(state, instance),
-            Output::Probe {
-                instance,
-                probe,
-                timeout,
-                generation,
-            } => self.probe(state, instance, probe, timeout, generation),
-            Output::EndProbe { instance, probe } => {
-                if let Some(found) = state.instances.get_mut(&instance) {
-                    found.end_probe(probe);
-                }
-            }
-            Output::Sample { instance } => self.sample(state, instance),
-            Output::Readiness { .. } => self.services.tell_dependents(&self.names),
-            Output::Event(event) => {
-                let event = status::event(&self.services, self, &event);
-                self.services.tell(event);
-            }
-            Output::Keep(Keep::Service) => {
-                self.keep_service(state);
-                self.services.tell_dependents(&self.names);
-            }
-            Output::Keep(Keep::Slot(slot)) => self.keep_slot(state, slot),
-            Output::Forget { generation } => {
-                state.plans.remove(&generation);
-            }
-            Output::Settled { ticket, outcome } => {
-                state.outcomes.insert(ticket.0, outcome);
-                while state.outcomes.len() > OUTCOMES {
-                    state.outcomes.pop_first();
-                }
-            }
-            Output::Ended => state.ended = true,
-        }
-    }
-
-    /// Forgets the service once it has been scrubbed, also if that was wanted in a life before.
-    fn leave_once_scrubbed(&self, state: &mut State) {
-        let view = state.machine.view();
-        if state.gone || view.want != machine::Want::Scrubbed || !view.slots.is_empty() {
-            return;
-        }
-        state.gone = true;
-        self.forget_record();
-        self.forget();
-        // Others that start after it are told that it is missing.
-        self.services.tell_dependents(&self.names);
-        if state.leaves {
-            let same = |found: &Element| self.is_shown_by(found);
-            self.services.tree.remove_if(&self.names, same);
-        }
-    }
-
-    fn put(self: &Arc<Self>, view: View) {
-        let element = self.view(view).into_element();
-        self.services.tree.put(self.names_of(view), element);
-    }
-
-    fn remove(&self, view: View) {
-        let same = |found: &Element| self.is_shown_by(found);
-        self.services.tree.remove_if(&self.names_of(view), same);
-    }
-
-    fn is_shown_by(&self, element: &Element) -> bool {
-        Service::of(element).is_some_and(|found| std::ptr::eq(&*found.shared, self))
-    }
-
-    /// What is left of it, but for the tree.
-    fn forget(&self) {
-        self.services.remove(&self.names);
-        if let Some(log) = self.log.lock().take() {
-            tokio::spawn(log.forget());
-        }
-    }
-
-    /// Lasts until the service is scrubbed; tells the machine of the time whenever it is due.
-    async fn keep_time(self: Arc<Self>) {
-        loop {
-            let (deadline, gone) = {
-                let state = self.state.lock();
-                (state.machine.deadline(), state.gone)
-            };
-            if gone {
-                return;
-            }
-            let now = registry::now();
-            match deadline {
-                None => self.timer.notified().await,
-                Some(deadline) if deadline <= now => self.handle(Input::Tick),
-                Some(deadline) => {
-                    tokio::select! {
-                        () = tokio::time::sleep(deadline - now) => (),
-                        () = self.timer.notified() => (),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Resolves once `is_so` gives a value; it is asked again after each change.
-    async fn until<T>(&self, mut is_so: impl FnMut(&mut State) -> Option<T>) -> T {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(value) = is_so(&mut self.state.lock()) {
-                return value;
-            }
-            changed.await;
-        }
-    }
-
-    /// Whether and how others that start after it may start.
-    fn after_state(&self) -> machine::AfterState {
-        use machine::State::{Finished, Ready};
-        let view = self.state.lock().machine.view();
-        if view.want != machine::Want::Up {
-            return machine::AfterState::Down;
-        }
-        match view
-            .slots
-            .iter()
-            .all(|slot| matches!(slot.state, Ready | Finished))
-        {
-            true => machine::AfterState::Ready,
-            false => machine::AfterState::NotReady,
-        }
-    }
-
-    /// The services that it starts after.
-    fn after(&self) -> Vec<String> {
-        let state = self.state.lock();
-        state
-            .newest()
-            .map_or_else(Vec::new, |plan| plan.policy.after.clone())
     }
 }
 

@@ -5,21 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use circuit_proto::OsText;
-use circuit_proto::element::process::Sink;
 use parking_lot::Mutex;
 
 use super::definition::{Plan, Reload};
+use super::launch::{Launch, Launched};
 use super::machine::{Command, Generation, Input, InstanceId};
+use super::shared::{Shared, State};
 use super::watcher::Watcher;
-use super::{Shared, State};
-use crate::element::process::session::{self, Session};
+use crate::element::process::SpawnError;
+use crate::element::process::session;
 use crate::element::process::tree::Tree;
-use crate::element::process::{SpawnError, nothing, sink};
-use crate::logs::{self, Log, Source};
-use crate::runtime::descriptors::User;
-
-/// How many descriptors the start of a command takes.
-const DESCRIPTORS: u64 = 8;
 
 /// A command that runs, or is about to.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +109,7 @@ impl Shared {
     ) -> bool {
         let mark = format!("{}.{name}", self.mark(id));
         let started = self.start_command(plan, id, &mark, words).await;
-        let (session, pipes) = match started {
+        let Launched { session, pipes } = match started {
             Ok(started) => started,
             Err(error) => {
                 tracing::warn!("the {name} command of {}: {error}", self.path());
@@ -143,57 +138,22 @@ impl Shared {
         id: InstanceId,
         mark: &str,
         words: &[OsText],
-    ) -> Result<(Session, Vec<logs::Pipe>), SpawnError> {
-        let runtime = &self.services.runtime;
-        let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
-        let taken = runtime.descriptors.take(User::Processes, DESCRIPTORS);
-        let mut taken = taken.map_err(|short| system(&short))?;
-        let log = self.log.lock().as_ref().map(Log::clone);
-        let cmd = plan.beside(words, id.slot);
+    ) -> Result<Launched, SpawnError> {
         let mut manner = self.manner(plan, id, mark);
         manner.own_number = false;
-        let owner = manner.owner_numbers();
-        // The last words of the same command before it may still be read.
-        let pipe_of = format!("{mark}.{:016x}", self.services.random());
-        let source = move |stream| Source {
-            slot: u16::try_from(id.slot).unwrap_or(0),
-            instance: id.number,
-            stream,
+        let system = |why: &str| SpawnError::System(why.to_owned());
+        let launch = Launch {
+            cmd: plan.beside(words, id.slot),
+            manner,
+            log: self
+                .open_log()
+                .ok_or_else(|| system("the service is being scrubbed"))?,
+            from: (id.slot, id.number),
+            // The last words of the same command before it may still be read.
+            pipes: format!("{mark}.{:016x}", self.services.random()),
+            sockets: Vec::new(),
+            line: None,
         };
-        let one = taken.split(session::DESCRIPTORS);
-        let started = runtime.spawning.run(move || {
-            let mut open = vec![nothing()?];
-            let mut pipes = Vec::new();
-            let outputs = [
-                (&cmd.stdout, logs::Stream::Stdout, "Stdout", "out"),
-                (&cmd.stderr, logs::Stream::Stderr, "Stderr", "err"),
-            ];
-            for (to, stream, field, suffix) in outputs {
-                match (to, &log) {
-                    (Sink::Log, Some(log)) => {
-                        let name = format!("{pipe_of}.{suffix}");
-                        let made = log.pipe(&name, source(stream), owner);
-                        let (pipe, end) = made
-                            .map_err(|error| SpawnError::System(circuit_client::chain(&error)))?;
-                        pipes.push(pipe);
-                        open.push(end);
-                    }
-                    (Sink::Log, None) => open.push(sink(&cmd, &Sink::Discard, field)?),
-                    (other, _) => open.push(sink(&cmd, other, field)?),
-                }
-            }
-            let session = Session::start(&cmd, open, None, &manner, one);
-            drop(taken);
-            match session {
-                Ok(session) => Ok((session, pipes)),
-                Err(error) => {
-                    for pipe in pipes {
-                        drop(pipe.end());
-                    }
-                    Err(error)
-                }
-            }
-        });
-        started.await.map_err(|error| system(&error))?
+        launch.launched(&self.services.runtime).await
     }
 }

@@ -1,12 +1,10 @@
 //! An instance of a service: its start, its main process, and its tree.
 
 use std::collections::BTreeMap;
-use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use circuit_proto::element::process::{Cmd, Sink};
 use circuit_proto::element::service::{Line, Query, Stream as WireStream};
 use circuit_proto::{Code, Error};
 use rustix::io::Errno;
@@ -15,17 +13,14 @@ use tokio::task::AbortHandle;
 
 use super::command::RunningCommand;
 use super::definition::{Plan, Probe, Reload};
+use super::launch::{Launch, Launched};
 use super::machine::{self, Command, End, Generation, Input, InstanceId, NotSpawned};
-use super::{Shared, State};
+use super::registry;
+use super::shared::{Shared, State, scrubbed};
 use crate::element::process::session::{self, Session};
 use crate::element::process::tree::{MARK, Tree};
-use crate::element::process::{Manner, SpawnError, nothing, sink};
-use crate::logs::{self, Ended, Item, Log, LogError, Pipe, Reader, Source};
-use crate::runtime::descriptors::User;
-
-/// How many descriptors a start takes at most, for a moment: a stdin, two pipes of two ends, a pidfd, and
-/// two of a notification.
-const DESCRIPTORS: u64 = 8;
+use crate::element::process::{Manner, SpawnError};
+use crate::logs::{self, Ended, Item, Log, LogError, Pipe, Reader};
 
 /// How many of a slot's last lines are looked at for those of one instance. Chosen, not measured: an instance
 /// that follows at once has said less.
@@ -125,24 +120,6 @@ impl Instance {
     }
 }
 
-/// What a start needs.
-struct Start {
-    cmd: Cmd,
-    manner: Manner,
-    log: Log,
-    source: (u16, u64),
-    mark: String,
-    sockets: Vec<OwnedFd>,
-    /// Where it writes a line once it is ready, and the number of that there.
-    line: Option<(OwnedFd, RawFd)>,
-}
-
-/// What a start gives.
-struct Started {
-    session: Session,
-    pipes: Vec<Pipe>,
-}
-
 impl Shared {
     /// The mark of an instance.
     pub(super) fn mark(&self, id: InstanceId) -> String {
@@ -215,54 +192,43 @@ impl Shared {
         plan: &Arc<Plan>,
         id: InstanceId,
         mark: String,
-    ) -> Result<Started, SpawnError> {
+    ) -> Result<Launched, SpawnError> {
         let runtime = &self.services.runtime;
         let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
-        let taken = runtime.descriptors.take(User::Processes, DESCRIPTORS);
-        let mut taken = taken.map_err(|short| system(&short))?;
-        let log = self.log.lock().as_ref().map(Log::clone);
-        let log = log.ok_or_else(|| system(&"the service is being scrubbed"))?;
         let mut manner = self.manner(plan, id, &mark);
-        let notify = match plan.uses_notify() {
-            true => Some(
-                self.listen_for(id, plan, &mark)
-                    .map_err(|error| system(&error))?,
-            ),
-            false => None,
-        };
-        manner.variables.extend(notify);
-        let line = match plan.ready {
-            Probe::NotifyFd(number) => {
-                let line = self
-                    .listen_for_line(id, plan, &mark)
-                    .map_err(|error| system(&error))?;
-                Some((line, RawFd::from(number)))
-            }
-            _ => None,
-        };
+        let mut line = None;
+        if plan.uses_notify() || matches!(plan.ready, Probe::NotifyFd(_)) {
+            let (shared, plan, mark) = (self.clone(), plan.clone(), mark.clone());
+            let ears = runtime.spawning.run(move || shared.ears(id, &plan, &mark));
+            let ears = ears.await.map_err(|error| system(&error))?;
+            let (variable, found) = ears.map_err(|error| system(&error))?;
+            manner.variables.extend(variable);
+            line = found;
+        }
         let handed = self.state.lock().sockets.hand_over();
         let (sockets, variables) = handed.map_err(|error| system(&error))?;
         manner.variables.extend(variables);
-        let start = Start {
+        let launch = Launch {
             cmd: plan.cmd(id.slot),
             manner,
-            log,
-            source: (u16::try_from(id.slot).unwrap_or(0), id.number),
-            mark,
+            log: self
+                .open_log()
+                .ok_or_else(|| system(&"it is being scrubbed"))?,
+            from: (id.slot, id.number),
+            pipes: mark,
             sockets,
             line,
         };
-        let one = taken.split(session::DESCRIPTORS);
-        let started = runtime.spawning.run(move || {
-            let started = start.start(one);
-            drop(taken);
-            started
-        });
-        started.await.map_err(|error| system(&error))?
+        launch.launched(runtime).await
+    }
+
+    /// Its retained output, unless it is being forgotten.
+    pub(super) fn open_log(&self) -> Option<Log> {
+        self.log.lock().as_ref().map(Log::clone)
     }
 
     /// Lasts until the main process of an instance has ended.
-    async fn run_instance(self: &Arc<Self>, started: Started, id: InstanceId, mark: String) {
+    async fn run_instance(self: &Arc<Self>, started: Launched, id: InstanceId, mark: String) {
         let session = Arc::new(started.session);
         let main = session.identity();
         let tree = Arc::new(Tree {
@@ -279,7 +245,7 @@ impl Shared {
                 instance.pipes = started.pipes;
             }
             let spawned = Input::Spawned { instance: id, pid };
-            state.machine.handle(spawned, super::registry::now());
+            state.machine.handle(spawned, registry::now());
             self.drain(&mut state);
         }
         self.wait_for(&session, id).await;
@@ -332,7 +298,7 @@ impl Shared {
 
     pub(super) fn read_log(&self, query: &Query, slot: Option<u32>) -> Result<Reader, Error> {
         let log = self.log.lock();
-        let log = log.as_ref().ok_or_else(super::scrubbed)?;
+        let log = log.as_ref().ok_or_else(scrubbed)?;
         read_log(log, query, slot)
     }
 
@@ -410,46 +376,5 @@ pub fn line(item: Item) -> Line {
             time: lost.from.map_or(0, |(_, time)| nanoseconds(time)),
             bytes: lost.bytes,
         },
-    }
-}
-
-impl Start {
-    /// Starts the process. Blocks.
-    fn start(self, taken: crate::runtime::descriptors::Taken) -> Result<Started, SpawnError> {
-        let mut open = vec![nothing()?];
-        let mut pipes = Vec::new();
-        let outputs = [
-            (&self.cmd.stdout, logs::Stream::Stdout, "Stdout", "out"),
-            (&self.cmd.stderr, logs::Stream::Stderr, "Stderr", "err"),
-        ];
-        for (to, stream, field, suffix) in outputs {
-            if *to != Sink::Log {
-                open.push(sink(&self.cmd, to, field)?);
-                continue;
-            }
-            let (slot, instance) = self.source;
-            let source = Source {
-                slot,
-                instance,
-                stream,
-            };
-            let owner = self.manner.owner_numbers();
-            let name = format!("{}.{suffix}", self.mark);
-            let made = self.log.pipe(&name, source, owner);
-            let (pipe, end) =
-                made.map_err(|error| SpawnError::System(circuit_client::chain(&error)))?;
-            pipes.push(pipe);
-            open.push(end);
-        }
-        open.extend(self.sockets);
-        match Session::start(&self.cmd, open, self.line, &self.manner, taken) {
-            Ok(session) => Ok(Started { session, pipes }),
-            Err(error) => {
-                for pipe in pipes {
-                    drop(pipe.end());
-                }
-                Err(error)
-            }
-        }
     }
 }

@@ -7,23 +7,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use circuit_proto::{Code, Error};
-use parking_lot::Mutex;
 use rustix::process::Pid;
-use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use super::View;
 use super::definition::Plan;
 use super::instance::{Instance, Running};
 use super::machine::{
     self, End, Found, Generation, InstanceId, Machine, RestRecord, ServiceRecord, SlotRecord, Want,
 };
 use super::registry::{Services, now};
+use super::shared::{Parts, Shared, State};
 use super::sockets::Held;
-use super::{Shared, State, View};
 use crate::anchor::Names;
+use crate::element::Kind;
 use crate::element::process::session::Session;
 use crate::element::process::tree::{Identity, Table, Tree, mark_of};
 use crate::logs::{self, Log, Source};
@@ -99,7 +98,7 @@ impl Shared {
             _ => false,
         };
         let changes = match record.intent {
-            store::Intent::Scrub if state.machine.view().slots.is_empty() => {
+            store::Intent::Scrub if state.machine.is_empty() => {
                 vec![Change::ForgetService { path: self.path() }]
             }
             // Definitions do not change with most intents, which then need no room on the disk.
@@ -134,7 +133,7 @@ impl Shared {
                 slot,
                 number: SLOT,
             });
-            let from = state.machine.view().instances + 1;
+            let from = state.machine.instances() + 1;
             if slot >= from {
                 drop(self.store.write(vec![Change::ForgetSlots {
                     path: self.path(),
@@ -403,39 +402,23 @@ impl Services {
             .map(|(generation, plan)| (*generation, plan.policy.clone()))
             .collect();
         let seed = self.random();
-        let leaves = record.want == Want::Scrubbed;
         let newest = plans.get(&record.generation).cloned();
         let machine = Machine::resume(record, slot_records, policies, &found, seed, now());
         let place = self.tree.reserve_closed(&names);
         let place = place.map_err(|error| Error::new(Code::Occupied, error.to_string()))?;
-        let shared = Arc::new(Shared {
+        let parts = Parts {
             services: self.clone(),
             store: store.clone(),
-            id: kept.id,
-            log: Mutex::new(Some(log)),
-            state: Mutex::new(State {
-                machine,
-                plans,
-                instances,
-                draining: BTreeSet::new(),
-                sockets,
-                outcomes: BTreeMap::new(),
-                last: 0,
-                leaves,
-                gone: false,
-                ended: false,
-                kept: newest,
-                kept_slots: BTreeMap::new(),
-                flushed: None,
-            }),
-            timer: Notify::new(),
-            changed: Notify::new(),
-            ready: AtomicU32::new(0),
-            slots: AtomicU32::new(0),
-            remark: Mutex::default(),
             names,
-        });
-        use crate::element::Kind;
+            id: kept.id,
+            log,
+            machine,
+            plans,
+            instances,
+            sockets,
+            kept: newest,
+        };
+        let shared = parts.assembled();
         place.commit(shared.view(View::Whole).into_element());
         self.add(&shared);
         for (id, running) in adopted {

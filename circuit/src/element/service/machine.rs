@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuit_proto::timers::Timers;
 use serde::{Deserialize, Serialize};
 
 mod backoff;
@@ -55,7 +56,7 @@ pub(crate) use input::{AfterState, Command, End, Input, Intent, NotSpawned, Prob
 pub(crate) use output::{Event, Failed, Failure, Keep, Outcome, Output, Signal, Verb, Why};
 pub(crate) use policy::{Alive, Backoff, Policy, Ready, Reload, Restart, Stop};
 pub(crate) use record::{Found, InstanceRecord, Last, RestRecord, ServiceRecord, SlotRecord};
-pub(crate) use view::{Rolling, SlotView, State, View};
+pub(crate) use view::{Rolling, SlotView, State, Summary, View};
 
 use instance::Instance;
 use plan::Queue;
@@ -63,7 +64,7 @@ use pursuit::Pursuit;
 use random::Random;
 use roll::Roll;
 use slot::Slot;
-use timer::{Clock, Timer, Timers};
+use timer::Timer;
 
 /// Which of a service's definitions: 1 is the first, each change takes the next.
 pub(crate) type Generation = u64;
@@ -97,7 +98,7 @@ pub(crate) enum Want {
 pub(crate) struct Machine {
     now: Duration,
     random: Random,
-    timers: Timers,
+    timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     want: Want,
     generation: Generation,
@@ -266,6 +267,26 @@ impl Machine {
         self.timers.next()
     }
 
+    /// What a person wants.
+    pub(crate) fn want(&self) -> Want {
+        self.want
+    }
+
+    /// The newest generation.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// How many slots there are to be.
+    pub(crate) fn instances(&self) -> u32 {
+        self.instances
+    }
+
+    /// Whether no slot is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// The generations whose definitions are needed: the newest, those that a slot may go back to,
     /// and those of instances that are left.
     pub(crate) fn generations(&self) -> Vec<Generation> {
@@ -329,13 +350,5 @@ impl Machine {
         let slot = self.slots.get(&id.slot);
         slot.and_then(|slot| slot.current.as_ref())
             .is_some_and(|instance| instance.number == id.number)
-    }
-
-    fn arm(&mut self, id: InstanceId, clock: Clock, at: Duration) {
-        self.timers.arm(Timer::Instance(id, clock), at);
-    }
-
-    fn disarm(&mut self, id: InstanceId, clock: Clock) {
-        self.timers.disarm(Timer::Instance(id, clock));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-use super::Shared;
 use super::definition::{Plan, Probe};
 use super::machine::{Input, InstanceId};
+use super::shared::Shared;
 use crate::element::streams::Descriptor;
 use crate::runtime::descriptors::User;
 
@@ -43,14 +43,33 @@ impl Drop for Bound {
     }
 }
 
+/// Where an instance speaks: the variable that names its socket, and the descriptor for a line.
+type Ears = (Option<String>, Option<(OwnedFd, RawFd)>);
+
 impl Shared {
-    /// Listens to an instance that is about to begin. The variable that tells it where.
-    pub(super) fn listen_for(
+    /// Listens to an instance that is about to begin, as its definition says. Blocks.
+    pub(super) fn ears(
         self: &Arc<Self>,
         id: InstanceId,
         plan: &Plan,
         mark: &str,
-    ) -> io::Result<String> {
+    ) -> io::Result<Ears> {
+        let socket = match plan.uses_notify() {
+            true => Some(self.listen_for(id, plan, mark)?),
+            false => None,
+        };
+        let line = match plan.ready {
+            Probe::NotifyFd(number) => {
+                let line = self.listen_for_line(id, plan, mark)?;
+                Some((line, RawFd::from(number)))
+            }
+            _ => None,
+        };
+        Ok((socket, line))
+    }
+
+    /// The variable that tells an instance where its socket is.
+    fn listen_for(self: &Arc<Self>, id: InstanceId, plan: &Plan, mark: &str) -> io::Result<String> {
         let path = self.notify_dir()?.join(mark);
         let _ = std::fs::remove_file(&path);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -76,7 +95,7 @@ impl Shared {
 
     /// Listens for the line that an instance writes once it is ready, to a FIFO that outlives this server. Its
     /// other end.
-    pub(super) fn listen_for_line(
+    fn listen_for_line(
         self: &Arc<Self>,
         id: InstanceId,
         plan: &Plan,

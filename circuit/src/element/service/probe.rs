@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::command::RunningCommand;
 use super::definition::{Plan, Probe, authority, slotted};
 use super::machine::{self, Generation, Input, InstanceId};
-use super::{Shared, State};
+use super::shared::{Shared, State};
 
 impl Shared {
     /// Asks an instance.

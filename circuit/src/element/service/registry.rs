@@ -16,11 +16,11 @@ use rustix::time::ClockId;
 use tokio::sync::OnceCell;
 use tracing::warn;
 
-use super::Shared;
 use super::definition::Plan;
 use super::instance::{Running, log_failed};
 use super::kept::Here;
 use super::machine::{AfterState, Input};
+use super::shared::Shared;
 use super::watcher::Watcher;
 use crate::anchor::{Names, Tree};
 use crate::element::Element;
@@ -208,7 +208,7 @@ impl Services {
                     .filter(|name| **name == own || shared.names == names)
                 {
                     let found = services.find(name);
-                    let state = found.map_or(AfterState::Missing, |found| found.after_state());
+                    let state = found.map_or(AfterState::Missing, |found| found.standing());
                     let service = name.clone();
                     shared.handle(Input::After { service, state });
                 }

@@ -12,7 +12,6 @@ use circuit_proto::element::service::HeldSocket;
 use circuit_proto::{Code, Error};
 use rustix::process::PidfdGetfdFlags;
 use socket2::{Domain, SockAddr, SockRef, Socket as Raw, Type};
-
 use tracing::warn;
 
 use super::definition::{Listen, Socket};
@@ -40,40 +39,46 @@ impl Held {
         sockets: &[Socket],
         descriptors: &Arc<Descriptors>,
     ) -> Result<(), Error> {
-        let mut new = Vec::new();
-        for socket in sockets {
-            let same = |held: &One| held.socket.listen == socket.listen;
-            if !self.0.iter().any(same) {
-                let taken = descriptors.take(User::Processes, 1);
-                let taken = taken.map_err(|short| Error::new(Code::Busy, short.to_string()))?;
-                let fd = bind(socket).map_err(|error| {
-                    let message = format!(
-                        "cannot listen on {}: {}",
-                        text(&socket.listen),
-                        words(&error)
-                    );
-                    Error::new(Code::Refused, message)
-                })?;
-                new.push(One {
-                    socket: socket.clone(),
-                    fd,
-                    _taken: taken,
-                });
+        // Several may be at port 0: their names tell them apart. One that was renamed stays.
+        let mut places: Vec<Option<usize>> = vec![None; sockets.len()];
+        for with_name in [true, false] {
+            for (number, socket) in sockets.iter().enumerate() {
+                let is_it = |held: &Socket| {
+                    held.listen == socket.listen && (!with_name || held.name == socket.name)
+                };
+                let mut held = self.0.iter().enumerate();
+                let free =
+                    held.find(|(at, held)| is_it(&held.socket) && !places.contains(&Some(*at)));
+                places[number] = places[number].or(free.map(|(at, _)| at));
             }
         }
-        let mut all = std::mem::take(&mut self.0);
-        all.extend(new);
-        for socket in sockets {
-            if let Some(at) = all
-                .iter()
-                .position(|held| held.socket.listen == socket.listen)
-            {
-                let mut held = all.swap_remove(at);
-                held.socket = socket.clone();
-                self.0.push(held);
+        let mut new: Vec<One> = Vec::new();
+        let missing = sockets
+            .iter()
+            .zip(&places)
+            .filter(|(_, place)| place.is_none());
+        for (socket, _) in missing {
+            match One::bound(socket, descriptors) {
+                Ok(one) => new.push(one),
+                Err(error) => {
+                    new.into_iter().for_each(One::close);
+                    return Err(error);
+                }
             }
         }
-        all.into_iter().for_each(One::close);
+        let mut before: Vec<Option<One>> = self.0.drain(..).map(Some).collect();
+        let mut new = new.into_iter();
+        for (socket, place) in sockets.iter().zip(places) {
+            let held = match place {
+                Some(at) => before[at].take(),
+                None => new.next(),
+            };
+            self.0.extend(held.map(|held| One {
+                socket: socket.clone(),
+                ..held
+            }));
+        }
+        before.into_iter().flatten().for_each(One::close);
         Ok(())
     }
 
@@ -97,25 +102,18 @@ impl Held {
                 is_bound(&socket.listen, fd.as_fd()).then_some(fd)
             };
             let found = holders.iter().find_map(copy);
-            let fd = match found.map_or_else(|| bind(socket), Ok) {
-                Ok(fd) => fd,
-                Err(error) => {
-                    warn!(
-                        "cannot listen on {} again: {}",
-                        text(&socket.listen),
-                        words(&error)
-                    );
-                    continue;
-                }
+            let one = match (found, descriptors.take(User::Processes, 1)) {
+                (Some(fd), Ok(taken)) => Ok(One {
+                    socket: socket.clone(),
+                    fd,
+                    _taken: taken,
+                }),
+                _ => One::bound(socket, descriptors),
             };
-            let Ok(taken) = descriptors.take(User::Processes, 1) else {
-                continue;
-            };
-            self.0.push(One {
-                socket: socket.clone(),
-                fd,
-                _taken: taken,
-            });
+            match one {
+                Ok(one) => self.0.push(one),
+                Err(error) => warn!("after the start: {}", error.message),
+            }
         }
     }
 
@@ -149,6 +147,21 @@ impl Held {
 }
 
 impl One {
+    fn bound(socket: &Socket, descriptors: &Arc<Descriptors>) -> Result<One, Error> {
+        let taken = descriptors.take(User::Processes, 1);
+        let taken = taken.map_err(|short| Error::new(Code::Busy, short.to_string()))?;
+        let fd = bind(socket).map_err(|error| {
+            let listen = text(&socket.listen);
+            let message = format!("cannot listen on {listen}: {}", words(&error));
+            Error::new(Code::Refused, message)
+        })?;
+        Ok(One {
+            socket: socket.clone(),
+            fd,
+            _taken: taken,
+        })
+    }
+
     /// Closes it for good: the file of a Unix socket goes with it.
     fn close(self) {
         if let Listen::Unix(path) = &self.socket.listen {
@@ -254,12 +267,100 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(found) if !found.file_type().is_socket() => {
             Err(io::Error::other("there is something else than a socket"))
         }
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)
+        Ok(_) => {
+            let raw = Raw::new(Domain::UNIX, Type::STREAM, None)?;
+            // Without waiting for a listener whose queue is full.
+            raw.set_nonblocking(true)?;
+            match raw.connect(&SockAddr::unix(path)?) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path)
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
             }
-            Err(error) => Err(error),
-            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(name: &str, listen: Listen) -> Socket {
+        Socket {
+            name: name.to_owned(),
+            listen,
+            backlog: None,
+            mode: None,
+        }
+    }
+
+    fn free(name: &str) -> Socket {
+        socket(name, Listen::Tcp("127.0.0.1:0".parse().unwrap()))
+    }
+
+    fn addresses(held: &Held) -> Vec<(String, String)> {
+        let status = held.status().into_iter();
+        status.map(|held| (held.name, held.address)).collect()
+    }
+
+    #[test]
+    fn sockets_at_any_port_are_told_apart_by_their_names() {
+        let descriptors = Descriptors::of_process();
+        let mut held = Held::default();
+        held.set(&[free("a"), free("b")], &descriptors).unwrap();
+        let before = addresses(&held);
+        held.set(&[free("c"), free("b"), free("a")], &descriptors)
+            .unwrap();
+        let after = addresses(&held);
+        assert_eq!((&after[1], &after[2]), (&before[1], &before[0]));
+        // One that was renamed stays where it is.
+        held.set(&[free("d"), free("a")], &descriptors).unwrap();
+        let renamed = addresses(&held);
+        assert_eq!(renamed[1], before[0]);
+        assert!(after.iter().any(|(_, address)| *address == renamed[0].1));
+    }
+
+    #[test]
+    fn nothing_changes_if_one_cannot_be_bound() {
+        let descriptors = Descriptors::of_process();
+        let mut held = Held::default();
+        held.set(&[free("a"), free("b")], &descriptors).unwrap();
+        let before = addresses(&held);
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = socket("c", Listen::Tcp(taken.local_addr().unwrap()));
+        let used = descriptors.used();
+        let error = held.set(&[free("x"), taken, free("b")], &descriptors);
+        assert!(
+            error
+                .unwrap_err()
+                .message
+                .contains("address already in use")
+        );
+        assert_eq!(addresses(&held), before);
+        assert_eq!(descriptors.used(), used);
+    }
+
+    #[test]
+    fn a_listener_whose_queue_is_full_is_not_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("socket");
+        let listener = Raw::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let raw = Raw::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            raw.set_nonblocking(true).unwrap();
+            if raw.connect(&SockAddr::unix(&path).unwrap()).is_err() {
+                break;
+            }
+            waiting.push(raw);
+        }
+        let refused = remove_stale(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop((listener, waiting));
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
     }
 }

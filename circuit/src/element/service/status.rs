@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 use circuit_proto::element::service as wire;
 use serde_json::{Map, Value, json};
 
-use super::machine::{End, Event, InstanceId, Rolling, SlotView, View as Seen, Want, Why};
+use super::machine::{End, Event, InstanceId, Rolling, SlotView, Summary, View as Seen, Want, Why};
 use super::registry::{Services, now};
-use super::{Shared, State};
+use super::shared::{Shared, State};
 use crate::element::process::rfc3339;
 use crate::element::signals;
 
@@ -172,21 +172,17 @@ impl Shared {
 }
 
 /// Why a service is not wholly ready, in a word for listings; `None` if that passes by itself.
-pub(super) fn remark(seen: &Seen) -> Option<&'static str> {
+pub(super) fn remark(seen: &Summary) -> Option<&'static str> {
     use super::machine::State::{Backoff, Failed, Finished, Stuck, Waiting};
     if seen.want == Want::Down {
         return Some("down");
     }
-    if matches!(seen.rolling, Some(Rolling::Halted(_))) {
+    if seen.is_halted {
         return Some("halted");
     }
-    let states = [Stuck, Failed, Backoff, Waiting, Finished].into_iter();
-    let is_there =
-        |state: &super::machine::State| seen.slots.iter().any(|slot| slot.state == *state);
-    states
-        .filter(is_there)
-        .map(super::machine::State::word)
-        .next()
+    let worst = [Stuck, Failed, Backoff, Waiting, Finished].into_iter();
+    let mut worst = worst.filter(|state| seen.states.contains(state));
+    worst.next().map(super::machine::State::word)
 }
 
 /// The status of a slot that has just gone.
@@ -265,13 +261,8 @@ pub(super) fn event(services: &Services, shared: &Shared, event: &Event) -> Stri
             instance: id,
             pid,
             generation,
-        } => {
-            instance(&mut put, id);
-            put("Pid", (*pid).into());
-            put("Generation", (*generation).into());
-            "spawn"
         }
-        Event::Adopted {
+        | Event::Adopted {
             instance: id,
             pid,
             generation,
@@ -279,7 +270,10 @@ pub(super) fn event(services: &Services, shared: &Shared, event: &Event) -> Stri
             instance(&mut put, id);
             put("Pid", (*pid).into());
             put("Generation", (*generation).into());
-            "adopted"
+            match event {
+                Event::Adopted { .. } => "adopted",
+                _ => "spawn",
+            }
         }
         Event::Ready { instance: id } => {
             instance(&mut put, id);

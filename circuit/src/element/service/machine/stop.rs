@@ -142,7 +142,7 @@ impl Machine {
 
     /// Nothing of a running instance goes on but its end.
     fn withdraw(&mut self, id: InstanceId) {
-        self.timers.quiet(id);
+        self.quiet(id);
         self.call_off(id);
         let Some(instance) = self.instance_mut(id) else {
             return;
@@ -329,7 +329,7 @@ impl Machine {
     /// An instance is over: its slot goes on.
     pub(super) fn gone(&mut self, id: InstanceId) {
         let now = self.now;
-        self.timers.quiet(id);
+        self.quiet(id);
         self.timers.disarm(Timer::Instance(id, Clock::Kill));
         let current = self.is_current(id);
         let Some(slot) = self.slots.get_mut(&id.slot) else {

@@ -1,5 +1,6 @@
 //! What `peek` and `ls` show of a service: a read-only picture.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::instance::Instance;
@@ -23,6 +24,19 @@ pub(crate) struct View {
     pub(crate) rolling: Option<Rolling>,
     /// The slots, in the order of their numbers; more than `instances` while some are being stopped.
     pub(crate) slots: Vec<SlotView>,
+}
+
+/// What a listing shows of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// What a person wants.
+    pub(crate) want: Want,
+    /// How many slots have a ready instance, old ones included.
+    pub(crate) ready: u32,
+    /// Whether a roll was halted.
+    pub(crate) is_halted: bool,
+    /// The states that its slots have.
+    pub(crate) states: BTreeSet<State>,
 }
 
 /// A roll at one moment.
@@ -152,6 +166,27 @@ impl Machine {
         }
     }
 
+    /// The service at this moment in a few words.
+    pub(crate) fn summary(&self) -> Summary {
+        let states = self
+            .slots
+            .iter()
+            .map(|(number, slot)| self.slot_state(*number, slot));
+        let ready = self.slots.values().filter(|slot| slot.is_ready()).count();
+        let is_halted = self.roll.as_ref().is_some_and(|roll| roll.halted.is_some());
+        Summary {
+            want: self.want,
+            ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            is_halted,
+            states: states.collect(),
+        }
+    }
+
+    /// The state of a slot, if it is there.
+    pub(crate) fn state(&self, number: u32) -> Option<State> {
+        Some(self.slot_state(number, self.slots.get(&number)?))
+    }
+
     /// How the service is for those that wait for it: ready if all its slots are ready or finished.
     pub(crate) fn standing(&self) -> AfterState {
         if self.want != Want::Up {
@@ -199,10 +234,7 @@ impl Machine {
 
     fn slot_view(&self, number: u32, slot: &Slot) -> SlotView {
         let current = slot.current.as_ref();
-        let state = match current {
-            Some(instance) => instance.state(),
-            None => self.rest_state(number, slot),
-        };
+        let state = self.slot_state(number, slot);
         let next_generation = self.next_generation(number);
         let generation = current.map_or(next_generation, |it| it.generation);
         SlotView {
@@ -239,6 +271,13 @@ impl Machine {
                     since: instance.since,
                 })
                 .collect(),
+        }
+    }
+
+    fn slot_state(&self, number: u32, slot: &Slot) -> State {
+        match &slot.current {
+            Some(instance) => instance.state(),
+            None => self.rest_state(number, slot),
         }
     }
 

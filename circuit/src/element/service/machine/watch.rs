@@ -348,7 +348,7 @@ impl Machine {
         }
         let phase = instance.phase;
         self.call_off(id);
-        self.timers.quiet(id);
+        self.quiet(id);
         let age = policy
             .max_age
             .map(|age| self.random.spread(age, 1.0, 1.0 + AGE_SPREAD));
