@@ -1,6 +1,9 @@
 //! A process from its start to its end: `peek`, `wait`, `waitall`, `signal`, and a process whose
 //! element was scrubbed.
 
+mod inherited;
+mod retained;
+
 use std::fs;
 use std::path::Path;
 
@@ -8,7 +11,7 @@ use circuit_client::Code;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
-use crate::support::{Home, Server, eventually, lives, sh, skipped};
+use crate::support::{Home, Server, eventually, lives, sh};
 
 fn wait(server: &Server, path: &str) -> Value {
     server
@@ -395,57 +398,6 @@ fn an_error_quotes_a_bounded_part_of_the_input() {
 }
 
 #[test]
-fn children_do_not_inherit_ignored_signals_and_open_files_of_the_server() {
-    let home = Home::new();
-    let one = home
-        .circuit_under(
-            "trap '' HUP QUIT USR1 CHLD TTOU; exec 9</dev/null; exec \"$0\" \"$@\"",
-            "start -name one",
-        )
-        .serve();
-    one.circuit("run one -- sh -c")
-        .arg("ls /proc/self/fd | grep -c 9; kill -HUP $$; echo ignored")
-        .stdout("0\n")
-        .status(128 + 1)
-        .run();
-    one.circuit("run one -- sh -c")
-        .arg("kill -QUIT $$; echo ignored")
-        .status(128 + 3)
-        .run();
-    one.circuit("run one -- sh -c")
-        .arg("kill -USR1 $$; echo ignored")
-        .status(128 + 10)
-        .run();
-    // How children end is heard even by a server that was to ignore it.
-    one.circuit("run one -- sh -c")
-        .arg("exit 7")
-        .status(7)
-        .run();
-    // It goes on ignoring them itself.
-    one.signal(Signal::HUP);
-    one.circuit("peek /one/x").stdout("null\n").run();
-}
-
-#[test]
-fn an_exited_process_on_a_terminal_costs_no_descriptors() {
-    let home = Home::new();
-    let one = home.start("one");
-    let open = || {
-        let entries = std::fs::read_dir(format!("/proc/{}/fd", one.pid())).unwrap();
-        entries.count()
-    };
-    let terminal = r#"{"Path": "true", "Terminal": {"Rows": 24, "Columns": 80}}"#;
-    let make = |n: usize| {
-        one.make(&format!("/one/{n}"), terminal);
-        one.circuit(format!("wait /one/{n}")).any_stdout().run();
-    };
-    make(0);
-    let before = open();
-    (1..=5).for_each(make);
-    crate::support::eventually("they are closed", || (open() <= before).then_some(()));
-}
-
-#[test]
 fn the_end_of_stdin_is_one_on_a_terminal_too() {
     let home = Home::new();
     let one = home.start("one");
@@ -469,60 +421,6 @@ fn signals_by_number_are_all_that_there_are() {
         (&status["Signal"], &status["SignalNumber"]),
         (&"SIG40".into(), &40.into())
     );
-}
-
-#[test]
-fn children_begin_with_the_limit_that_the_server_was_started_with() {
-    let home = Home::new();
-    let one = home
-        .circuit_under("ulimit -Sn 60; exec \"$0\" \"$@\"", "start -name one")
-        .serve();
-    let hard = std::fs::read_to_string(format!("/proc/{}/limits", one.pid())).unwrap();
-    let line = hard
-        .lines()
-        .find(|line| line.contains("open files"))
-        .unwrap();
-    if line.split_whitespace().nth(4) == Some("60") {
-        return skipped("a hard limit of open files above 60");
-    }
-    // More than the server's own limit lets it have.
-    for n in 0..40 {
-        one.make(&format!("/one/cat/{n}"), r#"{"Path": "cat"}"#);
-        one.circuit("run one -- sh -c")
-            .arg("ulimit -Sn")
-            .stdout("60\n")
-            .run();
-    }
-}
-
-#[test]
-fn exited_processes_cost_no_descriptors_however_many_were_started_at_once() {
-    let home = Home::new();
-    let one = home.start("one");
-    let open = || {
-        let entries = fs::read_dir(format!("/proc/{}/fd", one.pid())).unwrap();
-        entries.count()
-    };
-    one.circuit("peek /one").any_stdout().run();
-    let before = open();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let client = one.client(&home).await;
-        let anchor = client.walk("/one/many").unwrap();
-        let mut making = tokio::task::JoinSet::new();
-        for n in 0..200 {
-            let anchor = anchor.walk(&n.to_string()).unwrap();
-            making.spawn(async move {
-                let process = anchor.make_proc(circuit_client::Cmd::new("true")).await;
-                process.unwrap().wait().await.unwrap();
-            });
-        }
-        while let Some(made) = making.join_next().await {
-            made.unwrap();
-        }
-        client.close().await;
-    });
-    eventually("all are closed", || (open() <= before).then_some(()));
 }
 
 #[test]
@@ -601,74 +499,6 @@ fn the_common_command_needs_no_json() {
 }
 
 #[test]
-fn output_that_is_retained_is_read_by_many_and_again() {
-    let home = Home::new();
-    let one = home.start("one");
-    let script = "echo out; echo err >&2; read x; echo last";
-    let command = json!({
-        "Path": "/bin/sh",
-        "Args": ["-c", script],
-        "Stdout": "log",
-        "Stderr": "log",
-    });
-    one.make("/one/p", command.to_string());
-    let follower = one.circuit("logs -follow -stdout /one/p").spawn();
-    follower.prints("out\n");
-    one.circuit("stdin /one/p").stdin("\n").run();
-    // It comes to its end, as the process does.
-    let followed = follower.finish();
-    assert_eq!(followed.stdout(), "out\nlast\n");
-    for _ in 0..2 {
-        one.circuit("logs -stderr /one/p").stdout("err\n").run();
-        let last = one.circuit("logs -n 1 -stdout /one/p");
-        last.stdout("last\n").run();
-    }
-    let status = wait(&one, "/one/p");
-    assert_eq!(status["Cmd"]["Stdout"], "log");
-    let refused = "circuit: stdout /one/p: it is retained: read it with logs\n";
-    let refused = one.circuit("stdout /one/p").stderr(refused);
-    refused.status(1).run();
-    let logs = || {
-        let found = std::process::Command::new("find")
-            .arg(home.path())
-            .args(["-path", "*/logs/*/*", "-print"])
-            .output()
-            .unwrap();
-        String::from_utf8(found.stdout).unwrap()
-    };
-    assert!(!logs().is_empty());
-    one.circuit("scrub /one/p").run();
-    eventually("the log is forgotten", || logs().is_empty().then_some(()));
-    one.make("/one/p", sh("exit 0"));
-    let refused =
-        "circuit: logs /one/p: its output is not retained: make it with \"Stdout\": \"log\"\n";
-    one.circuit("logs /one/p").stderr(refused).status(1).run();
-}
-
-#[test]
-fn a_process_whose_retained_output_nobody_reads_any_more_does_not_wait() {
-    let home = Home::new();
-    let mut one = home.circuit("start -name one -var var").serve();
-    let command = json!({
-        "Path": "/bin/sh",
-        "Args": ["-c", "while echo more; do sleep 0.01; done"],
-        "Stdout": "log",
-    });
-    one.make("/one/p", command.to_string());
-    let running = pid(&one.peek("/one/p"));
-    one.kill();
-    eventually("its pipe is broken", || (!lives(running)).then_some(()));
-    let one = home.circuit("start -name one -var var").serve();
-    one.circuit("peek /one/p").stdout("null\n").run();
-    for kept in ["pipes", "kept"] {
-        let dir = home.file("var").join("logs").join(kept);
-        eventually("what was retained is gone", || {
-            (fs::read_dir(&dir).unwrap().count() == 0).then_some(())
-        });
-    }
-}
-
-#[test]
 fn a_signal_to_the_tree_reaches_those_who_have_left_their_parents() {
     let home = Home::new();
     let one = home.start("one");
@@ -696,16 +526,4 @@ fn a_signal_to_the_tree_reaches_those_who_have_left_their_parents() {
     eventually("all have gone", || {
         (!lives(all[1]) && !lives(all[2])).then_some(())
     });
-}
-
-#[test]
-fn a_process_knows_its_path_and_its_servers_socket() {
-    let home = Home::new();
-    let one = home.start("one");
-    let script = "echo $CIRCUIT_PATH; echo $CIRCUIT_SOCKET";
-    one.make("/one/a/p", sh(script));
-    let socket = home.runtime_dir().join(format!("{}.socket", one.id()));
-    let expected = format!("/{}/a/p\n{}\n", one.id(), socket.display());
-    one.circuit("stdout /one/a/p").stdout(expected).run();
-    assert!(socket.exists());
 }

@@ -239,19 +239,23 @@ fn a_user_without_an_id_here_is_nobody() {
     home.circuit(line).stdout(format!("/{}\n", one.id())).run();
 }
 
+/// A directory that a stranger owns: the script that runs the binary as that user, with the directory as the
+/// runtime directory, and the path of a socket in it.
+fn strangers_directory(home: &Home) -> (String, PathBuf) {
+    let directory = open_directory(home);
+    chown(&directory, Some(STRANGER), None).unwrap();
+    let runtime = directory.display();
+    let script = format!("export XDG_RUNTIME_DIR='{runtime}'; {AS_STRANGER}");
+    (script, directory.join("s"))
+}
+
 #[test]
 fn a_socket_that_another_user_serves_is_not_trusted() {
     if !may_become_another() {
         return;
     }
     let home = Home::new();
-    let directory = open_directory(&home);
-    chown(&directory, Some(STRANGER), None).unwrap();
-    let path = directory.join("s");
-    let script = format!(
-        "export XDG_RUNTIME_DIR='{}'; {AS_STRANGER}",
-        directory.display()
-    );
+    let (script, path) = strangers_directory(&home);
     let _fake = home
         .circuit_under(&script, "start -name fake -socket-group 23456 -socket")
         .arg(&path)
@@ -266,7 +270,7 @@ fn a_socket_that_another_user_serves_is_not_trusted() {
         .status(255)
         .run();
     // In a directory that only root can write, root has made that user the server's.
-    chown(&directory, Some(0), None).unwrap();
+    chown(path.parent().unwrap(), Some(0), None).unwrap();
     home.circuit(&line).stdout("/fake\n").run();
 }
 
@@ -596,13 +600,7 @@ fn a_group_that_the_server_is_not_in_is_named() {
         return;
     }
     let home = Home::new();
-    let directory = open_directory(&home);
-    chown(&directory, Some(STRANGER), None).unwrap();
-    let path = directory.join("s");
-    let script = format!(
-        "export XDG_RUNTIME_DIR='{}'; {AS_STRANGER}",
-        directory.display()
-    );
+    let (script, path) = strangers_directory(&home);
     home.circuit_under(&script, "start -socket-group 1 -socket")
         .arg(&path)
         .stderr(format!(

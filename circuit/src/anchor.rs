@@ -32,7 +32,7 @@ struct Slot<E> {
     below: Below,
 }
 
-/// Who may make elements below one.
+/// Tells whether others may make elements below an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Below {
     /// Everybody.
@@ -50,7 +50,7 @@ pub enum Occupied {
     /// There are elements below it.
     #[error("there are elements below it")]
     Leads,
-    /// It is below a closed element, which has these names.
+    /// The place is below a closed element, whose names these are.
     #[error("it is below a closed element")]
     Within(Names),
 }

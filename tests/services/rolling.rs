@@ -119,15 +119,20 @@ fn without_surge_the_slot_goes_back_to_what_it_last_ran_ready() {
     assert!(!lives(before[0]));
 }
 
+/// A service of two instances, of which none becomes ready while there is a file `hold`.
+fn held_back() -> Value {
+    let more = json!({
+        "Instances": 2, "Surge": true,
+        "Ready": { "Command": ["sh", "-c", "test ! -e hold"], "Every": 0.05 },
+    });
+    with(script("exec sleep 1000"), more)
+}
+
 #[test]
 fn a_person_ends_a_roll_with_the_next_word() {
     let home = Home::new();
     let one = home.start("one");
-    let slow = json!({
-        "Instances": 2, "Surge": true,
-        "Ready": { "Command": ["sh", "-c", "test ! -e hold"], "Every": 0.05 },
-    });
-    make(&one, "/one/a", &with(script("exec sleep 1000"), slow));
+    make(&one, "/one/a", &held_back());
     home.write("hold", "");
     let restart = one.circuit("restart /one/a").spawn();
     one.until("/one/a", |status| status["Rolling"].is_string());
@@ -142,11 +147,7 @@ fn a_person_ends_a_roll_with_the_next_word() {
 fn a_client_that_is_killed_while_it_watches_changes_nothing() {
     let home = Home::new();
     let one = home.start("one");
-    let slow = json!({
-        "Instances": 2, "Surge": true,
-        "Ready": { "Command": ["sh", "-c", "test ! -e hold"], "Every": 0.05 },
-    });
-    make(&one, "/one/a", &with(script("exec sleep 1000"), slow));
+    make(&one, "/one/a", &held_back());
     let before = pids(&one);
     home.write("hold", "");
     let mut killed = one.circuit("restart /one/a").spawn();

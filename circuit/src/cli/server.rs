@@ -27,9 +27,9 @@ pub(super) enum Command {
     },
     /// Make a server leave the circuit and exit
     ///
-    /// What it runs goes on: services too, if the server has -var.
+    /// Its processes go on, and so do its services if the server has -var.
     Suicide {
-        /// Stop its services first; what is wanted of them stays
+        /// Stop its services first; each stays up or down in the server's next life, as it is now
         #[arg(long)]
         stop: bool,
         /// The server

@@ -3,12 +3,13 @@
 //! Each command that says what a person wants has two parts: the server records it, and then the command
 //! watches its effect, without a deadline unless `-timeout` is given. The end of the watching changes nothing.
 
+mod logs;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
-use circuit_client::service::{Line, Outcome, Query, Rolling, Scale, Slot, Status, Stream};
+use circuit_client::service::{Outcome, Rolling, Scale, Slot, Status};
 use circuit_client::{Client, ElementKind, OsText, Path, Pattern, Service};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -19,7 +20,7 @@ use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interrupt::Interrupts;
 use super::object::{Form, field};
-use super::output::{Pipe, Target, print, print_json};
+use super::output::{print, print_json};
 use super::{block_on, interruptible};
 
 #[derive(Debug, Subcommand)]
@@ -63,7 +64,7 @@ pub(super) enum Command {
         dial: Dial,
     },
     /// Print the retained output of services, slots and processes
-    Logs(Logs),
+    Logs(logs::Logs),
 }
 
 #[derive(Debug, Args)]
@@ -109,36 +110,6 @@ pub(super) struct Many {
     dial: Dial,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Logs {
-    /// Go on with what is to come
-    #[arg(long)]
-    follow: bool,
-    /// The last lines to print [default: 100]
-    #[arg(short = 'n', value_name = "N")]
-    lines: Option<u64>,
-    /// Print lines since this time, or since so long ago: 2026-01-02T15:04:05Z, 10m
-    #[arg(long, value_name = "TIME", value_parser = since)]
-    since: Option<SystemTime>,
-    /// Print stdout only
-    #[arg(long, conflicts_with = "stderr")]
-    stdout: bool,
-    /// Print stderr only
-    #[arg(long)]
-    stderr: bool,
-    /// Print the time of each line before it
-    #[arg(long)]
-    stamp: bool,
-    /// Print a JSON object for each line
-    #[arg(long, conflicts_with = "stamp")]
-    json: bool,
-    /// The services, slots and processes; PATH/... for all services below an anchor
-    #[arg(required = true, value_name = "PATH", value_parser = pattern)]
-    paths: Vec<Pattern>,
-    #[command(flatten)]
-    dial: Dial,
-}
-
 impl Command {
     pub(super) fn execute(self) -> Result<u8, Failure> {
         match self {
@@ -153,7 +124,7 @@ impl Command {
                 watching,
                 dial,
             } => block_on(scaled(path, by, watching, dial)),
-            Command::Logs(options) => interruptible(logs(options)),
+            Command::Logs(options) => interruptible(logs::print(options)),
         }
     }
 }
@@ -168,17 +139,6 @@ fn scale(text: &str) -> Result<Scale, String> {
         None => text.parse().map(Scale::To).map_err(|_| wrong()),
         Some(_) => Err(wrong()),
     }
-}
-
-fn since(text: &str) -> Result<SystemTime, String> {
-    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
-        return Ok(time);
-    }
-    let ago = humantime::parse_duration(text)
-        .map_err(|_| "no time, as 2026-01-02T15:04:05Z, and no duration, as 10m".to_owned())?;
-    Ok(SystemTime::now()
-        .checked_sub(ago)
-        .unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
 /// A definition as people paste it.
@@ -311,7 +271,7 @@ async fn mksvc(options: Mksvc) -> Result<u8, Failure> {
 
 /// Says at once if a service waits for others that will not be ready by themselves.
 async fn tell_what_it_waits_for(service: &Service) {
-    // It is told in its status, too.
+    // The service is made: a status that cannot be had is no failure.
     let Ok(Status::Service(whole)) = service.peek().await else {
         return;
     };
@@ -323,7 +283,7 @@ async fn tell_what_it_waits_for(service: &Service) {
     }
 }
 
-/// What is wanted of many services.
+/// An intent for many services.
 #[derive(Debug, Clone, Copy)]
 enum Verb {
     Up,
@@ -476,141 +436,6 @@ async fn services(client: &Client, patterns: &[Pattern]) -> Result<Vec<Service>,
         }
     }
     Ok(all)
-}
-
-/// Prints retained output.
-async fn logs(options: Logs) -> Result<u8, Failure> {
-    let client = dial(&options.dial).await?;
-    let services = services(&client, &options.paths).await?;
-    let query = Query {
-        last: match (options.lines, options.since) {
-            (Some(lines), _) => Some(lines),
-            (None, Some(_)) => None,
-            (None, None) => Some(100),
-        },
-        since: options.since.map(|since| {
-            let since = since
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        }),
-        stream: match (options.stdout, options.stderr) {
-            (true, _) => Some(Stream::Stdout),
-            (false, true) => Some(Stream::Stderr),
-            (false, false) => None,
-        },
-        follow: options.follow,
-    };
-    let headed = services.len() > 1;
-    let mut out = Pipe::new(Target::Stdout);
-    if options.follow {
-        let (lines, mut merged) = tokio::sync::mpsc::channel(64);
-        for service in services {
-            let (lines, query) = (lines.clone(), query.clone());
-            tokio::spawn(async move {
-                let path = service.path().to_string();
-                let ended = follow(&service, query, &path, &lines).await;
-                if let Err(failure) = ended {
-                    let _ = lines.send((path, Err(failure))).await;
-                }
-            });
-        }
-        drop(lines);
-        while let Some((path, line)) = merged.recv().await {
-            out.write(shown(&options, headed, &path, &line?)).await?;
-            if merged.is_empty() {
-                out.flush().await?;
-            }
-        }
-    } else {
-        let mut all: Vec<(u64, String, Line)> = Vec::new();
-        for service in services {
-            let path = service.path().to_string();
-            let mut lines = service.logs(query.clone()).await?;
-            while let Some(line) = lines.next().await? {
-                match headed {
-                    true => all.push((time_of(&line), path.clone(), line)),
-                    false => out.write(shown(&options, headed, &path, &line)).await?,
-                }
-            }
-        }
-        all.sort_by_key(|(time, ..)| *time);
-        for (_, path, line) in all {
-            out.write(shown(&options, headed, &path, &line)).await?;
-        }
-    }
-    out.finish().await?;
-    Ok(0)
-}
-
-type Merged = tokio::sync::mpsc::Sender<(String, Result<Line, Failure>)>;
-
-async fn follow(service: &Service, query: Query, path: &str, to: &Merged) -> Result<(), Failure> {
-    let mut lines = service.logs(query).await?;
-    while let Some(line) = lines.next().await? {
-        if to.send((path.to_owned(), Ok(line))).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn time_of(line: &Line) -> u64 {
-    match line {
-        Line::Line { time, .. } | Line::Dropped { time, .. } => *time,
-    }
-}
-
-/// A line as it is printed.
-fn shown(options: &Logs, headed: bool, path: &str, line: &Line) -> Bytes {
-    let stamp = || {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(time_of(line));
-        humantime::format_rfc3339_micros(time).to_string()
-    };
-    if options.json {
-        let mut fields = Map::new();
-        fields.insert("Time".to_owned(), stamp().into());
-        fields.insert("Path".to_owned(), path.into());
-        match line {
-            Line::Line {
-                slot,
-                instance,
-                stream,
-                text,
-                ..
-            } => {
-                fields.insert("Slot".to_owned(), (*slot).into());
-                fields.insert("Number".to_owned(), (*instance).into());
-                fields.insert("Stream".to_owned(), json!(stream));
-                let text = OsText::from_bytes(text.clone());
-                match text.to_str() {
-                    Some(text) => fields.insert("Text".to_owned(), text.into()),
-                    None => {
-                        let base64 = json!(text);
-                        let base64 = base64.get("Base64").cloned().unwrap_or_default();
-                        fields.insert("Base64".to_owned(), base64)
-                    }
-                };
-            }
-            Line::Dropped { bytes, .. } => {
-                fields.insert("Dropped".to_owned(), (*bytes).into());
-            }
-        }
-        return format!("{}\n", Value::Object(fields)).into();
-    }
-    let mut text = Vec::new();
-    if options.stamp {
-        text.extend(format!("{} ", stamp()).into_bytes());
-    }
-    if headed {
-        text.extend(format!("{path}: ").into_bytes());
-    }
-    match line {
-        Line::Line { text: bytes, .. } => text.extend(bytes),
-        Line::Dropped { bytes, .. } => text.extend(format!("[{bytes} bytes dropped]").into_bytes()),
-    }
-    text.push(b'\n');
-    text.into()
 }
 
 /// Prints the status of a service or slot as JSON.

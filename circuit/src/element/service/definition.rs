@@ -3,21 +3,27 @@
 //! A [`Plan`] is what the element needs of one generation: the command with its surroundings, the commands
 //! beside it, its probes and sockets, and the [`Policy`] for the machine.
 
-use std::ffi::CString;
-use std::net::{SocketAddr, ToSocketAddrs};
+mod manner;
+mod policy;
+mod probe;
+mod socket;
+
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use circuit_proto::element::process::{Cmd, Sink};
-use circuit_proto::element::service::{self as wire, Bound, Definition, Limit, MAX_SLOTS};
-use circuit_proto::path::ServerPart;
-use circuit_proto::{Code, Error, OsText, Path};
-use rustix::process::{Resource, Rlimit, Signal};
+use circuit_proto::element::service::{self as wire, Definition, MAX_SLOTS};
+use circuit_proto::{Code, Error, OsText};
+use rustix::process::Signal;
 
-use super::machine::{self, Policy};
-use crate::element::process::{Manner, Owner};
+use self::manner::manner;
+use self::policy::policy;
+use super::machine::Policy;
+use crate::element::process::Manner;
 use crate::element::signals;
+
+pub(super) use self::probe::{Probe, authority};
+pub(super) use self::socket::{Listen, Socket};
 
 /// The longest definition, in bytes: the status, which repeats it, is to fit a frame.
 pub(super) const LONGEST: usize = 512 << 10;
@@ -58,39 +64,6 @@ pub(super) struct Plan {
 pub(super) enum Reload {
     Signal(Signal),
     Command(Vec<OsText>),
-}
-
-/// A question to an instance.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Probe {
-    /// None is asked: it has only to run.
-    Up,
-    Command(Vec<OsText>),
-    /// With `{slot}`.
-    Tcp(String),
-    /// With `{slot}`.
-    Http(String),
-    /// The instance says so.
-    Notify,
-    /// The instance writes a line to this descriptor.
-    NotifyFd(u16),
-}
-
-/// A socket that the server holds.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Socket {
-    pub(super) name: String,
-    pub(super) listen: Listen,
-    pub(super) backlog: Option<u32>,
-    pub(super) mode: Option<u32>,
-}
-
-/// Where a socket listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Listen {
-    Tcp(SocketAddr),
-    Udp(SocketAddr),
-    Unix(PathBuf),
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -373,347 +346,9 @@ impl Reload {
     }
 }
 
-impl Probe {
-    fn read(field: &str, probe: &wire::Probe) -> Result<Probe, Error> {
-        let mut kinds = Vec::new();
-        if probe.up.is_some() {
-            kinds.push(Probe::Up);
-        }
-        if let Some(words) = command(&format!("{field}.Command"), probe.command.as_ref())? {
-            kinds.push(Probe::Command(words));
-        }
-        if let Some(address) = &probe.tcp {
-            kinds.push(Probe::Tcp(address.clone()));
-        }
-        if let Some(url) = &probe.http {
-            if !url.starts_with("http://") {
-                return Err(invalid(format!("{field}.Http is no http:// URL")));
-            }
-            kinds.push(Probe::Http(url.clone()));
-        }
-        match probe.notify {
-            Some(true) => kinds.push(Probe::Notify),
-            Some(false) => return Err(invalid(format!("{field}.Notify is true or absent"))),
-            None => (),
-        }
-        if let Some(fd) = probe.notify_fd {
-            kinds.push(Probe::NotifyFd(fd));
-        }
-        match (kinds.pop(), kinds.is_empty()) {
-            (Some(kind), true) => Ok(kind),
-            _ => Err(invalid(format!(
-                "{field} has one of Up, Command, Tcp, Http, Notify and NotifyFd"
-            ))),
-        }
-    }
-
-    /// Refuses a question that another instance, or none, would answer.
-    fn check(&self, sockets: &[Socket], several: bool) -> Result<(), Error> {
-        let text = match self {
-            Probe::Tcp(text) => {
-                let port = slotted(text, 1)
-                    .rsplit_once(':')
-                    .map(|(_, port)| port.parse::<u16>());
-                if !matches!(port, Some(Ok(_))) {
-                    return Err(invalid(format!("a probe of {text} has no port: HOST:PORT")));
-                }
-                text.clone()
-            }
-            Probe::Http(url) => authority(url).to_owned(),
-            Probe::NotifyFd(fd) => {
-                return match usize::from(*fd) < 3 + sockets.len() {
-                    true => Err(invalid(format!(
-                        "NotifyFd {fd} is taken: the first that is free is {}",
-                        3 + sockets.len()
-                    ))),
-                    false if *fd > 255 => Err(invalid("NotifyFd is at most 255")),
-                    false => Ok(()),
-                };
-            }
-            Probe::Up | Probe::Command(_) | Probe::Notify => return Ok(()),
-        };
-        if several && !text.contains("{slot}") {
-            return Err(invalid(format!(
-                "a probe of {text} may be answered by another instance: use {{slot}} in it"
-            )));
-        }
-        let address = slotted(&text, 1);
-        let held = |socket: &Socket| match &socket.listen {
-            Listen::Tcp(held) => address
-                .parse::<SocketAddr>()
-                .is_ok_and(|asked| asked.port() == held.port()),
-            Listen::Udp(_) | Listen::Unix(_) => false,
-        };
-        match sockets.iter().find(|socket| held(socket)) {
-            Some(socket) => Err(invalid(format!(
-                "a probe of {text} asks the socket {:?}, which the server holds: any instance, or \
-                 none, would answer",
-                socket.name
-            ))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The host and port of a URL.
-pub(super) fn authority(url: &str) -> &str {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
-    rest.split(['/', '?', '#']).next().unwrap_or(rest)
-}
-
-impl Socket {
-    fn read(socket: &wire::Socket) -> Result<Socket, Error> {
-        let name = socket.name.clone();
-        if name.is_empty()
-            || name.len() > 255
-            || name.contains(|c: char| c.is_control() || c == ':')
-        {
-            return Err(invalid(format!(
-                "the socket's Name {name:?} is no name: 1 to 255 characters without colons"
-            )));
-        }
-        let wrong = |why: &str| invalid(format!("the socket {name:?}: {:?} {why}", socket.listen));
-        let address = |text: &str| {
-            let mut found = text
-                .to_socket_addrs()
-                .map_err(|_| wrong("is no HOST:PORT, udp:HOST:PORT or unix:PATH"))?;
-            found.next().ok_or_else(|| wrong("has no address"))
-        };
-        let listen = if let Some(path) = socket.listen.strip_prefix("unix:") {
-            if !path.starts_with('/') || path.len() > 107 {
-                return Err(wrong("has no absolute path of at most 107 bytes"));
-            }
-            Listen::Unix(path.into())
-        } else if let Some(text) = socket.listen.strip_prefix("udp:") {
-            Listen::Udp(address(text)?)
-        } else {
-            Listen::Tcp(address(&socket.listen)?)
-        };
-        let mode = socket
-            .mode
-            .as_deref()
-            .map(|mode| octal("Mode", mode))
-            .transpose()?;
-        if mode.is_some() && !matches!(listen, Listen::Unix(_)) {
-            return Err(wrong("has no Mode: only Unix sockets do"));
-        }
-        Ok(Socket {
-            name: name.clone(),
-            listen,
-            backlog: socket.backlog,
-            mode,
-        })
-    }
-}
-
-/// The limits, by their names in definitions.
-const LIMITS: &[(&str, Resource)] = &[
-    ("as", Resource::As),
-    ("core", Resource::Core),
-    ("cpu", Resource::Cpu),
-    ("data", Resource::Data),
-    ("fsize", Resource::Fsize),
-    ("locks", Resource::Locks),
-    ("memlock", Resource::Memlock),
-    ("msgqueue", Resource::Msgqueue),
-    ("nice", Resource::Nice),
-    ("nofile", Resource::Nofile),
-    ("nproc", Resource::Nproc),
-    ("rss", Resource::Rss),
-    ("rtprio", Resource::Rtprio),
-    ("rttime", Resource::Rttime),
-    ("sigpending", Resource::Sigpending),
-    ("stack", Resource::Stack),
-];
-
-fn limit(name: &str, limit: &Limit) -> Result<(Resource, Rlimit), Error> {
-    let known = LIMITS.iter().find(|(known, _)| *known == name);
-    let Some((_, resource)) = known else {
-        let all: Vec<_> = LIMITS.iter().map(|(name, _)| *name).collect();
-        return Err(invalid(format!(
-            "Limits: no limit is named {name:?}: there are {}",
-            all.join(", ")
-        )));
-    };
-    let side = |bound: &Bound| match bound {
-        Bound::Number(number) => Ok(Some(*number)),
-        Bound::Word(word) if word == "unlimited" => Ok(None),
-        Bound::Word(word) => Err(invalid(format!(
-            "Limits: {name} is {word:?}: a number or \"unlimited\""
-        ))),
-    };
-    let (current, maximum) = match limit {
-        Limit::Both(both) => (side(both)?, side(both)?),
-        Limit::Each([soft, hard]) => (side(soft)?, side(hard)?),
-    };
-    let greater = match (current, maximum) {
-        (Some(soft), Some(hard)) => soft > hard,
-        (None, Some(_)) => true,
-        (_, None) => false,
-    };
-    match greater {
-        true => Err(invalid(format!(
-            "Limits: {name}: the soft limit is above the hard one"
-        ))),
-        false => Ok((*resource, Rlimit { current, maximum })),
-    }
-}
-
-fn manner(d: &Definition, own_number: bool) -> Result<Manner, Error> {
-    let limits = d.limits.iter().flatten();
-    if d.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
-        return Err(invalid("Nice is from -20 to 19"));
-    }
-    Ok(Manner {
-        owner: d.user.as_deref().map(owner).transpose()?,
-        umask: d
-            .umask
-            .as_deref()
-            .map(|mask| octal("Umask", mask))
-            .transpose()?,
-        nice: d.nice,
-        limits: limits
-            .map(|(name, value)| limit(name, value))
-            .collect::<Result<_, _>>()?,
-        own_number,
-        variables: Vec::new(),
-    })
-}
-
-/// The user `www` or `www:adm`, with its supplementary groups.
-fn owner(text: &str) -> Result<Owner, Error> {
-    use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-    let failed = |what: &str, why: nix::Error| {
-        Error::new(
-            Code::Internal,
-            format!("User: cannot look up {what}: {}", why.desc()),
-        )
-    };
-    let (name, group) = match text.split_once(':') {
-        Some((name, group)) => (name, Some(group)),
-        None => (text, None),
-    };
-    let user = match name.parse() {
-        Ok(number) => User::from_uid(Uid::from_raw(number)),
-        Err(_) => User::from_name(name),
-    };
-    let user = user
-        .map_err(|why| failed(name, why))?
-        .ok_or_else(|| invalid(format!("User: there is no user {name:?}")))?;
-    let gid = match group {
-        None => user.gid,
-        Some(group) => {
-            let found = match group.parse() {
-                Ok(number) => Group::from_gid(Gid::from_raw(number)),
-                Err(_) => Group::from_name(group),
-            };
-            let found = found.map_err(|why| failed(group, why))?;
-            found
-                .ok_or_else(|| invalid(format!("User: there is no group {group:?}")))?
-                .gid
-        }
-    };
-    let name = CString::new(user.name).map_err(|_| invalid("User holds a zero byte"))?;
-    let groups = getgrouplist(&name, gid).map_err(|why| failed(text, why))?;
-    let own = rustix::process::geteuid();
-    if !own.is_root() && own.as_raw() != user.uid.as_raw() {
-        return Err(invalid(
-            "User: only a server of root's can run programs as another user",
-        ));
-    }
-    Ok(Owner {
-        uid: user.uid.as_raw(),
-        gid: gid.as_raw(),
-        groups: groups.into_iter().map(Gid::as_raw).collect(),
-    })
-}
-
-fn policy(
-    d: &Definition,
-    ready: &Probe,
-    alive: Option<&Probe>,
-    reload: Option<&Reload>,
-    surge: bool,
-) -> Result<Policy, Error> {
-    let backoff = d.backoff.clone().unwrap_or_default();
-    let stop = d.stop.clone().unwrap_or_default();
-    let asked = d.ready.clone().unwrap_or_default();
-    let deadline = pause("Ready.Deadline", asked.deadline, 60.0)?;
-    for name in &d.after {
-        let path: Result<Path, _> = format!("/{}", name.trim_start_matches('/')).parse();
-        let names_a_server = |path: &Path| matches!(path.server(), Some(ServerPart::Id(_)));
-        if name.is_empty() || path.is_err() || path.as_ref().is_ok_and(names_a_server) {
-            return Err(invalid(format!(
-                "After: {name:?} is no path of a service of this server"
-            )));
-        }
-    }
-    if d.parallel == Some(0) {
-        return Err(invalid("Parallel is at least 1"));
-    }
-    Ok(Policy {
-        instances: u32::from(d.instances.unwrap_or(1)),
-        restart: match d.restart {
-            None | Some(wire::Restart::Always) => machine::Restart::Always,
-            Some(wire::Restart::Failure) => machine::Restart::Failure,
-            Some(wire::Restart::Never) => machine::Restart::Never,
-        },
-        ok_codes: d.ok_codes.clone().unwrap_or_else(|| vec![0]),
-        fatal_codes: d.fatal_codes.clone().unwrap_or_default(),
-        unknown_finishes: d.unknown == Some(wire::Unknown::Finished)
-            || d.restart == Some(wire::Restart::Never),
-        backoff: machine::Backoff {
-            first: time("Backoff.First", backoff.first, 1.0)?,
-            most: time("Backoff.Most", backoff.most, 60.0)?,
-            steady: time("Backoff.Steady", backoff.steady, 10.0)?,
-            tries: backoff.tries.unwrap_or(0),
-        },
-        stop: machine::Stop {
-            command: stop.command.is_some(),
-            seconds: time("Stop.Seconds", stop.seconds, 10.0)?,
-            wait: time("Stop.Wait", stop.wait, 0.0)?,
-        },
-        ready: match ready {
-            Probe::Up => machine::Ready::Up(time("Ready.Up", asked.up, 1.0)?),
-            Probe::Command(_) | Probe::Tcp(_) | Probe::Http(_) => machine::Ready::Probe {
-                every: pause("Ready.Every", asked.every, 1.0)?,
-                timeout: pause("Ready.Timeout", asked.timeout, 1.0)?,
-                deadline,
-            },
-            Probe::Notify | Probe::NotifyFd(_) => machine::Ready::Notify { deadline },
-        },
-        alive: match (&d.alive, alive) {
-            (Some(asked), Some(kind)) => Some(machine::Alive {
-                watchdog: *kind == Probe::Notify,
-                every: pause("Alive.Every", asked.every, 10.0)?,
-                timeout: pause("Alive.Timeout", asked.timeout, 5.0)?,
-                fails: asked.fails.unwrap_or(3).max(1),
-            }),
-            _ => None,
-        },
-        after: d
-            .after
-            .iter()
-            .map(|name| name.trim_matches('/').to_owned())
-            .collect(),
-        before: d.before.is_some(),
-        parallel: u32::from(d.parallel.unwrap_or(1)),
-        surge,
-        max_age: d
-            .max_age
-            .map(|age| pause("MaxAge", Some(age), 0.0))
-            .transpose()?,
-        max_memory: d.max_memory,
-        reload: match reload {
-            None => None,
-            Some(Reload::Signal(_)) => Some(machine::Reload::Signal),
-            Some(Reload::Command(_)) => Some(machine::Reload::Command),
-        },
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::machine;
     use super::*;
 
     #[test]
