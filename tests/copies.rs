@@ -159,6 +159,7 @@ fn started_together_one_goes_on() {
         let one = survivor(copies);
         is_whole(&bystanders, &one);
         rests(&[&bystanders[0], &bystanders[1], &one]);
+        assert!(!one.log().contains("left: "), "{}", one.log());
         for (peer, before) in bystanders.iter().zip(before) {
             let after = counted(peer);
             let (links, changes) = (after.0 - before.0, after.1 - before.1);

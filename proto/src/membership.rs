@@ -58,7 +58,7 @@ mod view;
 mod witness;
 
 pub use entry::{Entry, Held, Phase};
-pub use input::{Gone, Input, TetherState};
+pub use input::{Gone, Input, TetherState, Verdict};
 pub use message::{BUCKETS, MAX_DATAGRAM, MAX_ENTRIES, MAX_HASHES, Message, Wish};
 pub use output::{Notice, Output};
 
@@ -180,7 +180,7 @@ impl Machine {
             Input::Datagram { from, message } => self.on_datagram(from, message),
             Input::Tether { peer, state } => self.on_tether(peer, state),
             Input::Copy { record } => self.on_copy(record),
-            Input::Settled { above } => self.on_settled(above),
+            Input::Settled { instance, verdict } => self.on_settled(instance, verdict),
             Input::Leave => self.on_leave(),
             Input::Tick => {}
         }
@@ -294,6 +294,7 @@ impl Machine {
             Timer::Probe(who) => self.on_probe_timer(who),
             Timer::IndirectProbe(who) => self.on_indirect_probe_timer(who),
             Timer::Suspicion(who) => self.on_suspicion_timer(who),
+            Timer::Copies => self.on_copies_timer(),
             Timer::Seek => self.on_seek_timer(),
             Timer::Rewire => self.on_rewire_timer(),
             Timer::Audit => self.on_audit_timer(),

@@ -17,7 +17,7 @@ use circuit_client::transport::dial::DialError;
 use circuit_client::transport::endpoint::close;
 use circuit_client::transport::tls::Pin;
 use circuit_proto::handshake::{Close, Identity, Refused};
-use circuit_proto::membership::{Input, Record};
+use circuit_proto::membership::{Input, Record, Verdict};
 use circuit_proto::{Fingerprint, Life, Tenure, Url};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -51,19 +51,27 @@ impl Peer {
             };
             match refusal {
                 Some(Refused::Copy(theirs)) if theirs.instance != mine.instance => {
+                    if theirs.instance != to.instance {
+                        self.settled(to.instance, Verdict::Unknown).await;
+                    }
                     return self.settle(&to.url, mine, theirs).await;
                 }
                 Some(Refused::Busy) if begin.elapsed() < ASK_TIMEOUT => {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
-                Some(Refused::Busy) => return self.settled(None).await,
+                Some(Refused::Busy) => return self.settled(to.instance, Verdict::Unknown).await,
+                // It has the identity's secret, and ends: another question was faster.
+                Some(Refused::Leaving) => {
+                    let verdict = Verdict::Outlasts(to.count);
+                    return self.settled(to.instance, verdict).await;
+                }
                 _ => {
                     info!(
                         "nobody lives life {} of this server at {}",
                         to.count,
                         to.url.authority()
                     );
-                    return self.settled(Some(to.count)).await;
+                    return self.settled(to.instance, Verdict::Nobody(to.count)).await;
                 }
             }
         }
@@ -96,7 +104,8 @@ impl Peer {
                  and this one, which has run for {here}, goes on; give each server a -var directory \
                  of its own"
             );
-            return self.settled(Some(theirs.count)).await;
+            let verdict = Verdict::Outlasts(theirs.count);
+            return self.settled(theirs.instance, verdict).await;
         }
         self.outbound
             .runtime()
@@ -104,8 +113,8 @@ impl Peer {
             .raise(Failure::Copied { there, lived, here });
     }
 
-    async fn settled(&self, above: Option<u64>) {
-        let input = Input::Settled { above };
+    async fn settled(&self, instance: u64, verdict: Verdict) {
+        let input = Input::Settled { instance, verdict };
         let _ = self.events.send(Event::Input { number: 0, input }).await;
     }
 

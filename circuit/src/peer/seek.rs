@@ -46,6 +46,7 @@ pub async fn follow(peer: Arc<Peer>, url: Url, way: Way) {
     }
     let mut seed = Seed::new(url, way, peer.outbound().has_key());
     loop {
+        let life = peer.me().life();
         let mut met = is_content(&peer, &mut seed);
         if !met {
             met = match attempt(&peer, &mut seed).await {
@@ -63,7 +64,11 @@ pub async fn follow(peer: Arc<Peer>, url: Url, way: Way) {
             Way::Once | Way::Member => (),
         }
         let random = random_seed() as f64 / u64::MAX as f64;
-        tokio::time::sleep(seed.wait(random)).await;
+        tokio::select! {
+            () = tokio::time::sleep(seed.wait(random)) => (),
+            // Who refused the earlier life takes this one.
+            () = peer.until(|| peer.me().life() != life) => (),
+        }
     }
 }
 

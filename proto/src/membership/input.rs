@@ -58,15 +58,27 @@ pub enum Input {
     /// An [`Output::Ask`](super::Output::Ask) is settled, or another server with this server's
     /// identity has asked: this server goes on.
     Settled {
-        /// The count of the other life, above which this server raises its own; `None` if nothing
-        /// was found out.
-        above: Option<u64>,
+        /// The number of the other life.
+        instance: u64,
+        /// Why.
+        verdict: Verdict,
     },
     /// Leave the circuit in order: the outputs that follow say so to all neighbours, and are the
     /// last.
     Leave,
     /// A timeout came due.
     Tick,
+}
+
+/// Why a server goes on that had heard of another life of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another server lives on its identity, in a life of this count, and ends.
+    Outlasts(u64),
+    /// Nobody lives the life of this count.
+    Nobody(u64),
+    /// Nothing was found out.
+    Unknown,
 }
 
 /// Why a connection is gone, as far as it is known.

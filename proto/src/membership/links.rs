@@ -223,6 +223,11 @@ impl Links {
         self.avoided.remove(who);
     }
 
+    /// Everybody may be asked again.
+    pub(super) fn avoid_nobody(&mut self) {
+        self.avoided.clear();
+    }
+
     /// Forgets the avoided servers whose time is over.
     pub(super) fn expire(&mut self, now: Duration) {
         self.avoided.retain(|_, until| *until > now);

@@ -33,6 +33,8 @@ pub(super) enum Timer {
     Audit,
     /// A tombstone is to be pinged.
     Tombstone,
+    /// What was said of other lives of this server is listened to again.
+    Copies,
     /// Old tombstones are to be dropped.
     Expire,
 }

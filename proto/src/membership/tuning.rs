@@ -91,6 +91,10 @@ pub(super) const OUTBID_MAX: Duration = ms(64_000);
 /// waits for the answer.
 pub(super) const COPY_WAIT: Duration = ms(5000);
 
+/// How many other lives of this server are asked at a time. Chosen, not measured: a directory is
+/// rarely copied more often, and the next are asked behind these.
+pub(super) const COPIES_ASKED: usize = 8;
+
 /// How long before a suspicion's end its accuser tries again: pings and witnesses.
 pub(super) const SECOND_ROUND: Duration = ms(1150);
 

@@ -7,7 +7,7 @@ use super::event::Event;
 use super::node::{End, number};
 use super::{ASK_TIMEOUT, DIAL_TIMEOUT, IDLE_TIMEOUT, JOIN_AGAIN, RETRANSMIT, RETRY, Simulation};
 use crate::Fingerprint;
-use crate::membership::{Gone, Input, Message, Notice, Output};
+use crate::membership::{Gone, Input, Message, Notice, Output, Verdict};
 
 impl Simulation {
     pub(super) fn push(&mut self, at: Duration, event: Event) {
@@ -127,10 +127,11 @@ impl Simulation {
                 self.nodes[node].stalled = None;
                 self.settle(node);
             }
-            Event::Settled { node, life, above } => {
+            Event::Settled { node, life, other } => {
                 if self.nodes[node].life == life {
-                    let above = Some(above);
-                    self.input(node, Input::Settled { above });
+                    let (count, instance) = other;
+                    let verdict = Verdict::Nobody(count);
+                    self.input(node, Input::Settled { instance, verdict });
                 }
             }
             Event::Tick { node, life } => {
@@ -292,11 +293,11 @@ impl Simulation {
                 Output::Datagram { to, message } => self.datagram(i, to.fingerprint, message),
                 // No two of these servers have one identity.
                 Output::Ask { to } => {
-                    let (above, life) = (to.count, self.nodes[i].life);
+                    let life = self.nodes[i].life;
                     let settled = Event::Settled {
                         node: i,
                         life,
-                        above,
+                        other: (to.count, to.instance),
                     };
                     self.push(self.now + ASK_TIMEOUT, settled);
                 }

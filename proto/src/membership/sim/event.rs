@@ -63,11 +63,11 @@ pub(super) enum Event {
     Resume {
         node: usize,
     },
-    /// Nobody has answered the question to another life of this server, of this count.
+    /// Nobody has answered the question to another life of this server, of this count and instance.
     Settled {
         node: usize,
         life: u64,
-        above: u64,
+        other: (u64, u64),
     },
     Tick {
         node: usize,

@@ -8,7 +8,7 @@ use super::machine::{connect, entry, machine, say, sent};
 use super::peers::{NOW, ms};
 use super::random::{fingerprint, record};
 use crate::membership::{
-    Entry, Gone, Input, Machine, Message, Notice, Output, Phase, Record, Wish,
+    Entry, Gone, Input, Machine, Message, Notice, Output, Phase, Record, Verdict, Wish,
 };
 use crate::{Fingerprint, Tenure};
 
@@ -31,6 +31,10 @@ fn told(entries: Vec<Entry>) -> Machine {
     machine
 }
 
+fn settled(instance: u64, verdict: Verdict) -> Input {
+    Input::Settled { instance, verdict }
+}
+
 fn questions(machine: &mut Machine) -> Vec<Arc<Record>> {
     let outputs = std::iter::from_fn(|| machine.poll_output());
     let asked = outputs.filter_map(|output| match output {
@@ -46,16 +50,15 @@ fn another_life_is_asked_before_it_is_outbid() {
         let mut machine = told(vec![of_me(5, 2, phase), of_me(6, 3, phase)]);
         assert_eq!(machine.me().count, 1);
         let asked = questions(&mut machine);
-        assert_eq!(asked.len(), 1, "one at a time");
+        assert_eq!(asked.len(), 1, "each of them once");
         assert_eq!((asked[0].count, asked[0].url.port), (5, 2));
-        machine.handle(Input::Settled { above: Some(5) }, NOW);
+        machine.handle(settled(7, Verdict::Nobody(5)), NOW);
         assert_eq!((machine.me().count, machine.me().instance), (6, 0));
-        // Raised a moment ago.
+        // Raised a moment ago, and nobody had answered: it is asked once the rest is over.
         let entries = vec![of_me(9, 2, phase)];
         say(&mut machine, 1, Message::Delta { entries }, NOW + ms(900));
         assert!(questions(&mut machine).is_empty());
-        let entries = vec![of_me(9, 2, phase)];
-        say(&mut machine, 1, Message::Delta { entries }, NOW + ms(1100));
+        machine.handle(Input::Tick, NOW + ms(1100));
         assert_eq!(questions(&mut machine).len(), 1);
     }
     // The same count is another life all the same, and one before it is none to ask about.
@@ -67,6 +70,41 @@ fn another_life_is_asked_before_it_is_outbid() {
         questions(&mut told(vec![of_me(0, 2, Phase::Alive)])).len(),
         0
     );
+}
+
+/// Another server's word that there is a life of the machine of these tests with this number.
+fn copy(count: u64, instance: u64, port: u16) -> Input {
+    let mut record = record(0, count);
+    (record.instance, record.url.port) = (instance, port);
+    let record = Arc::new(record);
+    Input::Copy { record }
+}
+
+#[test]
+fn many_lives_are_asked_at_a_time_and_each_of_them_once() {
+    let mut machine = told(vec![of_me(5, 2, Phase::Alive)]);
+    assert_eq!(questions(&mut machine).len(), 1);
+    for instance in 7..100 {
+        machine.handle(copy(5, instance, 3), NOW);
+    }
+    assert_eq!(questions(&mut machine).len(), 7, "a bounded number");
+    machine.handle(settled(7, Verdict::Unknown), NOW);
+    assert!(machine.is_asking());
+    machine.handle(copy(5, 100, 3), NOW);
+    assert_eq!(questions(&mut machine).len(), 1);
+}
+
+#[test]
+fn a_server_that_outlasts_another_asks_the_next_at_once() {
+    let mut machine = told(vec![of_me(5, 2, Phase::Alive)]);
+    assert_eq!(questions(&mut machine).len(), 1);
+    machine.handle(settled(7, Verdict::Outlasts(5)), NOW);
+    assert_eq!(machine.me().count, 6);
+    machine.handle(copy(6, 8, 3), NOW + ms(10));
+    let asked = questions(&mut machine);
+    assert_eq!((asked[0].count, asked[0].url.port), (6, 3));
+    machine.handle(settled(8, Verdict::Outlasts(6)), NOW + ms(20));
+    assert_eq!(machine.me().count, 7);
 }
 
 #[test]
@@ -261,15 +299,15 @@ impl Copies {
             return;
         };
         let Some(theirs) = there.map(|copy| tenure(j, copy)) else {
-            let above = Some(to.count);
+            let nobody = settled(to.instance, Verdict::Nobody(to.count));
             self.machines[i]
                 .iter_mut()
-                .for_each(|copy| copy.handle(Input::Settled { above }, now));
+                .for_each(|copy| copy.handle(nobody.clone(), now));
             return;
         };
-        let (stays, ends, above) = match mine.outlasts(&theirs) {
-            true => (i, j, theirs.count),
-            false => (j, i, mine.count),
+        let (stays, ends, other) = match mine.outlasts(&theirs) {
+            true => (i, j, theirs),
+            false => (j, i, mine),
         };
         self.machines[ends] = None;
         for b in 0..2 {
@@ -279,9 +317,8 @@ impl Copies {
                 self.bystanders[b].handle(Input::Disconnected { peer, why }, now);
             }
         }
-        let above = Some(above);
         if let Some(copy) = &mut self.machines[stays] {
-            copy.handle(Input::Settled { above }, now);
+            copy.handle(settled(other.instance, Verdict::Outlasts(other.count)), now);
         }
     }
 

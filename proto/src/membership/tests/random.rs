@@ -11,7 +11,7 @@ use crate::membership::tuning::{MAX_DEGREE, MAX_INCARNATION, MAX_LIVES, SEEKING}
 use crate::membership::view::View;
 use crate::membership::{
     Entry, Gone, Held, Input, MAX_DATAGRAM, Machine, Message, Notice, Output, Phase, Record,
-    TetherState, Wish,
+    TetherState, Verdict, Wish,
 };
 use crate::url::{Host, Server};
 use crate::{Fingerprint, Url};
@@ -224,6 +224,15 @@ fn message() -> impl Strategy<Value = Message> {
     ]
 }
 
+fn settled() -> impl Strategy<Value = Input> {
+    let verdict = prop_oneof![
+        number().prop_map(Verdict::Outlasts),
+        number().prop_map(Verdict::Nobody),
+        Just(Verdict::Unknown),
+    ];
+    (0..3u64, verdict).prop_map(|(instance, verdict)| Input::Settled { instance, verdict })
+}
+
 fn input() -> impl Strategy<Value = Vec<Input>> {
     let gone = vec![Gone::Closed, Gone::Leaving, Gone::Silent, Gone::Reset];
     let tether = vec![
@@ -249,7 +258,7 @@ fn input() -> impl Strategy<Value = Vec<Input>> {
             record.url.port += u16::from(who);
             vec![Input::Copy { record: Arc::new(record) }]
         }),
-        1 => prop::option::of(number()).prop_map(|above| vec![Input::Settled { above }]),
+        1 => settled().prop_map(|settled| vec![settled]),
         12 => (who(), message()).prop_map(|(from, message)| vec![Input::Message { from, message }]),
         3 => (who(), message()).prop_map(|(from, message)| vec![Input::Datagram { from, message }]),
         1 => (who(), prop::sample::select(tether)).prop_map(|(peer, state)| vec![Input::Tether { peer, state }]),
