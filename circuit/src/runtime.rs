@@ -12,6 +12,7 @@ pub mod budget;
 pub mod counters;
 pub mod descriptors;
 pub mod drain;
+pub mod handlers;
 pub mod pool;
 pub mod task;
 pub mod transient;

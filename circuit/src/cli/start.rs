@@ -9,13 +9,13 @@ use circuit_client::discover::parse_group;
 use circuit_client::{Search, Url, key_file};
 use circuit_proto::url::Host;
 use clap::{Args, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 use super::dial;
 use super::error::{Failure, say};
 use super::output::print;
 use super::supervisor;
-use crate::runtime::BLOCKING_THREADS;
+use crate::runtime::{BLOCKING_THREADS, handlers};
 use crate::server::address::{self, AddressError};
 use crate::server::local::file::{ForOthers, SocketFileError};
 use crate::server::{self, Listen, Options, Sockets, StartError, log, name};
@@ -336,10 +336,10 @@ fn host_name() -> String {
 /// a second signal ends the process at once. A hang-up is ignored without a terminal, and under `nohup`.
 fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error: std::io::Error| Failure::operation("cannot catch signals", &error);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = handlers::listen(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = handlers::listen(SignalKind::terminate()).map_err(failed)?;
     let heeds = heeds_hangups();
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut hangup = handlers::listen(SignalKind::hangup()).map_err(failed)?;
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => (),

@@ -8,7 +8,8 @@
 //! **Invariant:** between the clone and the execution the child does not allocate, lock, panic or run a
 //! signal handler, and the thread that started it stands still.
 
-use std::ffi::{CString, OsStr, c_char, c_int, c_void};
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit};
 
 use super::orphans;
+use crate::runtime::handlers;
 
 /// The program that a child executes, and the state in which it does.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(super) struct Start<'a> {
     /// The arguments, the program's name included.
     pub(super) args: Vec<&'a OsStr>,
     /// The whole environment, as `NAME=value`.
-    pub(super) env: Vec<Vec<u8>>,
+    pub(super) env: Vec<Cow<'static, CStr>>,
     /// The working directory; `None` is this process's own.
     pub(super) dir: Option<&'a OsStr>,
     /// What it has open, each with its number there: 0 is its stdin.
@@ -124,11 +126,9 @@ impl Start<'_> {
         let program = text(self.program.as_os_str().as_bytes())?;
         let args = self.args.iter().map(|arg| text(arg.as_bytes()));
         let args = args.collect::<Result<Vec<_>, _>>()?;
-        let env = self.env.iter().map(|entry| text(entry));
-        let env = env.collect::<Result<Vec<_>, _>>()?;
         let dir = self.dir.map(|dir| text(dir.as_bytes())).transpose()?;
         let mut number = [LISTEN_PID, &[0; LONGEST_NUMBER + 1]].concat();
-        let mut env = pointers(&env);
+        let mut env = pointers(&self.env);
         if self.own_number {
             env.insert(0, number.as_ptr().cast());
         }
@@ -158,6 +158,7 @@ impl Start<'_> {
                 false => ptr::null_mut(),
             },
             parent: self.dies_with_us.then(rustix::process::getpid),
+            altered: handlers::altered().collect(),
             step: Step::Clone,
             errno: 0,
         };
@@ -185,8 +186,8 @@ impl From<NotStarted> for io::Error {
 }
 
 /// The texts as the system wants them: pointers, and a null pointer behind them.
-fn pointers(texts: &[CString]) -> Vec<*const c_char> {
-    let pointers = texts.iter().map(|text| text.as_ptr());
+fn pointers(texts: &[impl AsRef<CStr>]) -> Vec<*const c_char> {
+    let pointers = texts.iter().map(|text| text.as_ref().as_ptr());
     pointers.chain([ptr::null()]).collect()
 }
 
@@ -204,6 +205,7 @@ struct Plan {
     owner: Option<Owner>,
     number: *mut u8,
     parent: Option<Pid>,
+    altered: Vec<c_int>,
     step: Step,
     errno: c_int,
 }
@@ -315,7 +317,7 @@ impl Plan {
                     libc::_exit(127);
                 }
             }
-            default_signals();
+            default_signals(&self.altered);
         }
         Ok(())
     }
@@ -342,13 +344,13 @@ extern "C" fn execute(plan: *mut c_void) -> c_int {
 ///
 /// The process is a child that shares no handlers with another.
 #[allow(unsafe_code)]
-unsafe fn default_signals() {
-    // SAFETY: the structures are plain data. A signal that takes no action fails, which changes nothing.
+unsafe fn default_signals(altered: &[c_int]) {
+    // SAFETY: the structures are plain data.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::sigaction(signal, &raw const action, ptr::null_mut());
+        for signal in altered {
+            libc::sigaction(*signal, &raw const action, ptr::null_mut());
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -9,7 +9,9 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::FdFlags;
 use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+
+use crate::runtime::handlers;
 
 /// Sees to it that children get no descriptors of whoever started this process. Once, at the start, within
 /// the runtime.
@@ -18,7 +20,7 @@ pub fn keep_from_children() {
     let _ = close_descriptors_at_exec();
     // A log that has become longer than the limit of files allows must not end the server: its writes
     // fail instead.
-    let _ = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
+    let _ = handlers::listen(SignalKind::from_raw(Signal::XFSZ.as_raw()));
 }
 
 #[allow(unsafe_code)]

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+
+use crate::runtime::handlers;
 
 /// Held shared while a child is started and not yet known.
 static GATE: RwLock<()> = RwLock::new(());
@@ -71,7 +73,7 @@ pub fn are_given_to_us() -> bool {
 
 /// Reaps orphans for as long as it runs.
 pub async fn reap() {
-    let Ok(mut exits) = signal(SignalKind::child()) else {
+    let Ok(mut exits) = handlers::listen(SignalKind::child()) else {
         // Without it they stay, as they would without this task.
         return;
     };

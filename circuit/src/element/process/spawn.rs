@@ -1,14 +1,15 @@
 //! Starts a command as a child with its pipes.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use circuit_proto::OsText;
 use circuit_proto::element::process::{Cmd, Sink, TerminalSize};
@@ -216,7 +217,7 @@ fn start_as(
     let start = Start {
         program,
         args: args.map(|arg| &**arg).collect(),
-        env: environment(cmd, &manner.variables),
+        env: environment(cmd, &manner.variables)?,
         dir: directory(cmd),
         open: open.into_iter().zip(0..).chain(also).collect(),
         begins,
@@ -298,7 +299,7 @@ fn check(cmd: &Cmd) -> Result<(), SpawnError> {
         ));
     }
     if texts().any(|text| text.as_bytes().contains(&0)) {
-        return invalid("the command holds a zero byte".to_owned());
+        return Err(with_zero());
     }
     Ok(())
 }
@@ -332,27 +333,48 @@ const OWN_VARIABLES: [&str; 10] = [
     "CIRCUIT_SLOT",
 ];
 
+fn with_zero() -> SpawnError {
+    SpawnError::Invalid("the command holds a zero byte".to_owned())
+}
+
 /// The whole environment, as `NAME=value`, each name once: the last value of several.
-fn environment(cmd: &Cmd, more: &[String]) -> Vec<Vec<u8>> {
-    let mut all = BTreeMap::new();
-    if cmd.env.is_none() {
-        all.extend(std::env::vars_os());
-        for name in OWN_VARIABLES {
-            all.remove(OsStr::new(name));
-        }
-    }
+fn environment(cmd: &Cmd, more: &[String]) -> Result<Vec<Cow<'static, CStr>>, SpawnError> {
     let more = more.iter().map(OsStr::new);
     let own = variables(cmd)
         .map(|entry| &**entry)
         .chain(more)
         .filter_map(name_and_value);
-    all.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    let entry = |(mut name, value): (OsString, OsString)| {
-        name.push("=");
-        name.push(value);
-        name.into_vec()
-    };
-    all.into_iter().map(entry).collect()
+    let mut all = Vec::new();
+    let mut names: BTreeSet<&OsStr> = BTreeSet::new();
+    let own: Vec<_> = own.collect();
+    for (name, value) in own.into_iter().rev() {
+        if names.insert(name) {
+            let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            // The command was checked.
+            let entry = CString::new(entry).map_err(|_| with_zero())?;
+            all.push(Cow::Owned(entry));
+        }
+    }
+    if cmd.env.is_none() {
+        let inherited = inherited().iter();
+        let inherited = inherited.filter(|(name, _)| !names.contains(name.as_os_str()));
+        all.extend(inherited.map(|(_, entry)| Cow::Borrowed(entry.as_c_str())));
+    }
+    Ok(all)
+}
+
+/// What children inherit of this process's environment, which does not change: names and entries.
+fn inherited() -> &'static [(OsString, CString)] {
+    static INHERITED: OnceLock<Vec<(OsString, CString)>> = OnceLock::new();
+    INHERITED.get_or_init(|| {
+        let all = std::env::vars_os();
+        let kept = all.filter(|(name, _)| OWN_VARIABLES.iter().all(|own| name != own));
+        let entry = |(name, value): (OsString, OsString)| {
+            let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            Some((name, CString::new(entry).ok()?))
+        };
+        kept.filter_map(entry).collect()
+    })
 }
 
 fn directory(cmd: &Cmd) -> Option<&OsStr> {
