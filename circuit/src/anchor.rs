@@ -41,6 +41,22 @@ enum Below {
     Closed,
 }
 
+/// How far below an anchor a listing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// To its children.
+    Children,
+    /// To all anchors.
+    All,
+}
+
+/// How far a listing has come.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    /// The names of the last anchor, below the one that is listed; none at the beginning.
+    last: Names,
+}
+
 /// The error of a place where no element can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Occupied {
@@ -148,39 +164,69 @@ impl<E: Clone> Tree<E> {
         self.lock().is_empty()
     }
 
-    /// The children of an anchor, sorted, each with its element.
+    /// Goes on with a listing of the anchors below one, sorted, parents first: `visit` gets the names
+    /// below that anchor, and the element there, and says whether to go on. Returns whether the listing
+    /// has come to its end. `visit` must not use the tree, which is locked.
     ///
-    /// Costs a look-up per child, however much is below them.
-    pub fn children(&self, base: &[String]) -> Vec<(String, Option<E>)> {
-        let slots = self.lock();
-        let mut children = Vec::new();
-        let mut from = Excluded(base.to_vec());
-        while let Some((found, _)) = slots.range((from, Unbounded)).next() {
-            let Some(name) = child_of(base, found) else {
-                break;
-            };
-            let mut path = base.to_vec();
-            path.push(name.to_owned());
-            let held = slots.get(&path).and_then(|slot| slot.element.clone());
-            if held.is_some() || leads_to_element(&slots, &path) {
-                children.push((name.to_owned(), held));
-            }
-            // No name holds a control character, so this is behind the child and all below it,
-            // and before the next child.
-            if let Some(last) = path.last_mut() {
-                last.push('\0');
-            }
-            from = Included(path);
+    /// What is made or removed between two calls may be in the listing or not; all else is in it once.
+    pub fn visit(
+        &self,
+        base: &[String],
+        depth: Depth,
+        cursor: &mut Cursor,
+        visit: impl FnMut(&[String], Option<&E>) -> bool,
+    ) -> bool {
+        match depth {
+            Depth::Children => self.visit_children(base, cursor, visit),
+            Depth::All => self.visit_all(base, cursor, visit),
         }
-        children
     }
 
-    /// Visits all anchors below one, sorted, parents first: `visit` gets the names below that
-    /// anchor, and the element there. `visit` must not use the tree, which is locked.
-    pub fn visit_subtree(&self, base: &[String], mut visit: impl FnMut(&[String], Option<&E>)) {
+    /// Costs a look-up per child, however much is below them.
+    fn visit_children(
+        &self,
+        base: &[String],
+        cursor: &mut Cursor,
+        mut visit: impl FnMut(&[String], Option<&E>) -> bool,
+    ) -> bool {
         let slots = self.lock();
-        let mut last: &[String] = &[];
-        for (found, slot) in slots.range((Excluded(base.to_vec()), Unbounded)) {
+        let depth = base.len();
+        let mut path = [base, &cursor.last].concat();
+        loop {
+            let from = match path.get_mut(depth) {
+                None => Excluded(&path[..]),
+                Some(last) => {
+                    // No name holds a control character, so this is behind the child and all below
+                    // it, and before the next child.
+                    last.push('\0');
+                    Included(&path[..])
+                }
+            };
+            let next = slots.range::<[String], _>((from, Unbounded)).next();
+            let Some(name) = next.and_then(|(found, _)| child_of(base, found)) else {
+                return true;
+            };
+            path.truncate(depth);
+            path.push(name.to_owned());
+            let held = slots.get(&path).and_then(|slot| slot.element.as_ref());
+            if (held.is_some() || leads_to_element(&slots, &path)) && !visit(&path[depth..], held) {
+                cursor.last = path.split_off(depth);
+                return false;
+            }
+        }
+    }
+
+    fn visit_all(
+        &self,
+        base: &[String],
+        cursor: &mut Cursor,
+        mut visit: impl FnMut(&[String], Option<&E>) -> bool,
+    ) -> bool {
+        let slots = self.lock();
+        let before = std::mem::take(&mut cursor.last);
+        let from = [base, &before].concat();
+        let mut last: &[String] = &before;
+        for (found, slot) in slots.range::<[String], _>((Excluded(&from[..]), Unbounded)) {
             let Some(below) = found.strip_prefix(base) else {
                 break;
             };
@@ -191,9 +237,22 @@ impl<E: Clone> Tree<E> {
             for depth in common(last, below) + 1..below.len() {
                 visit(&below[..depth], None);
             }
-            visit(below, Some(element));
+            if !visit(below, Some(element)) {
+                cursor.last = below.to_vec();
+                return false;
+            }
             last = below;
         }
+        true
+    }
+
+    /// All elements.
+    pub fn elements(&self) -> Vec<E> {
+        let slots = self.lock();
+        slots
+            .values()
+            .filter_map(|slot| slot.element.clone())
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Names, Slot<E>>> {
@@ -256,12 +315,36 @@ mod tests {
         tree
     }
 
+    /// A listing, so many anchors at a time.
+    fn list(
+        tree: &Tree<u32>,
+        base: &[String],
+        depth: Depth,
+        at_a_time: usize,
+    ) -> Vec<(Names, Option<u32>)> {
+        let (mut all, mut cursor) = (Vec::new(), Cursor::default());
+        loop {
+            let mut left = at_a_time;
+            let ended = tree.visit(base, depth, &mut cursor, |names, held| {
+                all.push((names.to_vec(), held.copied()));
+                left = left.saturating_sub(1);
+                left > 0
+            });
+            if ended {
+                return all;
+            }
+        }
+    }
+
     fn subtree(tree: &Tree<u32>, base: &[String]) -> Vec<(Names, Option<u32>)> {
-        let mut all = Vec::new();
-        tree.visit_subtree(base, |names, held| {
-            all.push((names.to_vec(), held.copied()))
-        });
-        all
+        list(tree, base, Depth::All, usize::MAX)
+    }
+
+    fn children(tree: &Tree<u32>, base: &[String]) -> Vec<(String, Option<u32>)> {
+        let children = list(tree, base, Depth::Children, usize::MAX).into_iter();
+        children
+            .map(|(names, held)| (names.concat(), held))
+            .collect()
     }
 
     fn show(listed: Vec<(Names, Option<u32>)>) -> Vec<String> {
@@ -291,9 +374,9 @@ mod tests {
         );
         assert_eq!(show(subtree(&tree, &names("a/b"))), ["c=0"]);
         assert!(subtree(&tree, &names("nowhere")).is_empty());
-        let children: Vec<_> = tree.children(&[]);
+        let children_of_root = children(&tree, &[]);
         assert_eq!(
-            children,
+            children_of_root,
             [
                 ("a".into(), None),
                 ("a b".into(), None),
@@ -301,7 +384,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            tree.children(&names("a")),
+            children(&tree, &names("a")),
             [("b".into(), Some(1)), ("d".into(), None)]
         );
     }
@@ -313,7 +396,7 @@ mod tests {
         assert_eq!(tree.reserve(&names("a/b")).unwrap_err(), Occupied::Held);
         assert_eq!(tree.get(&names("a/b")), None::<u32>);
         assert!(
-            tree.children(&[]).is_empty(),
+            children(&tree, &[]).is_empty(),
             "nothing is there before it is made"
         );
         drop(reservation);
@@ -350,7 +433,7 @@ mod tests {
         assert_eq!(tree.remove_if(&names("a/b"), |_| true), None);
         assert_eq!(tree.remove_if(&names("a/b/c"), |_| false), None);
         assert_eq!(tree.remove_if(&names("a/b/c"), |_| true), Some(0));
-        assert!(tree.children(&[]).is_empty());
+        assert!(children(&tree, &[]).is_empty());
     }
 
     proptest! {
@@ -369,12 +452,19 @@ mod tests {
             let all: Vec<_> = expected.clone().into_iter().collect();
             prop_assert_eq!(subtree(&tree, &[]), all);
             for base in expected.keys().chain([&Vec::new()]) {
-                let children: Vec<_> = expected
+                let expected: Vec<_> = expected
                     .iter()
                     .filter(|(path, _)| path.len() == base.len() + 1 && path.starts_with(base))
                     .map(|(path, held)| (path.last().unwrap().clone(), *held))
                     .collect();
-                prop_assert_eq!(tree.children(base), children);
+                prop_assert_eq!(children(&tree, base), expected);
+                // However few at a time.
+                for depth in [Depth::Children, Depth::All] {
+                    let whole = list(&tree, base, depth, usize::MAX);
+                    for at_a_time in 1..4 {
+                        prop_assert_eq!(list(&tree, base, depth, at_a_time), whole.clone());
+                    }
+                }
             }
         }
     }

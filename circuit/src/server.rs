@@ -520,10 +520,7 @@ impl Server {
     /// Tells its elements that the server ends.
     async fn shut_elements_down(&self) {
         self.services.begin_end();
-        let mut all = Vec::new();
-        self.tree
-            .visit_subtree(&[], |_, element| all.extend(element.cloned()));
-        for element in all {
+        for element in self.tree.elements() {
             element.shutdown().await;
         }
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use circuit_client::transport::stream::{RecvHalf, SendHalf, StreamError};
 use circuit_proto::codec::{self, MAX_CHUNK};
-use circuit_proto::element::anchor::Listed;
 use circuit_proto::request::{End, Reply, Value};
 use circuit_proto::{Code, Error, Path};
 use serde::Serialize;
@@ -254,15 +253,22 @@ impl Call {
         self.end(Ok(())).await
     }
 
-    /// Answers with a listing.
-    pub(super) async fn list(&mut self, entries: Vec<Listed>) -> Result<(), Gone> {
+    /// Answers with a listing: `fill` adds entries until the chunks are full, and says whether it has
+    /// come to the end.
+    pub(super) async fn list(
+        &mut self,
+        mut fill: impl FnMut(&mut Chunks) -> bool,
+    ) -> Result<(), Gone> {
         self.operation.log(None);
         self.accept().await?;
         let mut chunks = Chunks::default();
-        for entry in &entries {
-            // A path, or a server's name and URL, is far shorter than a frame: this does not fail.
-            if let Ok(Some(full)) = chunks.add(entry) {
+        loop {
+            let ended = fill(&mut chunks);
+            for full in chunks.full.drain(..) {
                 self.send.data(full.into()).await?;
+            }
+            if ended {
+                break;
             }
         }
         self.send.data(chunks.bytes.into()).await?;
@@ -273,21 +279,34 @@ impl Call {
 /// Encodes values one behind the other, into chunks that hold whole ones. Each value is encoded
 /// once.
 #[derive(Default)]
-struct Chunks {
+pub(super) struct Chunks {
+    /// Full chunks, in order.
+    full: Vec<Vec<u8>>,
     /// The values behind the last full chunk.
     bytes: Vec<u8>,
 }
 
 impl Chunks {
-    /// Adds a value. Returns the chunk before it, if the value did not fit into that.
-    fn add<T: Serialize>(&mut self, value: &T) -> Result<Option<Vec<u8>>, codec::CodecError> {
-        let before = self.bytes.len();
-        codec::append(&mut self.bytes, value)?;
-        if self.bytes.len() <= MAX_CHUNK || before == 0 {
-            return Ok(None);
+    /// Adds a value that is shorter than a chunk.
+    pub(super) fn add<T: Serialize>(&mut self, value: &T) {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(MAX_CHUNK);
         }
-        let next = self.bytes.split_off(before);
-        Ok(Some(std::mem::replace(&mut self.bytes, next)))
+        let before = self.bytes.len();
+        // A path, or a server's name and URL, is far shorter than a frame: this does not fail.
+        let added = codec::append(&mut self.bytes, value);
+        if added.is_err() {
+            self.bytes.truncate(before);
+        }
+        if self.bytes.len() > MAX_CHUNK && before > 0 {
+            let next = self.bytes.split_off(before);
+            self.full.push(std::mem::replace(&mut self.bytes, next));
+        }
+    }
+
+    /// Whether there is a chunk to send.
+    pub(super) fn is_full(&self) -> bool {
+        !self.full.is_empty()
     }
 }
 
@@ -348,7 +367,8 @@ mod tests {
         let entries: Vec<_> = (0..1000).map(long).collect();
         let (mut chunks, mut all) = (Chunks::default(), Vec::new());
         for entry in &entries {
-            all.extend(chunks.add(entry).unwrap());
+            chunks.add(entry);
+            all.append(&mut chunks.full);
         }
         all.push(chunks.bytes);
         assert_eq!(encoded.get(), 1000);

@@ -64,6 +64,22 @@ pub enum Listed {
     },
 }
 
+/// A [`Listed`] to be written: the wire form is the same, and the path somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum ListedRef<'a> {
+    /// A server.
+    Server(&'a ServerEntry),
+    /// An anchor of a server.
+    Anchor {
+        /// Its names below the listed anchor.
+        path: &'a str,
+        /// The kind of the element.
+        kind: Option<ElementKind>,
+        /// What there is to say of the element.
+        note: String,
+    },
+}
+
 /// A live server, as a listing of the root shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerEntry {
@@ -87,4 +103,35 @@ pub enum ServerState {
     /// It is the server that was asked, and it has lost all its links and trusts no other server to
     /// be there: it cannot know which servers are alive.
     Isolated,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn what_is_written_by_reference_is_read_as_the_same() {
+        let (path, kind, note) = ("a/b", Some(ElementKind::Service), "2/3 ready");
+        let whole = Listed::Anchor {
+            path: path.to_owned(),
+            kind,
+            note: note.to_owned(),
+        };
+        let borrowed = ListedRef::Anchor {
+            path,
+            kind,
+            note: note.to_owned(),
+        };
+        let encoded = codec::encode(&borrowed).unwrap();
+        assert_eq!(encoded, codec::encode(&whole).unwrap());
+        let server = ServerEntry {
+            id: ServerId(7),
+            name: "a".to_owned(),
+            url: "circuit://127.0.0.1:1".parse().unwrap(),
+            state: ServerState::Alive,
+        };
+        let encoded = codec::encode(&ListedRef::Server(&server)).unwrap();
+        assert_eq!(encoded, codec::encode(&Listed::Server(server)).unwrap());
+    }
 }

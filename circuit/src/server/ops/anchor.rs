@@ -3,11 +3,11 @@
 use std::pin::pin;
 
 use circuit_proto::element::Status;
-use circuit_proto::element::anchor::{Listed, Op};
+use circuit_proto::element::anchor::{Listed, ListedRef, Op};
 use circuit_proto::request;
 use circuit_proto::{Code, Error};
 
-use crate::anchor::Tree;
+use crate::anchor::{Cursor, Depth};
 use crate::element::service::Service;
 use crate::element::{Element, Kind};
 use crate::server::call::{Call, Gone, nothing_there};
@@ -16,8 +16,12 @@ use crate::server::call::{Call, Gone, nothing_there};
 pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Gone> {
     match op {
         Op::List { recursive } => {
-            let anchors = anchors(&call.server.tree, call.names(), recursive);
-            call.list(anchors).await
+            let depth = if recursive {
+                Depth::All
+            } else {
+                Depth::Children
+            };
+            list(call, depth).await
         }
         Op::Peek => {
             let status = match call.element() {
@@ -40,9 +44,17 @@ pub(in crate::server) async fn execute_at_root(
 ) -> Result<(), Gone> {
     match op {
         request::Op::Anchor(Op::List { .. }) => {
-            let servers = call.server.peer.servers();
-            call.list(servers.into_iter().map(Listed::Server).collect())
-                .await
+            let mut servers = call.server.peer.servers().into_iter();
+            call.list(|chunks| {
+                for server in servers.by_ref() {
+                    chunks.add(&Listed::Server(server));
+                    if chunks.is_full() {
+                        return false;
+                    }
+                }
+                true
+            })
+            .await
         }
         request::Op::Anchor(Op::Peek) => call.answer(Ok(None::<Status>)).await,
         _ => {
@@ -68,28 +80,29 @@ async fn scrub(call: &mut Call) -> Result<(), Error> {
     Ok(())
 }
 
-/// The anchors below one, for a listing.
-fn anchors(tree: &Tree<Element>, base: &[String], recursive: bool) -> Vec<Listed> {
-    let entry = |path: String, element: Option<&Element>| Listed::Anchor {
-        path,
-        kind: element.map(Element::kind),
-        note: element
-            .and_then(Service::of)
-            .map_or_else(String::new, |service| service.note()),
-    };
-    match recursive {
-        true => {
-            let mut all = Vec::new();
-            tree.visit_subtree(base, |names, element| {
-                all.push(entry(names.join("/"), element));
-            });
-            all
-        }
-        false => {
-            let children = tree.children(base).into_iter();
-            children
-                .map(|(name, element)| entry(name, element.as_ref()))
-                .collect()
-        }
-    }
+/// Answers with the anchors below one, so many at a time as fit a chunk: a listing that nobody reads
+/// holds one.
+async fn list(call: &mut Call, depth: Depth) -> Result<(), Gone> {
+    let (server, path) = (call.server.clone(), call.path.clone());
+    let (mut cursor, mut names_below) = (Cursor::default(), String::new());
+    call.list(|chunks| {
+        let base = path.below_server();
+        server
+            .tree
+            .visit(base, depth, &mut cursor, |names, element| {
+                names_below.clear();
+                for (n, name) in names.iter().enumerate() {
+                    if n > 0 {
+                        names_below.push('/');
+                    }
+                    names_below.push_str(name);
+                }
+                let service = element.and_then(Service::of);
+                let note = service.map_or_else(String::new, |service| service.note());
+                let (path, kind) = (names_below.as_str(), element.map(Element::kind));
+                chunks.add(&ListedRef::Anchor { path, kind, note });
+                !chunks.is_full()
+            })
+    })
+    .await
 }
