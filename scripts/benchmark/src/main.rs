@@ -9,6 +9,8 @@ mod channels;
 mod dns;
 mod placement;
 mod raw;
+mod services;
+mod supervisors;
 mod table;
 mod work;
 
@@ -52,7 +54,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// The measurements that can be chosen by name.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     "peek",
     "ls",
     "processes",
@@ -61,6 +63,7 @@ const PARTS: [&str; 8] = [
     "memory",
     "channels",
     "dns",
+    "services",
 ];
 
 async fn bench(binary: &Path, parts: &[String]) -> Result<()> {
@@ -108,13 +111,16 @@ async fn measure(binary: &Path, place: &Path, parts: &[String]) -> Result<()> {
         work::listing(&mut table, &client).await?;
     }
     if let Some(idle) = idle {
-        table.add("resident memory, idle server", "MB", &[idle], None, "≤ 12");
+        table.add("resident memory, idle server", "MB", &[idle], None, "≤ 9");
     }
     if wanted("channels") {
         table.append(channels(binary, place, url, key).await?);
     }
     if wanted("dns") {
         dns::measure(&mut table, place, &client).await?;
+    }
+    if wanted("services") {
+        services::measure(&mut table, binary, place).await?;
     }
     table.print();
     client.close().await;

@@ -276,7 +276,7 @@ pub(crate) async fn listing(table: &mut Table, client: &Client) -> Result<()> {
             return Err(format!("{count} anchors were listed").into());
         }
     }
-    table.add("listing of 10,000 anchors", "ms", &times, None, "≤ 20");
+    table.add("listing of 10,000 anchors", "ms", &times, None, "≤ 3");
     scrub(&server).await
 }
 
