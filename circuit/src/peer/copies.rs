@@ -169,7 +169,8 @@ impl Peer {
 /// A duration as people say it.
 fn age(age: Duration) -> String {
     match age.as_secs() {
-        0..10 => format!("{:.1} s", age.as_secs_f64()),
+        0 => format!("{} ms", age.as_millis()),
+        1..10 => format!("{:.1} s", age.as_secs_f64()),
         seconds @ 10..600 => format!("{seconds} s"),
         seconds @ 600..36_000 => format!("{} min", seconds / 60),
         seconds => format!("{} h", seconds / 3600),
@@ -184,7 +185,8 @@ mod tests {
     fn ages_are_said_roughly() {
         let check =
             |millis, expected: &str| assert_eq!(age(Duration::from_millis(millis)), expected);
-        check(340, "0.3 s");
+        check(40, "40 ms");
+        check(1340, "1.3 s");
         check(65_000, "65 s");
         check(3_600_000, "60 min");
         check(200_000_000, "55 h");
