@@ -248,6 +248,31 @@ fn a_thousand_connections_over_ten_rolling_restarts_see_no_error() {
 }
 
 #[test]
+fn a_service_is_up_again_while_an_instance_that_has_its_sockets_still_ends() {
+    let home = Home::new();
+    let one = home.start("one");
+    let events = Events::of(&one);
+    // It goes on serving until the file is there.
+    let drains = SERVE.replace("while not ends:", "while not os.path.exists('go'):");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = free.local_addr().unwrap().to_string();
+    drop(free);
+    let definition = json!({
+        "Path": "python3", "Args": ["-c", drains], "Ready": { "Notify": true },
+        "Sockets": [{ "Name": "web", "Listen": listen }], "Stop": { "Seconds": 60 },
+    });
+    make(&one, "/one/a", &definition);
+    let before = one.peek("/one/a")["Sockets"].clone();
+    one.circuit("down -nowait /one/a").run();
+    events.until("it ends", |events| count(events, "stopping") == 1);
+    assert_eq!(one.peek("/one/a")["Sockets"], json!([]));
+    one.circuit("up -nowait /one/a").run();
+    assert_eq!(one.peek("/one/a")["Sockets"], before);
+    home.write("go", "");
+    one.circuit("wait -ready /one/a").run();
+}
+
+#[test]
 fn an_instance_of_its_greatest_age_is_replaced_and_that_is_no_failure() {
     let home = Home::new();
     let one = home.start("one");

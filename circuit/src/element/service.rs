@@ -14,6 +14,7 @@ mod launch;
 pub(crate) mod machine;
 mod notify;
 mod probe;
+mod queue;
 pub mod registry;
 mod shared;
 mod sockets;
@@ -32,7 +33,7 @@ use circuit_proto::{Code, ElementKind, Error};
 
 use self::definition::Plan;
 use self::instance::Instance;
-use self::machine::{InstanceId, Intent, Machine};
+use self::machine::{Generation, InstanceId, Intent, Machine};
 use self::registry::Services;
 use self::shared::{Intended, Parts, Shared, State, not_taken, scrubbed};
 use self::sockets::Held;
@@ -41,6 +42,7 @@ use crate::anchor::Names;
 use crate::logs::Reader;
 
 pub use instance::{line, log_failed, read_log};
+pub use sockets::Bound;
 
 /// A service, one of its slots, or an instance that is being replaced, as an element.
 #[derive(Debug)]
@@ -56,6 +58,9 @@ enum View {
     Slot(u32),
     Old(InstanceId),
 }
+
+/// The first generation of a definition.
+const FIRST: Generation = 1;
 
 /// How long a scrub waits for the end of the service before it answers that it goes on. Chosen: below the
 /// callers' own deadline of five seconds.
@@ -86,7 +91,9 @@ impl Service {
         let store = services.kept().await?.store.clone();
         let mut sockets = Held::default();
         if !down {
-            sockets.set(&plan.sockets, &services.runtime.descriptors)?;
+            let (plan, descriptors) = (plan.clone(), services.runtime.descriptors.clone());
+            let bind = move || Held::default().bind(FIRST, &plan.sockets, &[], &descriptors);
+            sockets.put(FIRST, services.runtime.spawning.run(bind).await??);
         }
         let id = services.random();
         let log = services.log(id, plan.log_bytes).await?;
@@ -98,7 +105,7 @@ impl Service {
             id,
             log,
             machine,
-            plans: BTreeMap::from([(1, plan)]),
+            plans: BTreeMap::from([(FIRST, plan)]),
             instances: BTreeMap::new(),
             sockets,
             kept: None,
@@ -108,7 +115,7 @@ impl Service {
         commit(shared.view(View::Whole));
         tokio::spawn(shared.clone().keep_time());
         let intent = if down { Intent::Down } else { Intent::Up };
-        shared.intend(intent, |_| None)?.recorded().await
+        shared.intend(intent, None, None)?.recorded().await
     }
 
     /// Takes another definition in place of the present one.
@@ -124,14 +131,16 @@ impl Service {
             let same = plans.filter(|(_, old)| old.has_same_process(&plan));
             same.map(|(generation, _)| *generation).collect()
         };
-        {
-            // Those that are new are bound first: if one cannot be, nothing changes.
-            let mut state = self.shared.state.lock();
-            if state.machine.want() == machine::Want::Up {
-                let descriptors = &self.shared.services.runtime.descriptors;
-                state.sockets.set(&plan.sockets, descriptors)?;
-            }
-        }
+        let (is_up, next) = {
+            let state = self.shared.state.lock();
+            let is_up = state.machine.want() == machine::Want::Up;
+            (is_up, state.machine.generation() + 1)
+        };
+        // Those that are new are bound first: if one cannot be, nothing changes.
+        let bound = match is_up {
+            true => Some(self.shared.bind(next, &plan).await?),
+            false => None,
+        };
         if let Some(log) = &*self.shared.log.lock() {
             log.set_bytes(plan.log_bytes);
         }
@@ -139,7 +148,8 @@ impl Service {
             policy: Box::new(policy),
             unchanged,
         };
-        self.shared.intend(intent, |_| Some(plan))?.recorded().await
+        let intended = self.shared.intend(intent, Some(plan), bound)?;
+        intended.recorded().await
     }
 
     /// What [`update`](Service::update) would do, in lines for people.
@@ -173,8 +183,23 @@ impl Service {
         Ok(Arc::new(plan))
     }
 
+    /// Binds the sockets that a service needs before it is up. Those go with the intent.
+    pub async fn prepare(&self, op: &Op) -> Result<Option<Bound>, Error> {
+        let newest = {
+            let state = self.shared.state.lock();
+            let plan = state.newest().cloned();
+            plan.map(|plan| (state.machine.generation(), plan))
+        };
+        match (op, self.view, newest) {
+            (Op::Up, View::Whole, Some((generation, plan))) if !plan.sockets.is_empty() => {
+                Ok(Some(self.shared.bind(generation, &plan).await?))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Records what a person wants. Returns the number of that intent.
-    pub fn intend(&self, op: &Op) -> Result<Intended, Error> {
+    pub fn intend(&self, op: &Op, bound: Option<Bound>) -> Result<Intended, Error> {
         let intent = match (op, self.view) {
             (Op::Restart { now }, View::Whole) => Intent::Restart {
                 slot: None,
@@ -189,7 +214,7 @@ impl Service {
             (Op::Reload, View::Whole) => Intent::Reload,
             _ => return Err(self.only_whole(op.name()).err().unwrap_or_else(not_taken)),
         };
-        self.shared.intend(intent, |_| None)
+        self.shared.intend(intent, None, bound)
     }
 
     /// Changes the number of slots.
@@ -211,7 +236,7 @@ impl Service {
             (from, to, newest.with_instances(to)?)
         };
         let intent = Intent::Scale(u32::from(to));
-        let intent = self.shared.intend(intent, |_| Some(Arc::new(plan)))?;
+        let intent = self.shared.intend(intent, Some(Arc::new(plan)), None)?;
         let from = u16::try_from(from).unwrap_or(MAX_SLOTS);
         Ok((from, to, intent))
     }
@@ -371,7 +396,7 @@ impl Lifecycle for Service {
             );
             return Err(Error::new(Code::Refused, message));
         }
-        let intent = self.shared.intend(Intent::Scrub, |_| None)?;
+        let intent = self.shared.intend(Intent::Scrub, None, None)?;
         let intent = intent.recorded().await?;
         let settled = self.shared.until(|state| {
             let stuck = state.outcomes.get(&intent).cloned();

@@ -76,6 +76,29 @@ impl Pool {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let place = self.place().await?;
+        Pool::call(place, call).await
+    }
+
+    /// Makes a call on a thread of this pool, however long the wait for that is: for those who see to it
+    /// themselves that not too many wait.
+    ///
+    /// **Cancellation:** as of [`run`](Self::run).
+    pub async fn run_in_turn<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let place = {
+            let _waits = Waits::begin(&self.waiting);
+            let place = self.free.clone().acquire_owned().await;
+            place.map_err(|error| PoolError::Failed(error.to_string()))?
+        };
+        Pool::call(place, call).await
+    }
+
+    async fn call<T: Send + 'static>(
+        place: OwnedSemaphorePermit,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
         let called = tokio::task::spawn_blocking(move || {
             let _place = place;
             call()
@@ -189,6 +212,23 @@ mod tests {
             async move { pool.run(|| 1).await }
         });
         until(|| pool.waiting() == 1).await;
+        drop(hung);
+        assert_eq!(next.await.unwrap(), Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_call_in_turn_is_not_refused_for_its_wait() {
+        let mut pool = Pool::new("calls", 1);
+        pool.wait = Duration::ZERO;
+        let pool = Arc::new(pool);
+        let hung = hang(&pool, 1);
+        until(|| pool.running() == 1).await;
+        let next = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run_in_turn(|| 1).await }
+        });
+        until(|| pool.waiting() == 1).await;
+        assert!(pool.run(|| 2).await.is_err());
         drop(hung);
         assert_eq!(next.await.unwrap(), Ok(1));
     }

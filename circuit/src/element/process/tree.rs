@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use rustix::io::Errno;
@@ -93,11 +94,16 @@ impl Identity {
 
     /// Sends a signal to this process, and to no other that has its number.
     pub fn signal(self, signal: Signal) -> Result<(), Errno> {
+        rustix::process::pidfd_send_signal(self.pidfd()?, signal)
+    }
+
+    /// A descriptor of this process, and of no other that has its number.
+    pub fn pidfd(self) -> Result<OwnedFd, Errno> {
         // Opened first and compared then: whatever the descriptor refers to has the number until it is
         // closed.
         let pidfd = rustix::process::pidfd_open(self.pid, PidfdFlags::empty())?;
         match Identity::of(self.pid) {
-            Some(found) if found == self => rustix::process::pidfd_send_signal(&pidfd, signal),
+            Some(found) if found == self => Ok(pidfd),
             _ => Err(Errno::SRCH),
         }
     }

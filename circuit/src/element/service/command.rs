@@ -108,7 +108,9 @@ impl Shared {
         running: &RunningCommand,
     ) -> bool {
         let mark = format!("{}.{name}", self.mark(id));
+        let place = self.place().await;
         let started = self.start_command(plan, id, &mark, words).await;
+        drop(place);
         let Launched { session, pipes } = match started {
             Ok(started) => started,
             Err(error) => {

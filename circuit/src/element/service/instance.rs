@@ -15,8 +15,10 @@ use super::command::RunningCommand;
 use super::definition::{Plan, Probe, Reload};
 use super::launch::{Launch, Launched};
 use super::machine::{self, Command, End, Generation, Input, InstanceId, NotSpawned};
+use super::queue::Place;
 use super::registry;
 use super::shared::{Shared, State, scrubbed};
+use super::sockets;
 use crate::element::process::session::{self, Session};
 use crate::element::process::tree::{MARK, Tree};
 use crate::element::process::{Manner, SpawnError};
@@ -165,11 +167,14 @@ impl Shared {
         let abandoned = instance.abandoned.clone();
         let shared = self.clone();
         tokio::spawn(async move {
+            let place = shared.place().await;
+            // It may have waited for long.
             if abandoned.load(Ordering::Relaxed) {
                 let why = NotSpawned::Abandoned;
                 return shared.handle(Input::NotSpawned { instance: id, why });
             }
-            let started = shared.start(&plan, id, mark.clone()).await;
+            let started = shared.start(&plan, id, generation, mark.clone()).await;
+            drop(place);
             let counters = &shared.services.runtime.counters;
             match started {
                 Ok(started) => {
@@ -187,10 +192,16 @@ impl Shared {
         });
     }
 
+    /// Waits for a place among the starts that are in flight.
+    pub(super) async fn place(&self) -> Place {
+        self.starts.place(&self.services.starts).await
+    }
+
     async fn start(
         self: &Arc<Self>,
         plan: &Arc<Plan>,
         id: InstanceId,
+        generation: Generation,
         mark: String,
     ) -> Result<Launched, SpawnError> {
         let runtime = &self.services.runtime;
@@ -199,15 +210,17 @@ impl Shared {
         let mut line = None;
         if plan.uses_notify() || matches!(plan.ready, Probe::NotifyFd(_)) {
             let (shared, plan, mark) = (self.clone(), plan.clone(), mark.clone());
-            let ears = runtime.spawning.run(move || shared.ears(id, &plan, &mark));
+            let ears = runtime
+                .spawning
+                .run_in_turn(move || shared.ears(id, &plan, &mark));
             let ears = ears.await.map_err(|error| system(&error))?;
             let (variable, found) = ears.map_err(|error| system(&error))?;
             manner.variables.extend(variable);
             line = found;
         }
-        let handed = self.state.lock().sockets.hand_over();
-        let (sockets, variables) = handed.map_err(|error| system(&error))?;
-        manner.variables.extend(variables);
+        let sockets = self.sockets(generation, plan).await;
+        let sockets = sockets.map_err(|error| system(&error.message))?;
+        manner.variables.extend(sockets::variables(&sockets));
         let launch = Launch {
             cmd: plan.cmd(id.slot),
             manner,

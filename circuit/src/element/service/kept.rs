@@ -5,7 +5,6 @@
 //! they are, is noted without a flush: it must survive the server, not the host.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use circuit_proto::{Code, Error};
@@ -387,14 +386,9 @@ impl Services {
             found.insert(id, what);
         }
         let mut sockets = Held::default();
-        if let Some(newest) = plans.get(&record.generation)
-            && record.want == Want::Up
-        {
-            let holders: Vec<OwnedFd> = adopted
-                .iter()
-                .filter_map(|(_, running)| running.session.pidfd().try_clone_to_owned().ok())
-                .collect();
-            sockets.recover(&newest.sockets, &holders, &self.runtime.descriptors);
+        if record.want == Want::Up {
+            let descriptors = &self.runtime.descriptors;
+            sockets.recover(&plans, instances.values(), &remains.table, descriptors);
         }
         let slot_records = slots.into_values().collect();
         let policies = plans

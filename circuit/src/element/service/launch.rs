@@ -4,14 +4,15 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use circuit_proto::element::process::{Cmd, Sink};
 
+use super::sockets::One;
 use crate::element::process::session::{self, Session};
 use crate::element::process::{Manner, SpawnError, nothing, sink};
 use crate::logs::{Log, Pipe, Source, Stream};
 use crate::runtime::Runtime;
 use crate::runtime::descriptors::{Taken, User};
 
-/// How many descriptors a start takes at most, for a moment: a stdin, two pipes of two ends, a pidfd, and
-/// two of a notification.
+/// How many descriptors a start takes at most, for a moment, beside copies of sockets: a stdin, two pipes of two
+/// ends, a pidfd, and two of a notification.
 const DESCRIPTORS: u64 = 8;
 
 /// A program that is about to start.
@@ -24,7 +25,7 @@ pub(super) struct Launch {
     /// The beginning of the names of its pipes.
     pub(super) pipes: String,
     /// The sockets that it gets, from descriptor 3 on.
-    pub(super) sockets: Vec<OwnedFd>,
+    pub(super) sockets: Vec<One>,
     /// Where it writes a line once it is ready, and the number of that descriptor.
     pub(super) line: Option<(OwnedFd, RawFd)>,
 }
@@ -39,10 +40,11 @@ impl Launch {
     /// Starts it on a thread of the pool for spawning.
     pub(super) async fn launched(self, runtime: &Runtime) -> Result<Launched, SpawnError> {
         let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
-        let taken = runtime.descriptors.take(User::Processes, DESCRIPTORS);
+        let count = DESCRIPTORS + self.sockets.len() as u64;
+        let taken = runtime.descriptors.take(User::Processes, count);
         let mut taken = taken.map_err(|short| system(&short))?;
         let one = taken.split(session::DESCRIPTORS);
-        let launched = runtime.spawning.run(move || {
+        let launched = runtime.spawning.run_in_turn(move || {
             let launched = self.launch(one);
             drop(taken);
             launched
@@ -90,7 +92,10 @@ impl Launch {
             pipes.push(pipe);
             open.push(end);
         }
-        open.extend(self.sockets);
+        for socket in &self.sockets {
+            let copy = socket.copy();
+            open.push(copy.map_err(|error| SpawnError::System(error.to_string()))?);
+        }
         Session::start(&self.cmd, open, self.line, &self.manner, taken)
     }
 }

@@ -20,6 +20,7 @@ use super::definition::Plan;
 use super::instance::{Running, log_failed};
 use super::kept::Here;
 use super::machine::{AfterState, Input};
+use super::queue::Places;
 use super::shared::Shared;
 use super::watcher::Watcher;
 use crate::anchor::{Names, Tree};
@@ -38,6 +39,8 @@ pub struct Services {
     pub(super) runtime: Arc<Runtime>,
     pub(super) tree: Arc<Tree<Element>>,
     pub(super) watcher: Arc<Watcher>,
+    /// The starts in flight.
+    pub(super) starts: Places,
     /// The path of the server's own anchor.
     pub(super) server: String,
     /// The variables that all instances get: where their server is reached.
@@ -105,6 +108,7 @@ impl Services {
             runtime: runtime.clone(),
             tree: tree.clone(),
             watcher: Watcher::new(runtime),
+            starts: Places::of_server(),
             variables: socket
                 .map(|path| format!("CIRCUIT_SOCKET={}", path.display()))
                 .collect(),

@@ -20,8 +20,9 @@ use super::kept;
 use super::machine::{
     self, Generation, Input, InstanceId, Intent, Keep, Machine, Output, Refused, Ticket,
 };
+use super::queue::Places;
 use super::registry::{self, Services};
-use super::sockets::Held;
+use super::sockets::{Bound, Held};
 use super::status;
 use super::{Service, View};
 use crate::anchor::Names;
@@ -39,6 +40,10 @@ pub(super) struct Shared {
     /// Its random id, with which its marks begin.
     pub(super) id: u64,
     pub(super) log: Mutex<Option<Log>>,
+    /// Its share of the starts in flight.
+    pub(super) starts: Places,
+    /// Who binds sockets has it meanwhile.
+    pub(super) binding: Arc<tokio::sync::Mutex<()>>,
     pub(super) state: Mutex<State>,
     /// Notified when the machine's deadline may have changed.
     pub(super) timer: Notify,
@@ -106,6 +111,8 @@ impl Parts {
             names: self.names,
             id: self.id,
             log: Mutex::new(Some(self.log)),
+            starts: Places::of_service(),
+            binding: Arc::default(),
             state: Mutex::new(State {
                 machine: self.machine,
                 plans: self.plans,
@@ -186,39 +193,27 @@ impl Shared {
         names
     }
 
-    /// Takes an intent. `plan` gives the definition of its new generation, if it has one.
+    /// Takes an intent, with the definition of the new generation if it has one, and sockets that were bound
+    /// for it.
     pub(super) fn intend(
         self: &Arc<Self>,
         intent: Intent,
-        plan: impl FnOnce(Generation) -> Option<Arc<Plan>>,
-    ) -> Result<Intended, Error> {
-        self.intend_with(intent, |state| {
-            let generation = state.machine.generation();
-            if let Some(plan) = plan(generation) {
-                state.plans.insert(generation, plan);
-            }
-        })
-    }
-
-    pub(super) fn intend_with(
-        self: &Arc<Self>,
-        intent: Intent,
-        then: impl FnOnce(&mut State),
+        plan: Option<Arc<Plan>>,
+        bound: Option<Bound>,
     ) -> Result<Intended, Error> {
         let verb = intent.verb();
         let mut state = self.state.lock();
         let down = matches!(intent, Intent::Down | Intent::Scrub);
-        let descriptors = &self.services.runtime.descriptors;
-        if matches!(intent, Intent::Up)
-            && state.machine.want() != machine::Want::Scrubbed
-            && let Some(plan) = state.newest().cloned()
-        {
-            state.sockets.set(&plan.sockets, descriptors)?;
-        }
         let taken = state.machine.intend(intent, registry::now());
         let Ticket(ticket) = taken.map_err(|refused| self.refused(refused, &verb.to_string()))?;
         state.last = state.last.max(ticket);
-        then(&mut state);
+        let generation = state.machine.generation();
+        if let Some(plan) = plan {
+            state.plans.insert(generation, plan);
+        }
+        if let Some(bound) = bound {
+            state.hold(generation, bound);
+        }
         if down {
             state.sockets.close();
         }
@@ -367,6 +362,7 @@ impl Shared {
             Output::Keep(Keep::Slot(slot)) => self.keep_slot(state, slot),
             Output::Forget { generation } => {
                 state.plans.remove(&generation);
+                state.sockets.forget(generation);
             }
             Output::Settled { ticket, outcome } => {
                 state.outcomes.insert(ticket.0, outcome);

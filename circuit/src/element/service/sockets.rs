@@ -1,169 +1,172 @@
-//! The sockets that a server holds for a service: bound once, when the service comes up, and handed to each
-//! instance. Instances come and go on them, and nothing that is queued is lost.
+//! The sockets that a server holds for a service: bound when the service comes up, and handed to each instance.
+//! Instances come and go on them, and nothing that is queued is lost.
+//!
+//! Each definition that may still be started has its own list, in its order: what two of them name is one socket.
+//! A socket is closed when the last definition that names it is forgotten, or when the service goes down.
+//!
+//! **Invariant:** an instance begins with all sockets of its definition, or not at all.
 
+mod bind;
+
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use circuit_proto::element::service::HeldSocket;
 use circuit_proto::{Code, Error};
-use rustix::process::PidfdGetfdFlags;
-use socket2::{Domain, SockAddr, SockRef, Socket as Raw, Type};
+use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
-use super::definition::{Listen, Socket};
+use self::bind::{adjust, bound, text, words};
+use super::definition::{Listen, Plan, Socket};
+use super::instance::Instance;
+use super::machine::{Generation, Want};
+use super::shared::{Shared, State};
+use crate::element::process::tree::{Table, Tree};
 use crate::runtime::descriptors::{Descriptors, Taken, User};
 
-/// How many connections wait at most unless the definition says otherwise: the system's own maximum is less.
-const BACKLOG: i32 = 4096;
+pub(super) use self::bind::Holder;
 
-/// The sockets of a service that is up.
+/// The sockets of a service that is up, by definition.
 #[derive(Debug, Default)]
-pub(super) struct Held(Vec<One>);
+pub(super) struct Held(BTreeMap<Generation, Vec<One>>);
+
+/// A socket that is bound, as a definition names it.
+#[derive(Debug, Clone)]
+pub(super) struct One {
+    socket: Socket,
+    bound: Arc<Descriptor>,
+}
 
 #[derive(Debug)]
-struct One {
-    socket: Socket,
+struct Descriptor {
     fd: OwnedFd,
     _taken: Taken,
 }
 
+/// The sockets of a definition, bound before the definition is taken. Dropped before that, those that are new are
+/// closed again.
+#[derive(Debug)]
+pub struct Bound {
+    all: Vec<One>,
+    new: Vec<One>,
+    /// One at a time binds the sockets of a service.
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
 impl Held {
-    /// Binds the sockets that are not held yet, and then closes those that are not among them. If one cannot
-    /// be bound, nothing changes.
-    pub(super) fn set(
-        &mut self,
-        sockets: &[Socket],
-        descriptors: &Arc<Descriptors>,
-    ) -> Result<(), Error> {
+    /// The sockets that are held for a definition; those that it shares with another are the same.
+    fn found(&self, generation: Generation, wanted: &[Socket]) -> Vec<Option<One>> {
+        // Its own list first, then the newest.
+        let own = self.0.get(&generation).into_iter();
+        let all: Vec<&One> = own.chain(self.0.values().rev()).flatten().collect();
+        let mut found: Vec<Option<One>> = vec![None; wanted.len()];
         // Several may be at port 0: their names tell them apart. One that was renamed stays.
-        let mut places: Vec<Option<usize>> = vec![None; sockets.len()];
         for with_name in [true, false] {
-            for (number, socket) in sockets.iter().enumerate() {
+            for (at, socket) in wanted.iter().enumerate() {
+                if found[at].is_some() {
+                    continue;
+                }
+                let is_free = |one: &One| found.iter().flatten().all(|other| !other.is(one));
                 let is_it = |held: &Socket| {
                     held.listen == socket.listen && (!with_name || held.name == socket.name)
                 };
-                let mut held = self.0.iter().enumerate();
-                let free =
-                    held.find(|(at, held)| is_it(&held.socket) && !places.contains(&Some(*at)));
-                places[number] = places[number].or(free.map(|(at, _)| at));
+                let one = all.iter().find(|one| is_it(&one.socket) && is_free(one));
+                found[at] = one.map(|one| (*one).clone());
             }
         }
-        let mut new: Vec<One> = Vec::new();
-        let missing = sockets
-            .iter()
-            .zip(&places)
-            .filter(|(_, place)| place.is_none());
-        for (socket, _) in missing {
-            match One::bound(socket, descriptors) {
-                Ok(one) => new.push(one),
-                Err(error) => {
-                    new.into_iter().for_each(One::close);
-                    return Err(error);
-                }
-            }
-        }
-        let mut before: Vec<Option<One>> = self.0.drain(..).map(Some).collect();
-        let mut new = new.into_iter();
-        for (socket, place) in sockets.iter().zip(places) {
-            let held = match place {
-                Some(at) => before[at].take(),
-                None => new.next(),
-            };
-            self.0.extend(held.map(|held| One {
-                socket: socket.clone(),
-                ..held
-            }));
-        }
-        before.into_iter().flatten().for_each(One::close);
-        Ok(())
+        found
     }
 
-    /// Closes all.
-    pub(super) fn close(&mut self) {
-        self.0.drain(..).for_each(One::close);
+    /// All sockets of a definition, in its order, unless one is missing.
+    pub(super) fn whole(&self, generation: Generation, wanted: &[Socket]) -> Option<Vec<One>> {
+        let found = self.found(generation, wanted).into_iter().zip(wanted);
+        let named = |(one, socket): (Option<One>, &Socket)| {
+            let socket = socket.clone();
+            one.map(|one| One { socket, ..one })
+        };
+        found.map(named).collect()
+    }
+
+    /// Binds the sockets of a definition that are not held. If one cannot be bound, nothing is left. Blocks.
+    pub(super) fn bind(
+        &self,
+        generation: Generation,
+        wanted: &[Socket],
+        holders: &[Holder],
+        descriptors: &Arc<Descriptors>,
+    ) -> Result<Bound, Error> {
+        let found = self.found(generation, wanted);
+        bind_missing(wanted, found, None, holders, descriptors)
     }
 
     /// Takes the sockets over that the server's life before held, from the instances that have them still, and
-    /// binds those that no instance has.
-    pub(super) fn recover(
+    /// binds those that no instance has. What cannot be bound yet is tried again at each start that needs it.
+    pub(super) fn recover<'a>(
         &mut self,
-        sockets: &[Socket],
-        holders: &[OwnedFd],
+        plans: &BTreeMap<Generation, Arc<Plan>>,
+        instances: impl Iterator<Item = &'a Instance>,
+        table: &Table,
         descriptors: &Arc<Descriptors>,
     ) {
-        for (socket, number) in sockets.iter().zip(3..) {
-            let copy = |holder: &OwnedFd| {
-                let flags = PidfdGetfdFlags::empty();
-                let fd = rustix::process::pidfd_getfd(holder, number, flags).ok()?;
-                is_bound(&socket.listen, fd.as_fd()).then_some(fd)
-            };
-            let found = holders.iter().find_map(copy);
-            let one = match (found, descriptors.take(User::Processes, 1)) {
-                (Some(fd), Ok(taken)) => Ok(One {
-                    socket: socket.clone(),
-                    fd,
-                    _taken: taken,
-                }),
-                _ => One::bound(socket, descriptors),
-            };
-            match one {
-                Ok(one) => self.0.push(one),
+        let holders = holders(&trees(instances), table);
+        for (generation, plan) in plans {
+            match self.bind(*generation, &plan.sockets, &holders, descriptors) {
+                Ok(bound) => self.put(*generation, bound),
                 Err(error) => warn!("after the start: {}", error.message),
             }
         }
     }
 
-    /// Copies for an instance, and the variables that tell it of them (sd_listen_fds(3)).
-    pub(super) fn hand_over(&self) -> io::Result<(Vec<OwnedFd>, Vec<String>)> {
-        if self.0.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
-        }
-        let copies = self.0.iter().map(|held| held.fd.try_clone());
-        let names: Vec<_> = self
-            .0
-            .iter()
-            .map(|held| held.socket.name.as_str())
-            .collect();
-        let variables = vec![
-            format!("LISTEN_FDS={}", names.len()),
-            format!("LISTEN_FDNAMES={}", names.join(":")),
-        ];
-        Ok((copies.collect::<io::Result<_>>()?, variables))
+    /// Has the sockets of a definition from now on.
+    pub(super) fn put(&mut self, generation: Generation, mut bound: Bound) {
+        bound.new.clear();
+        let before = self.0.insert(generation, std::mem::take(&mut bound.all));
+        self.release(before.into_iter().flatten());
     }
 
-    /// As `peek` shows them.
+    /// A definition is not started any more: closes what no other one names.
+    pub(super) fn forget(&mut self, generation: Generation) {
+        let before = self.0.remove(&generation);
+        self.release(before.into_iter().flatten());
+    }
+
+    /// Closes all.
+    pub(super) fn close(&mut self) {
+        let all = std::mem::take(&mut self.0);
+        self.release(all.into_values().flatten());
+    }
+
+    fn release(&self, ones: impl Iterator<Item = One>) {
+        let left = |one: &One| self.0.values().flatten().any(|other| other.is(one));
+        ones.filter(|one| !left(one)).for_each(|one| one.unlink());
+    }
+
+    /// As `peek` shows them: those of the newest definition.
     pub(super) fn status(&self) -> Vec<HeldSocket> {
         let one = |held: &One| HeldSocket {
             name: held.socket.name.clone(),
-            address: bound(&held.socket.listen, held.fd.as_fd()),
+            address: bound(&held.socket.listen, &held.bound.fd),
             held: "server".to_owned(),
         };
-        self.0.iter().map(one).collect()
+        let newest = self.0.values().next_back();
+        newest.into_iter().flatten().map(one).collect()
     }
 }
 
 impl One {
-    fn bound(socket: &Socket, descriptors: &Arc<Descriptors>) -> Result<One, Error> {
-        let taken = descriptors.take(User::Processes, 1);
-        let taken = taken.map_err(|short| Error::new(Code::Busy, short.to_string()))?;
-        let fd = bind(socket).map_err(|error| {
-            let listen = text(&socket.listen);
-            let message = format!("cannot listen on {listen}: {}", words(&error));
-            Error::new(Code::Refused, message)
-        })?;
-        Ok(One {
-            socket: socket.clone(),
-            fd,
-            _taken: taken,
-        })
+    fn is(&self, other: &One) -> bool {
+        Arc::ptr_eq(&self.bound, &other.bound)
     }
 
-    /// Closes it for good: the file of a Unix socket goes with it.
-    fn close(self) {
+    /// A copy for an instance.
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        self.bound.fd.try_clone()
+    }
+
+    /// The file of a Unix socket goes with it.
+    fn unlink(&self) {
         if let Listen::Unix(path) = &self.socket.listen {
             // Somebody else may have removed it.
             let _ = std::fs::remove_file(path);
@@ -171,196 +174,150 @@ impl One {
     }
 }
 
-/// Whether a descriptor is the socket that is meant.
-fn is_bound(listen: &Listen, fd: impl AsFd) -> bool {
-    let fd = fd.as_fd();
-    let socket = SockRef::from(&fd);
-    let (Ok(local), Ok(kind)) = (socket.local_addr(), socket.r#type()) else {
-        return false;
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.new.iter().for_each(One::unlink);
+    }
+}
+
+/// The variables that tell an instance of its sockets (sd_listen_fds(3)).
+pub(super) fn variables(sockets: &[One]) -> Vec<String> {
+    if sockets.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<_> = sockets.iter().map(|one| &*one.socket.name).collect();
+    vec![
+        format!("LISTEN_FDS={}", names.len()),
+        format!("LISTEN_FDNAMES={}", names.join(":")),
+    ]
+}
+
+fn bind_missing(
+    wanted: &[Socket],
+    found: Vec<Option<One>>,
+    turn: Option<OwnedMutexGuard<()>>,
+    holders: &[Holder],
+    descriptors: &Arc<Descriptors>,
+) -> Result<Bound, Error> {
+    let mut result = Bound {
+        all: Vec::new(),
+        new: Vec::new(),
+        _turn: turn,
     };
-    match listen {
-        Listen::Tcp(address) => {
-            kind == Type::STREAM && local.as_socket().is_some_and(|bound| same(*address, bound))
-        }
-        Listen::Udp(address) => {
-            kind == Type::DGRAM && local.as_socket().is_some_and(|bound| same(*address, bound))
-        }
-        Listen::Unix(path) => local.as_pathname() == Some(path),
-    }
-}
-
-/// Whether a socket that was to be bound to the one address may be bound to the other.
-fn same(wanted: SocketAddr, bound: SocketAddr) -> bool {
-    wanted.ip() == bound.ip() && (wanted.port() == 0 || wanted.port() == bound.port())
-}
-
-/// The address with the port that was bound.
-fn bound(listen: &Listen, fd: impl AsFd) -> String {
-    let local = SockRef::from(&fd.as_fd()).local_addr().ok();
-    let address = local.and_then(|local| local.as_socket());
-    match (listen, address) {
-        (Listen::Tcp(_), Some(address)) => address.to_string(),
-        (Listen::Udp(_), Some(address)) => format!("udp:{address}"),
-        (listen, _) => text(listen),
-    }
-}
-
-fn text(listen: &Listen) -> String {
-    match listen {
-        Listen::Tcp(address) => address.to_string(),
-        Listen::Udp(address) => format!("udp:{address}"),
-        Listen::Unix(path) => format!("unix:{}", path.display()),
-    }
-}
-
-fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or(&text)
-        .to_lowercase()
-}
-
-fn bind(socket: &Socket) -> io::Result<OwnedFd> {
-    let backlog = socket
-        .backlog
-        .and_then(|backlog| i32::try_from(backlog).ok());
-    let backlog = backlog.unwrap_or(BACKLOG);
-    match &socket.listen {
-        Listen::Tcp(address) => {
-            let raw = Raw::new(Domain::for_address(*address), Type::STREAM, None)?;
-            // Connections of an earlier life that are still being closed do not hold the port.
-            raw.set_reuse_address(true)?;
-            if address.is_ipv6() {
-                raw.set_only_v6(true)?;
+    for (socket, found) in wanted.iter().zip(found) {
+        let failed = |error: io::Error| {
+            let message = format!(
+                "cannot listen on {}: {}",
+                text(&socket.listen),
+                words(&error)
+            );
+            Error::new(Code::Refused, message)
+        };
+        let one = match found {
+            Some(One {
+                socket: before,
+                bound,
+            }) => {
+                adjust(&before, socket, &bound.fd).map_err(failed)?;
+                let socket = socket.clone();
+                One { socket, bound }
             }
-            raw.bind(&SockAddr::from(*address))?;
-            raw.listen(backlog)?;
-            Ok(raw.into())
-        }
-        Listen::Udp(address) => {
-            let raw = Raw::new(Domain::for_address(*address), Type::DGRAM, None)?;
-            if address.is_ipv6() {
-                raw.set_only_v6(true)?;
+            None => {
+                let taken = descriptors.take(User::Processes, 1);
+                let taken = taken.map_err(|short| Error::new(Code::Busy, short.to_string()))?;
+                let copied = holders.iter().find_map(|holder| holder.copy(socket));
+                let fd = copied.map_or_else(|| bind::bind(socket), Ok);
+                let one = One {
+                    socket: socket.clone(),
+                    bound: Arc::new(Descriptor {
+                        fd: fd.map_err(failed)?,
+                        _taken: taken,
+                    }),
+                };
+                result.new.push(one.clone());
+                one
             }
-            raw.bind(&SockAddr::from(*address))?;
-            Ok(raw.into())
+        };
+        result.all.push(one);
+    }
+    Ok(result)
+}
+
+impl Shared {
+    /// Binds the sockets of a definition that are not held, or takes them back from instances that have them still.
+    pub(super) async fn bind(&self, generation: Generation, plan: &Plan) -> Result<Bound, Error> {
+        let turn = self.binding.clone().lock_owned().await;
+        let wanted = plan.sockets.clone();
+        let (found, trees) = {
+            let state = self.state.lock();
+            let trees = trees(state.instances.values());
+            (state.sockets.found(generation, &wanted), trees)
+        };
+        let descriptors = self.services.runtime.descriptors.clone();
+        let bound = self.services.runtime.spawning.run_in_turn(move || {
+            let wanted_trees: Vec<&Tree> = trees.iter().map(|(tree, _)| &**tree).collect();
+            let holders = match found.iter().all(Option::is_some) || trees.is_empty() {
+                true => Vec::new(),
+                false => holders(&trees, &Table::of(&wanted_trees).unwrap_or_default()),
+            };
+            bind_missing(&wanted, found, Some(turn), &holders, &descriptors)
+        });
+        bound.await?
+    }
+
+    /// The sockets for an instance that is about to start.
+    pub(super) async fn sockets(
+        &self,
+        generation: Generation,
+        plan: &Plan,
+    ) -> Result<Vec<One>, Error> {
+        let held = self.state.lock().sockets.whole(generation, &plan.sockets);
+        if let Some(held) = held {
+            return Ok(held);
         }
-        Listen::Unix(path) => {
-            remove_stale(path)?;
-            let raw = Raw::new(Domain::UNIX, Type::STREAM, None)?;
-            raw.bind(&SockAddr::unix(path)?)?;
-            if let Some(mode) = socket.mode {
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-            }
-            raw.listen(backlog)?;
-            Ok(raw.into())
+        let bound = self.bind(generation, plan).await?;
+        let mut state = self.state.lock();
+        // It may belong to the newest definition by now.
+        let generation = match state.plans.contains_key(&generation) {
+            true => generation,
+            false => state.machine.generation(),
+        };
+        state.hold(generation, bound);
+        let held = state.sockets.whole(generation, &plan.sockets);
+        held.ok_or_else(|| Error::new(Code::Closed, "the service is down"))
+    }
+}
+
+impl State {
+    /// Has sockets from now on, unless the service has gone down meanwhile.
+    pub(super) fn hold(&mut self, generation: Generation, bound: Bound) {
+        if self.machine.want() == Want::Up {
+            self.sockets.put(generation, bound);
         }
     }
 }
 
-/// Removes a socket that nobody listens on.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(found) if !found.file_type().is_socket() => {
-            Err(io::Error::other("there is something else than a socket"))
-        }
-        Ok(_) => {
-            let raw = Raw::new(Domain::UNIX, Type::STREAM, None)?;
-            // Without waiting for a listener whose queue is full.
-            raw.set_nonblocking(true)?;
-            match raw.connect(&SockAddr::unix(path)?) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path)
-                }
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
-            }
-        }
-    }
+/// The trees of the instances that were handed sockets.
+fn trees<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<(Arc<Tree>, Vec<Socket>)> {
+    let trees = instances.filter_map(|instance| {
+        let sockets = instance.plan().sockets.clone();
+        Some((instance.running()?.tree, sockets)).filter(|(_, sockets)| !sockets.is_empty())
+    });
+    trees.collect()
+}
+
+/// All processes that may have sockets.
+fn holders(trees: &[(Arc<Tree>, Vec<Socket>)], table: &Table) -> Vec<Holder> {
+    let wanted: Vec<&Tree> = trees.iter().map(|(tree, _)| &**tree).collect();
+    let members = table.members(&wanted).into_iter().zip(trees);
+    let holders = members.flat_map(|(members, (_, sockets))| {
+        members.into_iter().map(|process| Holder {
+            process,
+            sockets: sockets.clone(),
+        })
+    });
+    holders.collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn socket(name: &str, listen: Listen) -> Socket {
-        Socket {
-            name: name.to_owned(),
-            listen,
-            backlog: None,
-            mode: None,
-        }
-    }
-
-    fn free(name: &str) -> Socket {
-        socket(name, Listen::Tcp("127.0.0.1:0".parse().unwrap()))
-    }
-
-    fn addresses(held: &Held) -> Vec<(String, String)> {
-        let status = held.status().into_iter();
-        status.map(|held| (held.name, held.address)).collect()
-    }
-
-    #[test]
-    fn sockets_at_any_port_are_told_apart_by_their_names() {
-        let descriptors = Descriptors::of_process();
-        let mut held = Held::default();
-        held.set(&[free("a"), free("b")], &descriptors).unwrap();
-        let before = addresses(&held);
-        held.set(&[free("c"), free("b"), free("a")], &descriptors)
-            .unwrap();
-        let after = addresses(&held);
-        assert_eq!((&after[1], &after[2]), (&before[1], &before[0]));
-        // One that was renamed stays where it is.
-        held.set(&[free("d"), free("a")], &descriptors).unwrap();
-        let renamed = addresses(&held);
-        assert_eq!(renamed[1], before[0]);
-        assert!(after.iter().any(|(_, address)| *address == renamed[0].1));
-    }
-
-    #[test]
-    fn nothing_changes_if_one_cannot_be_bound() {
-        let descriptors = Descriptors::of_process();
-        let mut held = Held::default();
-        held.set(&[free("a"), free("b")], &descriptors).unwrap();
-        let before = addresses(&held);
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = socket("c", Listen::Tcp(taken.local_addr().unwrap()));
-        let used = descriptors.used();
-        let error = held.set(&[free("x"), taken, free("b")], &descriptors);
-        assert!(
-            error
-                .unwrap_err()
-                .message
-                .contains("address already in use")
-        );
-        assert_eq!(addresses(&held), before);
-        assert_eq!(descriptors.used(), used);
-    }
-
-    #[test]
-    fn a_listener_whose_queue_is_full_is_not_waited_for() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("socket");
-        let listener = Raw::new(Domain::UNIX, Type::STREAM, None).unwrap();
-        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
-        listener.listen(0).unwrap();
-        let mut waiting = Vec::new();
-        loop {
-            let raw = Raw::new(Domain::UNIX, Type::STREAM, None).unwrap();
-            raw.set_nonblocking(true).unwrap();
-            if raw.connect(&SockAddr::unix(&path).unwrap()).is_err() {
-                break;
-            }
-            waiting.push(raw);
-        }
-        let refused = remove_stale(&path).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
-        drop((listener, waiting));
-        remove_stale(&path).unwrap();
-        assert!(!path.exists());
-    }
-}
+mod tests;

@@ -42,9 +42,11 @@ pub(in crate::server) async fn execute(call: &mut Call, op: Op) -> Result<(), Go
             call.answer(checked).await
         }
         Op::Up | Op::Down | Op::Restart { .. } | Op::Reload => {
-            let intended = call.in_order(|| service.intend(&op));
-            let recorded = match intended {
-                Ok(intended) => Box::pin(intended.recorded()).await,
+            let recorded = match Box::pin(service.prepare(&op)).await {
+                Ok(bound) => match call.in_order(|| service.intend(&op, bound)) {
+                    Ok(intended) => Box::pin(intended.recorded()).await,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             };
             call.answer(recorded).await
