@@ -16,6 +16,8 @@ mod notify;
 mod probe;
 mod queue;
 pub mod registry;
+mod restarts;
+mod samples;
 mod shared;
 mod sockets;
 mod status;
@@ -82,10 +84,8 @@ impl Service {
         down: bool,
         commit: impl FnOnce(Arc<Service>),
     ) -> Result<u64, Error> {
-        let read = services
-            .runtime
-            .looking
-            .run(move || Plan::read(&definition));
+        let resolving = &services.runtime.resolving;
+        let read = resolving.run(move || Plan::read(&definition));
         let plan = Arc::new(read.await??);
         services.check_order(&names, &plan)?;
         let store = services.kept().await?.store.clone();
@@ -175,8 +175,8 @@ impl Service {
 
     async fn read_update(&self, definition: String) -> Result<Arc<Plan>, Error> {
         self.only_whole("mksvc -update")?;
-        let looking = &self.shared.services.runtime.looking;
-        let mut plan = looking.run(move || Plan::read(&definition)).await??;
+        let resolving = &self.shared.services.runtime.resolving;
+        let mut plan = resolving.run(move || Plan::read(&definition)).await??;
         if plan.instances().is_none() {
             plan.policy.instances = self.shared.state.lock().machine.instances();
         }

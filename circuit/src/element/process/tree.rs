@@ -41,24 +41,21 @@ pub struct Tree {
     pub is_older: bool,
 }
 
-impl Tree {
-    /// The memory of all its processes: the sum of what each has for itself and its part of what several share
-    /// (Pss); `None` if the kernel does not tell. Blocks.
-    pub fn memory(&self) -> Option<u64> {
-        let members = Table::of(&[self]).ok()?.members(&[self]).remove(0);
-        let mut sum = 0;
-        for member in members {
-            let path = format!("/proc/{}/smaps_rollup", member.pid.as_raw_nonzero());
-            match fs::read_to_string(path) {
-                Ok(text) => sum += kilobytes(&text, "Pss:")? << 10,
-                // It has gone meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-                Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => (),
-                Err(_) => return None,
-            }
+/// The memory of these processes: the sum of what each has for itself and its part of what several share (Pss);
+/// `None` if the kernel does not tell.
+fn memory(members: &[Identity]) -> Option<u64> {
+    let mut sum = 0;
+    for member in members {
+        let path = format!("/proc/{}/smaps_rollup", member.pid.as_raw_nonzero());
+        match fs::read_to_string(path) {
+            Ok(text) => sum += kilobytes(&text, "Pss:")? << 10,
+            // It has gone meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => (),
+            Err(_) => return None,
         }
-        Some(sum)
     }
+    Some(sum)
 }
 
 /// The number behind a field of a file of the kernel's.
@@ -172,6 +169,12 @@ impl Table {
             .iter()
             .map(|tree| self.members_of(tree, &marks))
             .collect()
+    }
+
+    /// The memory of each tree's processes, in bytes; `None` if the kernel does not tell. Blocks.
+    pub fn memory(&self, trees: &[&Tree]) -> Vec<Option<u64>> {
+        let members = self.members(trees);
+        members.iter().map(|members| memory(members)).collect()
     }
 
     fn members_of(&self, tree: &Tree, marks: &HashMap<Pid, String>) -> Vec<Identity> {

@@ -66,6 +66,11 @@ pub(super) enum Reload {
     Command(Vec<OsText>),
 }
 
+fn too_long() -> Error {
+    let message = format!("the definition is longer than {} KiB", LONGEST >> 10);
+    Error::new(Code::TooLarge, message)
+}
+
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Code::InvalidArgument, message)
 }
@@ -74,10 +79,7 @@ impl Plan {
     /// Reads a definition. Looks users up, which may block.
     pub(super) fn read(text: &str) -> Result<Plan, Error> {
         if text.len() > LONGEST {
-            return Err(Error::new(
-                Code::TooLarge,
-                format!("the definition is longer than {} KiB", LONGEST >> 10),
-            ));
+            return Err(too_long());
         }
         let definition: Definition = serde_json::from_str(text)
             .map_err(|error| invalid(format!("the definition is wrong: {error}")))?;
@@ -138,9 +140,6 @@ impl Plan {
         if instances > MAX_SLOTS {
             return Err(invalid(format!("Instances: at most {MAX_SLOTS}")));
         }
-        for probe in alive.iter().chain([&ready]) {
-            probe.check(&sockets, instances > 1 || surge)?;
-        }
         let stop = d.stop.clone().unwrap_or_default();
         let stop_signal = stop.signal.as_deref().unwrap_or("TERM");
         let reload = d.reload.as_ref().map(Reload::read).transpose()?;
@@ -153,7 +152,7 @@ impl Plan {
                 ));
             }
         }
-        Ok(Plan {
+        let plan = Plan {
             text: text.to_owned(),
             policy,
             manner,
@@ -169,7 +168,9 @@ impl Plan {
                 None => DEFAULT_LOG,
             },
             definition,
-        })
+        };
+        plan.check_probes()?;
+        Ok(plan)
     }
 
     /// How many slots there are to be, if the definition says so.
@@ -177,13 +178,27 @@ impl Plan {
         self.definition.instances
     }
 
-    /// The same definition with another number of slots.
+    /// The same definition with another number of slots. Looks nothing up.
     pub(super) fn with_instances(&self, instances: u16) -> Result<Plan, Error> {
-        let mut definition = self.definition.clone();
-        definition.instances = Some(instances);
-        let text = serde_json::to_string(&definition)
+        let mut plan = self.clone();
+        plan.definition.instances = Some(instances);
+        plan.policy.instances = u32::from(instances);
+        plan.text = serde_json::to_string(&plan.definition)
             .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
-        Plan::read(&text)
+        if plan.text.len() > LONGEST {
+            return Err(too_long());
+        }
+        plan.check_probes()?;
+        Ok(plan)
+    }
+
+    /// Refuses questions that another instance would answer.
+    fn check_probes(&self) -> Result<(), Error> {
+        let several = self.policy.instances > 1 || self.policy.surge;
+        for probe in self.alive.iter().chain([&self.ready]) {
+            probe.check(&self.sockets, several)?;
+        }
+        Ok(())
     }
 
     /// The names of fields that differ between two definitions.
@@ -430,6 +445,20 @@ mod tests {
                 .contains("the definition is wrong")
         );
         assert!(Plan::read("{}").unwrap_err().message.contains("no Path"));
+    }
+
+    #[test]
+    fn another_number_of_slots_needs_no_look_up_and_is_checked() {
+        let mut plan = Plan::read(r#"{"Path": "/bin/true", "User": "0"}"#).unwrap();
+        // A directory of users that does not answer any more.
+        plan.definition.user = Some("nobody-of-this-name".to_owned());
+        let more = plan.with_instances(3).unwrap();
+        assert_eq!((more.policy.instances, more.instances()), (3, Some(3)));
+        assert!(more.text.contains(r#""Instances":3"#), "{}", more.text);
+        assert_eq!(more.manner, plan.manner);
+        let probed = r#"{"Path": "/bin/true", "Ready": {"Tcp": "127.0.0.1:80"}}"#;
+        let refused = Plan::read(probed).unwrap().with_instances(2).unwrap_err();
+        assert!(refused.message.contains("{slot}"), "{}", refused.message);
     }
 
     #[test]

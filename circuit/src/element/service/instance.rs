@@ -1,6 +1,6 @@
 //! An instance of a service: its start, its main process, and its tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,6 +27,9 @@ use crate::logs::{self, Ended, Item, Log, LogError, Pipe, Reader};
 /// How many of a slot's last lines are looked at for those of one instance. Chosen, not measured: an instance
 /// that follows at once has said less.
 const LOOKED_AT: u64 = 1000;
+
+/// How much of each of those is told, in bytes. Chosen, not measured: ten of them are a small part of a frame.
+const LONGEST_LINE: usize = 4096;
 
 /// What an instance has while anything of it is left.
 #[derive(Debug)]
@@ -296,8 +299,7 @@ impl Shared {
         tokio::spawn(async move {
             let bytes = match running {
                 Some(running) => {
-                    let looking = &shared.services.runtime.looking;
-                    let measured = looking.run(move || running.tree.memory()).await;
+                    let measured = shared.services.samples.measure(&running.tree).await;
                     measured.ok().flatten()
                 }
                 None => None,
@@ -323,20 +325,36 @@ impl Shared {
             stream: None,
             follow: false,
         };
-        let mut lines = Vec::new();
+        let mut lines = LastLines::default();
         let Ok(mut reader) = self.read_log(&query, Some(id.slot)) else {
-            return lines;
+            return Vec::new();
         };
         while let Ok(Some(items)) = reader.next().await {
-            lines.extend(items.into_iter().filter_map(|item| match item {
-                Item::Entry(entry) if entry.source.instance == id.number => {
-                    Some(String::from_utf8_lossy(&entry.bytes).into_owned())
+            for item in items {
+                match item {
+                    Item::Entry(entry) if entry.source.instance == id.number => {
+                        lines.push(&entry.bytes);
+                    }
+                    Item::Entry(_) | Item::Lost(_) => (),
                 }
-                Item::Entry(_) | Item::Lost(_) => None,
-            }));
+            }
         }
-        let surplus = lines.len().saturating_sub(super::LAST_LINES);
-        lines.split_off(surplus)
+        lines.0.into()
+    }
+}
+
+/// The last lines of an output, each without its middle if it is long: they travel in one answer.
+#[derive(Debug, Default)]
+struct LastLines(VecDeque<String>);
+
+impl LastLines {
+    fn push(&mut self, line: &[u8]) {
+        if self.0.len() == super::LAST_LINES {
+            self.0.pop_front();
+        }
+        let line = String::from_utf8_lossy(line);
+        self.0
+            .push_back(crate::text::cut(&line, LONGEST_LINE).into_owned());
     }
 }
 
@@ -389,5 +407,21 @@ pub fn line(item: Item) -> Line {
             time: lost.from.map_or(0, |(_, time)| nanoseconds(time)),
             bytes: lost.bytes,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_few_and_short() {
+        let mut lines = LastLines::default();
+        for number in 0..1000 {
+            lines.push(format!("{number} {}", "x".repeat(64 << 10)).as_bytes());
+        }
+        assert_eq!(lines.0.len(), super::super::LAST_LINES);
+        assert!(lines.0[0].starts_with("990 x"));
+        assert!(lines.0.iter().all(|line| line.len() <= LONGEST_LINE + 3));
     }
 }

@@ -1,6 +1,7 @@
 //! The questions whether an instance is ready and alive, and what an instance says of itself.
 
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::command::RunningCommand;
 use super::definition::{Plan, Probe, authority, slotted};
 use super::machine::{self, Generation, Input, InstanceId};
 use super::shared::{Shared, State};
+use crate::runtime::Runtime;
 
 impl Shared {
     /// Asks an instance.
@@ -88,12 +90,12 @@ impl Shared {
                 ok
             }
             Probe::Tcp(address) => {
-                let connected = TcpStream::connect(slotted(address, id.slot));
+                let connected = connect(&self.services.runtime, slotted(address, id.slot));
                 matches!(tokio::time::timeout(timeout, connected).await, Ok(Ok(_)))
             }
             Probe::Http(url) => {
                 let url = slotted(url, id.slot);
-                let asked = tokio::time::timeout(timeout, get(&url)).await;
+                let asked = tokio::time::timeout(timeout, get(&self.services.runtime, &url)).await;
                 matches!(asked, Ok(Ok(status)) if (200..400).contains(&status))
             }
             Probe::Up | Probe::Notify | Probe::NotifyFd(_) => false,
@@ -112,14 +114,24 @@ impl Drop for Killer {
     }
 }
 
+/// Connects to an address, or to the first of a host's that answers.
+async fn connect(runtime: &Runtime, address: String) -> io::Result<TcpStream> {
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return TcpStream::connect(address).await;
+    }
+    let resolve = move || address.to_socket_addrs().map(Vec::from_iter);
+    let found = runtime.resolving.run(resolve).await;
+    TcpStream::connect(&*found.map_err(io::Error::other)??).await
+}
+
 /// The status of the answer to a request for a URL.
-async fn get(url: &str) -> io::Result<u16> {
+async fn get(runtime: &Runtime, url: &str) -> io::Result<u16> {
     let host = authority(url);
     let address = match host.rsplit_once(':') {
         Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
         _ => format!("{host}:80"),
     };
-    let stream = TcpStream::connect(address).await?;
+    let stream = connect(runtime, address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;

@@ -1,7 +1,7 @@
 //! What all services of a server share: who there is, the rate of automatic restarts, the trees that are
 //! watched, the retained output, and those who are told of events.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,6 +21,8 @@ use super::instance::{Running, log_failed};
 use super::kept::Here;
 use super::machine::{AfterState, Input};
 use super::queue::Places;
+use super::restarts::{Next, Restarts};
+use super::samples::Samples;
 use super::shared::Shared;
 use super::watcher::Watcher;
 use crate::anchor::{Names, Tree};
@@ -41,6 +43,7 @@ pub struct Services {
     pub(super) watcher: Arc<Watcher>,
     /// The starts in flight.
     pub(super) starts: Places,
+    pub(super) samples: Arc<Samples>,
     /// The path of the server's own anchor.
     pub(super) server: String,
     /// The variables that all instances get: where their server is reached.
@@ -49,7 +52,7 @@ pub struct Services {
     place: Place,
     kept: OnceCell<Kept>,
     all: Mutex<BTreeMap<Names, Arc<Shared>>>,
-    restarts: Mutex<Restarts>,
+    restarts: Mutex<Restarts<(Weak<Shared>, u32)>>,
     subscribers: Mutex<Vec<Weak<Subscription>>>,
     /// Whether services that outlive the server are to be stopped at its end all the same.
     stops: AtomicBool,
@@ -79,19 +82,6 @@ pub struct Place {
     pub logs: Option<u64>,
 }
 
-/// Automatic restarts after failures: how many a second, and how many at once.
-const RATE: f64 = 20.0;
-const BURST: f64 = 100.0;
-
-/// The rate of automatic restarts.
-#[derive(Debug)]
-struct Restarts {
-    allowed: f64,
-    at: Duration,
-    waiting: VecDeque<(Weak<Shared>, u32)>,
-    running: bool,
-}
-
 /// The time since the host's boot, the time that it slept included.
 pub(super) fn now() -> Duration {
     let time = rustix::time::clock_gettime(ClockId::Boottime);
@@ -109,6 +99,7 @@ impl Services {
             tree: tree.clone(),
             watcher: Watcher::new(runtime),
             starts: Places::of_server(),
+            samples: Samples::new(runtime),
             variables: socket
                 .map(|path| format!("CIRCUIT_SOCKET={}", path.display()))
                 .collect(),
@@ -116,12 +107,7 @@ impl Services {
             kept: OnceCell::new(),
             place,
             all: Mutex::default(),
-            restarts: Mutex::new(Restarts {
-                allowed: BURST,
-                at: now(),
-                waiting: VecDeque::new(),
-                running: false,
-            }),
+            restarts: Mutex::new(Restarts::new(now())),
             subscribers: Mutex::default(),
             stops: AtomicBool::new(false),
         })
@@ -302,36 +288,29 @@ impl Services {
 
     /// Has a slot restarted as soon as the rate allows.
     pub(super) fn ask(self: &Arc<Self>, shared: &Arc<Shared>, slot: u32) {
-        let mut restarts = self.restarts.lock();
-        restarts.waiting.push_back((Arc::downgrade(shared), slot));
-        if !std::mem::replace(&mut restarts.running, true) {
+        let who = (Arc::downgrade(shared), slot);
+        if self.restarts.lock().ask((shared.id, slot), who) {
             tokio::spawn(self.clone().grant());
         }
     }
 
+    /// The slot does not wait for that any more.
+    pub(super) fn unask(&self, shared: &Shared, slot: u32) {
+        self.restarts.lock().unask((shared.id, slot));
+    }
+
     async fn grant(self: Arc<Self>) {
         loop {
-            let pause = {
-                let mut restarts = self.restarts.lock();
-                let now = now();
-                let passed = now.saturating_sub(restarts.at).as_secs_f64();
-                restarts.allowed = (restarts.allowed + passed * RATE).min(BURST);
-                restarts.at = now;
-                if restarts.allowed >= 1.0 {
-                    let Some((shared, slot)) = restarts.waiting.pop_front() else {
-                        restarts.running = false;
-                        return;
-                    };
-                    restarts.allowed -= 1.0;
-                    drop(restarts);
+            let next = self.restarts.lock().next(now());
+            match next {
+                Next::Start((shared, slot)) => {
                     if let Some(shared) = shared.upgrade() {
                         shared.handle(Input::MayStart { slot });
                     }
-                    continue;
                 }
-                Duration::from_secs_f64((1.0 - restarts.allowed) / RATE)
-            };
-            tokio::time::sleep(pause).await;
+                Next::Pause(pause) => tokio::time::sleep(pause).await,
+                Next::Nobody => return,
+            }
         }
     }
 

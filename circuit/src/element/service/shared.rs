@@ -301,8 +301,7 @@ impl Shared {
                 }
             }
             Output::Ask { slot } => self.services.ask(self, slot),
-            // One that comes all the same does no harm.
-            Output::Unask { .. } => (),
+            Output::Unask { slot } => self.services.unask(self, slot),
             Output::Spawn {
                 instance,
                 generation,

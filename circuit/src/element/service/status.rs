@@ -60,7 +60,9 @@ impl Shared {
                 None => gone(slot),
             }));
         }
-        wire::Status::Service(Box::new(self.whole_status(&state, &seen)))
+        let mut whole = self.whole_status(&state, &seen);
+        fit(&mut whole);
+        wire::Status::Service(Box::new(whole))
     }
 
     fn whole_status(&self, state: &State, seen: &Seen) -> wire::Whole {
@@ -167,6 +169,27 @@ impl Shared {
                     since: wall(old.since),
                 })
                 .collect(),
+        }
+    }
+}
+
+/// How many bytes of a status are what its instances and the system say. Chosen: with the longest definition and
+/// the most slots, the whole fits a frame.
+const TEXTS: usize = 192 << 10;
+
+/// How many such texts a slot has.
+const TEXTS_OF_SLOT: usize = 4;
+
+/// Cuts texts that come from elsewhere, so that the status fits a frame. That of a slot has more of them.
+fn fit(whole: &mut wire::Whole) {
+    let longest = TEXTS / (TEXTS_OF_SLOT * whole.slots.len().max(1));
+    for slot in &mut whole.slots {
+        let texts = [&mut slot.why, &mut slot.status, &mut slot.waiting];
+        let last = slot.last.as_mut().map(|last| &mut last.why);
+        for text in texts.into_iter().flatten().chain(last) {
+            if text.len() > longest {
+                *text = crate::text::cut(text, longest).into_owned();
+            }
         }
     }
 }
@@ -356,4 +379,59 @@ pub(super) fn event(services: &Services, shared: &Shared, event: &Event) -> Stri
     };
     put("Event", name.into());
     Value::Object(fields).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use circuit_proto::codec;
+    use circuit_proto::element::Status;
+
+    use super::super::definition;
+    use super::*;
+
+    #[test]
+    fn the_status_of_the_greatest_service_fits_a_frame() {
+        let text = "x".repeat(4096);
+        let when = wall(now());
+        let old = wire::Old {
+            name: "1024.123456".to_owned(),
+            pid: Some(4_000_000),
+            generation: 100_000,
+            state: "stopping".to_owned(),
+            since: when.clone(),
+        };
+        let slot = wire::Slot {
+            why: Some(text.clone()),
+            pid: Some(4_000_000),
+            generation: 100_000,
+            status: Some(text.clone()),
+            waiting: Some(text.clone()),
+            last: Some(wire::Last {
+                exit: Some("signal: terminated".to_owned()),
+                code: None,
+                signal: Some("terminated".to_owned()),
+                unknown: false,
+                why: text,
+                ended: when,
+            }),
+            old: vec![old; 2],
+            ..gone(1024)
+        };
+        let mut whole = wire::Whole {
+            service: "x".repeat(definition::LONGEST),
+            generation: 100_000,
+            previous: None,
+            want: "up".to_owned(),
+            ready: 0,
+            rolling: None,
+            kept: true,
+            sockets: Vec::new(),
+            log: wire::Log::default(),
+            slots: vec![slot; usize::from(wire::MAX_SLOTS)],
+        };
+        fit(&mut whole);
+        let status = Status::Service(wire::Status::Service(Box::new(whole)));
+        let mut bytes = Vec::new();
+        codec::append(&mut bytes, &status).unwrap();
+    }
 }
