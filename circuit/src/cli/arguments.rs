@@ -85,13 +85,33 @@ fn takes_value(command: &clap::Command, text: &str) -> bool {
 }
 
 /// The path that an argument gives. The slash before a server's name or id may be left out.
-pub(super) fn path(text: &str) -> Result<Path, PathError> {
-    rooted(text).parse()
+pub(super) fn path(text: &str) -> Result<Path, ArgumentError> {
+    no_url(text)?;
+    Ok(rooted(text).parse()?)
 }
 
 /// The pattern that an argument gives, read as [`path`] reads it.
-pub(super) fn pattern(text: &str) -> Result<Pattern, PathError> {
-    rooted(text).parse()
+pub(super) fn pattern(text: &str) -> Result<Pattern, ArgumentError> {
+    no_url(text)?;
+    Ok(rooted(text).parse()?)
+}
+
+/// Why an argument is no path.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ArgumentError {
+    /// It is none.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// It is the URL of a server, which as a path would name a server that nobody has.
+    #[error("a path comes first, as in /SERVER/name; this is a server's URL, which -d takes")]
+    Url,
+}
+
+fn no_url(text: &str) -> Result<(), ArgumentError> {
+    match text.starts_with("circuit://") || text.starts_with("unix:") {
+        true => Err(ArgumentError::Url),
+        false => Ok(()),
+    }
 }
 
 fn rooted(text: &str) -> String {

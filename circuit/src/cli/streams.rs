@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::arguments::{is_number, path};
+use super::arguments::{ArgumentError, is_number, path};
 use super::dial::{Dial, dial};
 use super::error::{Failure, say};
 use super::interrupt::{Asked, Interrupts};
@@ -309,9 +309,8 @@ async fn waitall(as_they: bool, json: bool, options: Dial) -> Result<u8, Failure
     while let Some(line) = lines.next_line().await.map_err(failed)? {
         number += 1;
         if !line.trim().is_empty() {
-            let wrong = |error: circuit_client::PathError| {
-                Failure::failed(format!("line {number} of stdin: {error}"))
-            };
+            let wrong =
+                |error: ArgumentError| Failure::failed(format!("line {number} of stdin: {error}"));
             paths.push(path(line.trim()).map_err(wrong)?);
         }
     }
