@@ -122,24 +122,10 @@ fn wrong_usage_is_one_line_and_a_hint() {
         "the following required arguments were not provided: <PATH>",
         "<PATH>: the process, container, service or slot",
     );
-    for line in [
-        "join circuit://10.0.0.1:7",
-        "ls circuit://10.0.0.1:7",
-        "run unix:/a -- b",
-    ] {
-        let url = line.split(' ').nth(1).unwrap();
-        let named = match line.starts_with("run") {
-            true => String::new(),
-            false => format!("invalid value '{url}' for '<PATH>': "),
-        };
+    for line in ["join circuit://a:7", "ls circuit://a:7", "run unix:/a -- b"] {
         let output = home.circuit(line).status(2).any_stderr().run();
         let said = "a path comes first, as in /SERVER/name; this is a server's URL, which -d takes";
-        let error = format!("circuit: {named}{said}");
-        assert!(
-            output.stderr().starts_with(&error),
-            "{line}: {}",
-            output.stderr()
-        );
+        assert!(output.stderr().contains(said), "{}", output.stderr());
     }
     check(
         "peek /a /b",
