@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Events, count, marked, pid, script, slot, with};
-use crate::support::{Home, Server, eventually, lives};
+use crate::support::{Home, Server, eventually, lives, skipped};
 
 /// Makes a service that becomes ready only once the file `go` is there.
 fn becomes_ready(home: &Home, server: &Server, definition: &Value) {
@@ -95,6 +95,55 @@ fn it_is_ready_once_it_notifies() {
         "s.send(b'READY=1\\nSTATUS=serving')",
         json!({ "Notify": true }),
     );
+    becomes_ready(&home, &one, &definition);
+}
+
+#[test]
+fn one_that_runs_as_another_user_may_notify() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("root");
+    }
+    let home = Home::new();
+    let one = home.circuit("start -name one -var var").serve();
+    let text = "import os, socket, time\n\
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                s.connect(os.environ['NOTIFY_SOCKET'])\n\
+                s.send(('READY=1\\nSTATUS=%d' % os.getuid()).encode())\n\
+                time.sleep(1000)\n";
+    let definition = json!({
+        // The shell looks for a Python that this user may execute.
+        "Path": "/bin/sh", "Args": ["-c", "exec python3 -c \"$TEXT\""], "AddEnv": [format!("TEXT={text}")],
+        "Dir": "/", "User": "65534", "Ready": { "Notify": true, "Deadline": 20 },
+    });
+    super::make(&one, "/one/a", &definition);
+    assert_eq!(slot(&one, "/one/a", 1)["Status"], "65534");
+}
+
+#[test]
+fn one_in_another_directory_than_its_server_may_notify() {
+    let home = Home::new();
+    let one = home.circuit("start -name one -var var").serve();
+    let text = "import os, socket, time\n\
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                s.connect(os.environ['NOTIFY_SOCKET'])\n\
+                s.send(b'READY=1')\n\
+                time.sleep(1000)\n";
+    let definition = json!({
+        "Path": "python3", "Args": ["-c", text], "Dir": "/",
+        "Ready": { "Notify": true, "Deadline": 20 },
+    });
+    super::make(&one, "/one/a", &definition);
+}
+
+#[test]
+fn one_whose_server_keeps_its_state_at_a_long_path_may_notify() {
+    let home = Home::new();
+    let var = "x".repeat(100);
+    let start = format!("start -name one -var {var}");
+    let one = home.circuit(start).serve();
+    let connect = "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+                   s.connect(os.environ['NOTIFY_SOCKET'])";
+    let definition = python(connect, "s.send(b'READY=1')", json!({ "Notify": true }));
     becomes_ready(&home, &one, &definition);
 }
 

@@ -1,13 +1,14 @@
 //! The socket on which an instance says that it is ready and alive (sd_notify(3)).
 //!
-//! There is one socket for each instance, with a short path in a directory that all users may enter. A message
-//! counts only if a process of the instance's own user, or root, sent it.
+//! There is one socket for each instance, with a short path in a directory that all users may enter: the state
+//! directory's, or one outside where that is another user's or its path is too long. A message counts only if a process of the instance's own user, or root, sent it.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,13 @@ use crate::runtime::descriptors::User;
 
 /// The longest message, in bytes: longer ones are cut (systemd takes 4 KiB).
 const LONGEST: usize = 4096;
+
+/// Where the sockets of a server of root's are that another user's instances speak to. Their names are marks, which
+/// no two servers share.
+const SYSTEM: &str = "/run/circuit-notify";
+
+/// The longest path of a Unix socket, in bytes (unix(7)).
+const LONGEST_PATH: usize = 107;
 
 /// How the FIFO of a notification is opened: without an end of file, whoever lives.
 const LINE: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
@@ -93,7 +101,7 @@ impl Shared {
 
     /// The variable that tells an instance where its socket is.
     fn listen_for(self: &Arc<Self>, id: InstanceId, plan: &Plan, mark: &str) -> io::Result<String> {
-        let path = self.notify_dir()?.join(mark);
+        let path = self.notify_path(plan, mark)?;
         let _ = std::fs::remove_file(&path);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
@@ -189,13 +197,35 @@ impl Shared {
         }
     }
 
+    /// Where the socket of an instance is: the same in each life.
+    fn notify_path(&self, plan: &Plan, mark: &str) -> io::Result<PathBuf> {
+        let own = rustix::process::geteuid();
+        let other = plan.manner.owner.as_ref();
+        let other = other.is_some_and(|owner| owner.uid != own.as_raw());
+        let near = self.services.dir().map(|dir| dir.join("notify"));
+        let far = match own.is_root() {
+            true => Some(PathBuf::from(SYSTEM)),
+            false => self.services.runtime_dir().map(|dir| dir.join("notify")),
+        };
+        // Nobody else may enter the directories in which the server's own is.
+        let all = near.filter(|_| !other).into_iter().chain(far);
+        // The instance may be in another directory than the server.
+        let mut paths = all.filter_map(|dir| std::path::absolute(dir.join(mark)).ok());
+        let path = paths.find(|path| path.as_os_str().len() <= LONGEST_PATH);
+        let path = path.ok_or_else(|| {
+            io::Error::other("there is no directory for its notify socket that it could reach")
+        })?;
+        // It was joined to a directory.
+        make(path.parent().unwrap_or(&path))?;
+        Ok(path)
+    }
+
+    /// Where the FIFOs of instances are, which they get open.
     fn notify_dir(&self) -> io::Result<PathBuf> {
         // There is a service, and so there is a directory.
         let dir = self.services.dir().ok_or(io::ErrorKind::NotFound)?;
         let dir = dir.join("notify");
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o711).create(&dir)?;
-        std::fs::set_permissions(&dir, Permissions::from_mode(0o711))?;
+        make(&dir)?;
         Ok(dir)
     }
 
@@ -230,6 +260,33 @@ impl Shared {
                 }
                 _ => (),
             }
+        }
+    }
+}
+
+/// Makes a directory that all users may enter, and none may list.
+fn make(dir: &Path) -> io::Result<()> {
+    let failed =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", dir.display()));
+    let mut builder = DirBuilder::new();
+    let made = builder.recursive(true).mode(0o711).create(dir);
+    made.map_err(failed)?;
+    let found = std::fs::symlink_metadata(dir).map_err(failed)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(failed(io::Error::other("it is another user's, or a link")));
+    }
+    std::fs::set_permissions(dir, Permissions::from_mode(0o711)).map_err(failed)
+}
+
+/// Removes the sockets of other servers that were killed. One whose server has a next life is made again by that.
+pub(super) fn sweep() {
+    let entries = std::fs::read_dir(SYSTEM).into_iter().flatten().flatten();
+    for entry in entries {
+        let path = entry.path();
+        let asked = UnixDatagram::unbound().and_then(|socket| socket.connect(&path));
+        if asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            // Another server may have done so.
+            let _ = std::fs::remove_file(path);
         }
     }
 }

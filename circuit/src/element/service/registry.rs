@@ -20,6 +20,7 @@ use super::definition::Plan;
 use super::instance::{Running, log_failed};
 use super::kept::Here;
 use super::machine::{AfterState, Input};
+use super::notify;
 use super::queue::Places;
 use super::restarts::{Next, Restarts};
 use super::samples::Samples;
@@ -251,6 +252,11 @@ impl Services {
         self.kept.get().map(|kept| kept.directory.path())
     }
 
+    /// The user's runtime directory.
+    pub(super) fn runtime_dir(&self) -> Option<&Path> {
+        self.place.runtime.as_deref()
+    }
+
     /// Goes on with the services of the server's life before, if it had any, and ends what servers of this user
     /// have left behind that were killed and keep nothing.
     pub async fn start(self: &Arc<Self>) -> Result<(), Error> {
@@ -263,6 +269,7 @@ impl Services {
                 self.resume(&kept.store, &kept.logs, &contents);
             }
         }
+        self.runtime.looking.run(notify::sweep).await?;
         if let Some(runtime) = self.place.runtime.clone() {
             let found = self.runtime.looking.run(move || abandoned(&runtime));
             for (directory, contents) in found.await? {
