@@ -35,7 +35,7 @@ use circuit_proto::{Code, ElementKind, Error};
 
 use self::definition::Plan;
 use self::instance::Instance;
-use self::machine::{Generation, InstanceId, Intent, Machine};
+use self::machine::{Generation, InstanceId, Intent, Machine, SlotView};
 use self::registry::Services;
 use self::shared::{Intended, Parts, Shared, State, not_taken, scrubbed};
 use self::sockets::Held;
@@ -160,17 +160,33 @@ impl Service {
             return Ok(Vec::new());
         };
         let fields = newest.differences(&plan);
-        if fields.is_empty() {
+        // While a roll is unfinished they are of several definitions.
+        let seen = state.machine.view().slots;
+        let replaced = |slot: &&SlotView| {
+            let runs = slot.instance.and_then(|_| state.plan(slot.generation));
+            runs.is_some_and(|runs| !runs.has_same_process(&plan))
+        };
+        let slots: Vec<_> = seen.iter().filter(replaced).collect();
+        let running = seen.iter().filter(|slot| slot.instance.is_some()).count();
+        if fields.is_empty() && slots.is_empty() {
             return Ok(vec!["nothing would change".to_owned()]);
         }
-        let rolled = match newest.has_same_process(&plan) {
-            true => "no instance would be replaced",
-            false => "all instances would be replaced",
+        let rolled = match slots.len() {
+            0 if running > 0 || newest.has_same_process(&plan) => {
+                "no instance would be replaced".to_owned()
+            }
+            count if count == running => "all instances would be replaced".to_owned(),
+            _ => {
+                let slots = slots.iter().map(|slot| slot.slot.to_string());
+                let slots = slots.collect::<Vec<_>>().join(", ");
+                format!("would be replaced: {slots}")
+            }
         };
-        Ok(vec![
-            format!("would change: {}", fields.join(", ")),
-            rolled.to_owned(),
-        ])
+        let changed = match fields.is_empty() {
+            true => Vec::new(),
+            false => vec![format!("would change: {}", fields.join(", "))],
+        };
+        Ok([changed, vec![rolled]].concat())
     }
 
     async fn read_update(&self, definition: String) -> Result<Arc<Plan>, Error> {
@@ -325,7 +341,8 @@ impl Service {
         self.shared.until(is_so).await
     }
 
-    /// Waits until nothing of it is meant to go on: of a slot, until its instance has gone. Its status then.
+    /// Waits until nothing of it is meant to go on: of a slot, until it is down, failed or finished. Its status
+    /// then.
     pub async fn ended(&self) -> Result<Status, Error> {
         self.wait(false).await?;
         Ok(self.shared.status(self.slot()))

@@ -84,7 +84,17 @@ impl Log {
     ) -> Result<(Pipe, OwnedFd), LogError> {
         let path = self.shared.pipe_path(name)?;
         let taken = self.shared.descriptors.take(User::Processes, 1)?;
-        let (ours, childs) = pipe::make(&path, owner).map_err(LogError::io(&path))?;
+        let made = match pipe::make(&path, owner) {
+            Err(error) if pipe::is_of_disk(&error) => {
+                let path = path.display();
+                tracing::warn!(
+                    "{path} cannot be made, and the next life will not find it: {error}"
+                );
+                pipe::nameless(owner)
+            }
+            made => made,
+        };
+        let (ours, childs) = made.map_err(LogError::io(&path))?;
         let added = self
             .shared
             .intake

@@ -6,7 +6,7 @@
 //! block and ours must not.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use tokio::sync::oneshot;
 
 use super::intake::Intake;
@@ -77,6 +78,25 @@ pub(super) fn make(path: &Path, owner: Option<(Uid, Gid)>) -> io::Result<(OwnedF
         // If this fails as well, the next life finds the pipe and removes it.
         let _ = std::fs::remove_file(path);
     })
+}
+
+/// Whether a disk cannot take another file.
+pub(super) fn is_of_disk(error: &io::Error) -> bool {
+    let of_disk = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO];
+    Errno::from_io_error(error).is_some_and(|errno| of_disk.contains(&errno))
+}
+
+/// Makes a pipe without a name, where a FIFO cannot be made: the disk may be full, and the child is to start all the
+/// same. The next life of the server does not find it.
+pub(super) fn nameless(owner: Option<(Uid, Gid)>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (end, _other) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    if let Some((user, group)) = owner {
+        rustix::fs::fchown(&end, Some(user), Some(group))?;
+    }
+    // Opened anew, each end is open for reading and writing.
+    let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+    let open = |flags: OFlags| rustix::fs::open(&*path, flags - OFlags::NOFOLLOW, Mode::empty());
+    Ok((open(OURS)?, open(CHILDS)?))
 }
 
 const CHILDS: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);

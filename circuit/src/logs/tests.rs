@@ -236,6 +236,28 @@ async fn a_pipe_belongs_to_the_user_that_writes_it() {
     pipe.end().await;
 }
 
+#[test]
+fn a_pipe_without_a_name_is_as_a_fifo_for_both_ends() {
+    let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+    assert!(pipe::is_of_disk(&full));
+    assert!(!pipe::is_of_disk(&io::ErrorKind::AlreadyExists.into()));
+    let (ours, child) = pipe::nameless(None).unwrap();
+    let mut bytes = [0; 8];
+    // Ours does not wait, and has no end of file.
+    let none = rustix::io::read(&ours, &mut bytes);
+    assert_eq!(none, Err(rustix::io::Errno::AGAIN));
+    // The child's may be read too, and so is never without a reader.
+    let flags = rustix::fs::fcntl_getfl(&child).unwrap();
+    assert_eq!(flags & (OFlags::RDWR | OFlags::NONBLOCK), OFlags::RDWR);
+    rustix::io::write(&child, b"said").unwrap();
+    drop(child);
+    assert_eq!(rustix::io::read(&ours, &mut bytes), Ok(4));
+    assert_eq!(
+        rustix::io::read(&ours, &mut bytes),
+        Err(rustix::io::Errno::AGAIN)
+    );
+}
+
 #[tokio::test]
 async fn the_next_life_adopts_a_pipe_and_goes_on_with_the_log() {
     let dir = tempfile::tempdir().unwrap();

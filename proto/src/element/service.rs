@@ -234,7 +234,7 @@ pub struct Whole {
     pub generation: u64,
     /// The generation before, while a roll is unfinished or halted.
     pub previous: Option<u64>,
-    /// `up` or `down`, as a person wants it.
+    /// `up`, `down` or `scrubbed`, as a person wants it.
     pub want: String,
     /// How many slots are ready.
     pub ready: u16,

@@ -22,7 +22,7 @@ use super::machine::Policy;
 use crate::element::process::Manner;
 use crate::element::signals;
 
-pub(super) use self::probe::{Probe, authority};
+pub(super) use self::probe::{Probe, authority, with_port};
 pub(super) use self::socket::{Listen, Socket};
 
 /// The longest definition, in bytes: the status, which repeats it, is to fit a frame.
@@ -196,7 +196,7 @@ impl Plan {
     fn check_probes(&self) -> Result<(), Error> {
         let several = self.policy.instances > 1 || self.policy.surge;
         for probe in self.alive.iter().chain([&self.ready]) {
-            probe.check(&self.sockets, several)?;
+            probe.check(&self.sockets, self.policy.instances, several)?;
         }
         Ok(())
     }
@@ -430,6 +430,26 @@ mod tests {
             &format!(r#", "Sockets": [{web}]{probed}"#),
             "any instance, or",
         );
+        let asks = |listen: &str, more: &str| {
+            let socket = format!(r#"{{"Name": "web", "Listen": "{listen}"}}"#);
+            let fields = format!(r#", "Sockets": [{socket}], "Surge": false, {more}"#);
+            check(&fields, "any instance, or");
+        };
+        asks(
+            "127.0.0.1:80",
+            r#""Ready": {"Http": "http://127.0.0.1/ok"}"#,
+        );
+        asks("127.0.0.1:80", r#""Ready": {"Http": "http://localhost"}"#);
+        asks("0.0.0.0:81", r#""Ready": {"Tcp": "localhost:81"}"#);
+        asks(
+            "127.0.0.1:82",
+            r#""Ready": {"Tcp": "127.0.0.1:8{slot}"}, "Instances": 2"#,
+        );
+        let other = r#", "Ready": {"Tcp": "127.0.0.2:80"}, "Surge": false}"#;
+        Plan::read(&format!(
+            r#"{{"Path": "/bin/true", "Sockets": [{web}]{other}"#
+        ))
+        .unwrap();
         check(
             &format!(r#", "Sockets": [{web}], "Ready": {{"NotifyFd": 3}}"#),
             "the first that is free is 4",

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::command::RunningCommand;
-use super::definition::{Plan, Probe, authority, slotted};
+use super::definition::{Plan, Probe, authority, slotted, with_port};
 use super::machine::{self, Generation, Input, InstanceId};
 use super::shared::{Shared, State};
 use crate::runtime::Runtime;
@@ -127,11 +127,7 @@ async fn connect(runtime: &Runtime, address: String) -> io::Result<TcpStream> {
 /// The status of the answer to a request for a URL.
 async fn get(runtime: &Runtime, url: &str) -> io::Result<u16> {
     let host = authority(url);
-    let address = match host.rsplit_once(':') {
-        Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
-        _ => format!("{host}:80"),
-    };
-    let stream = connect(runtime, address).await?;
+    let stream = connect(runtime, with_port(host)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;

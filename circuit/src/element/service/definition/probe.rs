@@ -1,6 +1,6 @@
 //! The questions to an instance, as a definition has them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use circuit_proto::element::service as wire;
 use circuit_proto::{Error, OsText};
@@ -59,7 +59,12 @@ impl Probe {
     }
 
     /// Refuses a question that another instance, or none, would answer.
-    pub(super) fn check(&self, sockets: &[Socket], several: bool) -> Result<(), Error> {
+    pub(super) fn check(
+        &self,
+        sockets: &[Socket],
+        instances: u32,
+        several: bool,
+    ) -> Result<(), Error> {
         let text = match self {
             Probe::Tcp(text) => {
                 let port = slotted(text, 1)
@@ -70,7 +75,7 @@ impl Probe {
                 }
                 text.clone()
             }
-            Probe::Http(url) => authority(url).to_owned(),
+            Probe::Http(url) => with_port(authority(url)),
             Probe::NotifyFd(fd) => {
                 return match usize::from(*fd) < 3 + sockets.len() {
                     true => Err(invalid(format!(
@@ -88,11 +93,10 @@ impl Probe {
                 "a probe of {text} may be answered by another instance: use {{slot}} in it"
             )));
         }
-        let address = slotted(&text, 1);
         let held = |socket: &Socket| match &socket.listen {
-            Listen::Tcp(held) => address
-                .parse::<SocketAddr>()
-                .is_ok_and(|asked| asked.port() == held.port()),
+            Listen::Tcp(held) => {
+                (1..=instances.max(1)).any(|slot| names(&slotted(&text, slot), *held))
+            }
             Listen::Udp(_) | Listen::Unix(_) => false,
         };
         match sockets.iter().find(|socket| held(socket)) {
@@ -104,6 +108,37 @@ impl Probe {
             None => Ok(()),
         }
     }
+}
+
+/// The authority of a URL, with the port that it has unless it says another.
+pub(in super::super) fn with_port(authority: &str) -> String {
+    match authority.rsplit_once(':') {
+        Some((_, port))
+            if port
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || b"{slot}".contains(&byte)) =>
+        {
+            authority.to_owned()
+        }
+        _ => format!("{authority}:80"),
+    }
+}
+
+/// Whether what is asked is an address on which a socket listens. Looks no name up but the host's own.
+fn names(asked: &str, held: SocketAddr) -> bool {
+    let Some((host, port)) = asked.rsplit_once(':') else {
+        return false;
+    };
+    if port.parse() != Ok(held.port()) {
+        return false;
+    }
+    let any = held.ip().is_unspecified();
+    if host == "localhost" {
+        return any || held.ip().is_loopback();
+    }
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>()
+        .is_ok_and(|asked| any || asked == held.ip() || asked.is_unspecified())
 }
 
 /// The host and port of a URL.

@@ -142,8 +142,8 @@ pub(crate) enum Found {
         /// How the main process ended.
         end: End,
     },
-    /// Something that may be it lives, and may not be touched (another pid namespace): the slot is
-    /// stuck until [`TreeEmpty`](super::Input::TreeEmpty) comes.
+    /// It was of another pid namespace: nobody can tell whether it lives. The slot is stuck until
+    /// [`TreeEmpty`](super::Input::TreeEmpty) comes.
     Foreign,
 }
 
