@@ -544,6 +544,12 @@ impl Server {
         }
     }
 
+    /// Has the server stop its services, leave the circuit and end: its host goes down.
+    pub fn stop_with_services(&self) {
+        self.services.stop_at_end();
+        self.stop();
+    }
+
     /// Has the server leave the circuit and end.
     pub fn stop(&self) {
         self.withdraw();

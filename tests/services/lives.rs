@@ -151,6 +151,14 @@ fn a_server_stops_its_services_when_it_is_told_to_and_they_stay_wanted() {
     one.circuit(format!("suicide -stop /{}", one.id())).run();
     assert!(one.exit_status().success());
     assert!(!lives(first));
+    // The host goes down.
+    let mut one = start(&home);
+    let status = one.until("/one/a", |status| status["Ready"] == 1);
+    assert_eq!(status["Want"], "up");
+    let second = pid(&slot(&one, "/one/a", 1));
+    one.signal(Signal::POWER);
+    assert!(one.exit_status().success());
+    assert!(!lives(second));
     let one = start(&home);
     let status = one.until("/one/a", |status| status["Ready"] == 1);
     assert_eq!(status["Want"], "up");

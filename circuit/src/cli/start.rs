@@ -9,6 +9,7 @@ use circuit_client::discover::parse_group;
 use circuit_client::{Search, Url, key_file};
 use circuit_proto::url::Host;
 use clap::{Args, Subcommand, ValueEnum};
+use rustix::process::Signal;
 use tokio::signal::unix::SignalKind;
 
 use super::dial;
@@ -26,7 +27,8 @@ pub(super) enum Command {
     /// Run a server on this host until it is told to stop
     ///
     /// Prints its URL as the first line of stdout, and a log of its operations on stderr. Leaves
-    /// the circuit in order on SIGINT and SIGTERM; the processes it started go on.
+    /// the circuit in order on SIGINT and SIGTERM; the processes it started go on. On SIGPWR, which
+    /// says that the host goes down, it stops its services first.
     ///
     /// Without -a, -if, -discover, -j and -j-once it listens on loopback only.
     Start(Box<Start>),
@@ -124,6 +126,8 @@ fn start(flags: Start) -> Result<u8, Failure> {
     let result = runtime.block_on(async {
         // Before the URL is printed, so that its reader can stop the server in order.
         let stopped = stop_signal()?;
+        let mut power = handlers::listen(SignalKind::from_raw(Signal::POWER.as_raw()))
+            .map_err(|error| Failure::operation("cannot catch signals", &error))?;
         crate::element::process::keep_from_children();
         crate::element::process::orphans::adopt();
         let running = server::start(options).await.map_err(not_started)?;
@@ -148,6 +152,12 @@ fn start(flags: Start) -> Result<u8, Failure> {
         tokio::spawn(async move {
             server.leaves().await;
             supervisor::tell("STOPPING=1");
+        });
+        let server = running.server().clone();
+        tokio::spawn(async move {
+            if power.recv().await.is_some() {
+                server.stop_with_services();
+            }
         });
         let finished = running.finished(stopped).await;
         finished.map_err(|failure| Failure::failed(chain(&failure)))?;
