@@ -1,5 +1,6 @@
 //! Services: what is made, what people want of it, and what they are told.
 
+mod cgroups;
 mod kept;
 mod lives;
 mod readiness;

@@ -8,6 +8,7 @@
 //!
 //! **Cancellation:** every async method may be dropped; a dropped reader or writer frees its place.
 
+pub mod cgroup;
 mod child;
 mod inherited;
 pub mod orphans;
@@ -32,7 +33,7 @@ use tokio::sync::Notify;
 
 pub use child::Owner;
 pub use inherited::keep_from_children;
-pub use spawn::{Manner, SpawnError, nothing, sink};
+pub use spawn::{Beside, Manner, SpawnError, nothing, sink};
 
 use self::retained::Retained;
 use self::tree::{Identity, Table, Tree};
@@ -137,6 +138,7 @@ impl Process {
                 main,
                 mark,
                 is_older: false,
+                cgroup: None,
             }),
             started: SystemTime::now(),
             life: Mutex::new(Life {

@@ -49,6 +49,8 @@ pub(super) struct Start<'a> {
     pub(super) own_number: bool,
     /// Whether it is killed when the thread that starts it ends.
     pub(super) dies_with_us: bool,
+    /// By which it enters a cgroup, if the system lets it.
+    pub(super) enters: Option<OwnedFd>,
 }
 
 /// What a child begins.
@@ -79,6 +81,8 @@ pub struct Owner {
 pub(super) struct Child {
     pub(super) pid: Pid,
     pub(super) pidfd: OwnedFd,
+    /// Whether it is in the cgroup that it was to enter.
+    pub(super) entered: bool,
 }
 
 /// The step at which a child failed, or this process before it.
@@ -159,12 +163,18 @@ impl Start<'_> {
             },
             parent: self.dies_with_us.then(rustix::process::getpid),
             altered: handlers::altered().collect(),
+            enters: self.enters.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            entered: false,
             step: Step::Clone,
             errno: 0,
         };
         let (pid, pidfd) = plan.clone().map_err(|errno| Step::Clone.failed(errno))?;
         match plan.errno {
-            0 => Ok(Child { pid, pidfd }),
+            0 => Ok(Child {
+                pid,
+                pidfd,
+                entered: plan.entered,
+            }),
             errno => {
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
                 Err(plan.step.failed(Errno::from_raw_os_error(errno)))
@@ -206,6 +216,8 @@ struct Plan {
     number: *mut u8,
     parent: Option<Pid>,
     altered: Vec<c_int>,
+    enters: RawFd,
+    entered: bool,
     step: Step,
     errno: c_int,
 }
@@ -260,6 +272,11 @@ impl Plan {
     unsafe fn prepare(&mut self) -> Result<(), ()> {
         // SAFETY: system calls only, on values that the plan holds.
         unsafe {
+            if self.enters >= 0 {
+                // Before anything that could be counted, and before the number is another descriptor's. A child
+                // that may not enter is told from others by less.
+                self.entered = libc::write(self.enters, c"0".as_ptr().cast(), 1) == 1;
+            }
             self.step = Step::Descriptors;
             // Out of the way of the numbers that they are to have.
             let mut above = 0;

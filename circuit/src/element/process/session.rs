@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** a program that was started is reaped, whoever waits for it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use super::orphans;
-use super::spawn::{self, Manner, SpawnError};
+use super::spawn::{self, Beside, Manner, SpawnError};
 use super::tree::Identity;
 use crate::element::streams::Descriptor;
 use crate::runtime::descriptors::Taken;
@@ -26,6 +26,7 @@ pub const DESCRIPTORS: u64 = 1;
 pub struct Session {
     identity: Identity,
     pidfd: Arc<Descriptor>,
+    entered: bool,
 }
 
 /// How a process ended.
@@ -40,21 +41,25 @@ pub enum End {
 }
 
 impl Session {
-    /// Starts a command with these descriptors open, the first as its stdin, and one with another number.
-    /// Blocks.
+    /// Starts a command with these descriptors open, the first as its stdin. Blocks.
     pub fn start(
         cmd: &Cmd,
         open: Vec<OwnedFd>,
-        also: Option<(OwnedFd, RawFd)>,
+        beside: Beside,
         manner: &Manner,
         taken: Taken,
     ) -> Result<Session, SpawnError> {
-        let child = spawn::start_session(cmd, open, also, manner)?;
+        let child = spawn::start_session(cmd, open, beside, manner)?;
+        let entered = child.entered;
         child.wired(|pid, pidfd| {
             // It is not reaped yet, so that the number is its own.
             let identity = Identity::of(pid).ok_or(Errno::SRCH)?;
             let pidfd = spawn::watched(Descriptor::new(pidfd, taken)?)?;
-            Ok(Session { identity, pidfd })
+            Ok(Session {
+                identity,
+                pidfd,
+                entered,
+            })
         })
     }
 
@@ -67,7 +72,17 @@ impl Session {
             return None;
         }
         let pidfd = spawn::watched(Descriptor::new(pidfd, taken).ok()?).ok()?;
-        Some(Session { identity, pidfd })
+        let entered = false;
+        Some(Session {
+            identity,
+            pidfd,
+            entered,
+        })
+    }
+
+    /// Whether it began in the cgroup that it was to enter.
+    pub fn has_entered(&self) -> bool {
+        self.entered
     }
 
     /// The process.

@@ -120,7 +120,7 @@ fn spawn_on_pipes(
     let (stdout, from_stdout) = output(&cmd.stdout, Stream::Stdout, "Stdout")?;
     let (stderr, from_stderr) = output(&cmd.stderr, Stream::Stderr, "Stderr")?;
     let open = vec![to_read, stdout, stderr];
-    let child = start_as(cmd, program, open, None, Begins::Group, manner)?;
+    let child = start_as(cmd, program, open, Begins::Group, Beside::default(), manner)?;
     child.wired(|pid, pidfd| {
         let mut descriptor = |fd| Descriptor::new(fd, taken.split(1));
         Ok(Spawned {
@@ -146,7 +146,14 @@ fn spawn_on_terminal(
     let copy = || slave.try_clone().map_err(|e| SpawnError::System(words(&e)));
     let open = vec![copy()?, copy()?, copy()?];
     drop(slave);
-    let child = start_as(cmd, program, open, None, Begins::Terminal, manner)?;
+    let child = start_as(
+        cmd,
+        program,
+        open,
+        Begins::Terminal,
+        Beside::default(),
+        manner,
+    )?;
     let master = Arc::new(master);
     child.wired(|pid, pidfd| {
         let stdout = Some(Descriptor::new(master.try_clone()?, taken.split(1))?);
@@ -190,26 +197,34 @@ impl Manner {
     }
 }
 
-/// Starts a command in a session of its own, with these descriptors open, the first as its stdin,
-/// and one with another number.
+/// What a child has beside its first descriptors.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// A descriptor, and its number there.
+    pub open: Option<(OwnedFd, RawFd)>,
+    /// By which it enters a cgroup, if the system lets it.
+    pub enters: Option<OwnedFd>,
+}
+
+/// Starts a command in a session of its own, with these descriptors open, the first as its stdin.
 pub(super) fn start_session(
     cmd: &Cmd,
     open: Vec<OwnedFd>,
-    also: Option<(OwnedFd, RawFd)>,
+    beside: Beside,
     manner: &Manner,
 ) -> Result<Child, SpawnError> {
     check(cmd)?;
     let program = find_program(cmd)?;
-    start_as(cmd, &program, open, also, Begins::Session, manner)
+    start_as(cmd, &program, open, Begins::Session, beside, manner)
 }
 
-/// Starts the command's child, with these descriptors open, numbered from 0 on, and one with another number.
+/// Starts the command's child, with these descriptors open, numbered from 0 on.
 fn start_as(
     cmd: &Cmd,
     program: &Path,
     open: Vec<OwnedFd>,
-    also: Option<(OwnedFd, RawFd)>,
     begins: Begins,
+    beside: Beside,
     manner: &Manner,
 ) -> Result<Child, SpawnError> {
     let args = [&cmd.path].into_iter().chain(&cmd.args);
@@ -219,7 +234,7 @@ fn start_as(
         args: args.map(|arg| &**arg).collect(),
         env: environment(cmd, &manner.variables)?,
         dir: directory(cmd),
-        open: open.into_iter().zip(0..).chain(also).collect(),
+        open: open.into_iter().zip(0..).chain(beside.open).collect(),
         begins,
         limits: original
             .into_iter()
@@ -230,6 +245,7 @@ fn start_as(
         owner: manner.owner.clone(),
         own_number: manner.own_number,
         dies_with_us: false,
+        enters: beside.enters,
     };
     start
         .start()
@@ -242,7 +258,7 @@ impl Child {
         self,
         wire: impl FnOnce(Pid, OwnedFd) -> io::Result<T>,
     ) -> Result<T, SpawnError> {
-        let Child { pid, pidfd } = self;
+        let Child { pid, pidfd, .. } = self;
         wire(pid, pidfd).map_err(|error| {
             // Nobody has reaped it, so that the number is its own.
             let _ = rustix::process::kill_process(pid, Signal::KILL);

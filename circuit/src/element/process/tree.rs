@@ -4,7 +4,10 @@
 //! carries its mark: the variable [`MARK`] of the environment that it began with. A descendant whose parent has
 //! gone becomes a child of this server, which is a subreaper, or of init if the server had ended.
 //!
-//! What escapes is a process in another session *and* without a readable mark *and* orphaned.
+//! Where the main process has a cgroup of its own, the tree is all that are in it, and for the time after that the
+//! same as without: a process can be moved elsewhere by others.
+//!
+//! Without one, what escapes is a process in another session *and* without a readable mark *and* orphaned.
 //!
 //! Looking at processes reads files below /proc, which may block: callers leave it to a thread of a pool.
 
@@ -16,6 +19,8 @@ use std::str::FromStr;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::cgroup::Cgroup;
 
 /// The variable that carries an instance's mark.
 pub const MARK: &str = "CIRCUIT_INSTANCE";
@@ -39,6 +44,8 @@ pub struct Tree {
     /// Whether it began in a life of the server before this one, or elsewhere: then some of its processes may be
     /// init's children, and not this server's.
     pub is_older: bool,
+    /// The cgroup in which the main process began, if it has one of its own.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// The memory of these processes: the sum of what each has for itself and its part of what several share (Pss);
@@ -108,10 +115,13 @@ impl Identity {
 
 impl Table {
     /// Reads the processes among which those of some trees are: all that descend from this server, unless one of
-    /// the trees is older than it.
+    /// the trees is older than it; none for trees whose cgroups are populated.
     pub fn of(trees: &[&Tree]) -> io::Result<Table> {
-        match trees.iter().any(|tree| tree.is_older) {
+        let is_populated = |tree: &&Tree| tree.cgroup.as_ref().is_some_and(Cgroup::is_populated);
+        let read: Vec<_> = trees.iter().filter(|tree| !is_populated(tree)).collect();
+        match read.iter().any(|tree| tree.is_older) {
             true => Table::read(),
+            false if read.is_empty() => Ok(Table::default()),
             false => Table::read_descendants(),
         }
     }
@@ -173,11 +183,21 @@ impl Table {
 
     /// The memory of each tree's processes, in bytes; `None` if the kernel does not tell. Blocks.
     pub fn memory(&self, trees: &[&Tree]) -> Vec<Option<u64>> {
+        let accounted = trees
+            .iter()
+            .map(|tree| tree.cgroup.as_ref().and_then(Cgroup::memory));
         let members = self.members(trees);
-        members.iter().map(|members| memory(members)).collect()
+        accounted
+            .zip(&members)
+            .map(|(accounted, members)| accounted.or_else(|| memory(members)))
+            .collect()
     }
 
     fn members_of(&self, tree: &Tree, marks: &HashMap<Pid, String>) -> Vec<Identity> {
+        let confined = tree.cgroup.as_ref().map(Cgroup::members);
+        if let Some(members) = confined.filter(|members| !members.is_empty()) {
+            return members;
+        }
         let own = tree.main.pid;
         // The number may be another's by now. While its session has members, it is nobody's.
         let stranger = self
@@ -347,6 +367,7 @@ mod tests {
             main,
             mark: None,
             is_older: false,
+            cgroup: None,
         };
         let members = table.members(&[&tree]).remove(0);
         members
@@ -409,6 +430,7 @@ mod tests {
             main,
             mark: None,
             is_older: false,
+            cgroup: None,
         };
         let members = Table::of(&[&tree]).unwrap().members(&[&tree]).remove(0);
         child.kill().unwrap();
@@ -440,6 +462,7 @@ mod tests {
             main: own,
             mark: None,
             is_older: true,
+            cgroup: None,
         };
         let table = Table::read().unwrap();
         assert!(table.members(&[&tree])[0].contains(&own));

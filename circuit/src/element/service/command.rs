@@ -111,7 +111,7 @@ impl Shared {
         let place = self.place().await;
         let started = self.start_command(plan, id, &mark, words).await;
         drop(place);
-        let Launched { session, pipes } = match started {
+        let Launched { session, pipes, .. } = match started {
             Ok(started) => started,
             Err(error) => {
                 tracing::warn!("the {name} command of {}: {error}", self.path());
@@ -123,6 +123,7 @@ impl Shared {
             main: session.identity(),
             mark: Some(mark),
             is_older: false,
+            cgroup: None,
         });
         running.begun(&tree, watcher);
         let end = session.ended().await;
@@ -155,6 +156,7 @@ impl Shared {
             pipes: format!("{mark}.{:016x}", self.services.random()),
             sockets: Vec::new(),
             line: None,
+            cgroup: None,
         };
         launch.launched(&self.services.runtime).await
     }

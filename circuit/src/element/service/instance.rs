@@ -19,6 +19,7 @@ use super::queue::Place;
 use super::registry;
 use super::shared::{Shared, State, scrubbed};
 use super::sockets;
+use crate::element::process::cgroup::Cgroup;
 use crate::element::process::session::{self, Session};
 use crate::element::process::tree::{MARK, Tree};
 use crate::element::process::{Manner, SpawnError};
@@ -166,7 +167,8 @@ impl Shared {
             return;
         };
         let (plan, mark) = (instance.plan.clone(), instance.mark.clone());
-        self.note_instance(id, generation, None);
+        let cgroup = self.services.cgroups().named(&mark);
+        self.note_instance(id, generation, None, cgroup.as_ref());
         let abandoned = instance.abandoned.clone();
         let shared = self.clone();
         tokio::spawn(async move {
@@ -176,14 +178,15 @@ impl Shared {
                 let why = NotSpawned::Abandoned;
                 return shared.handle(Input::NotSpawned { instance: id, why });
             }
-            let started = shared.start(&plan, id, generation, mark.clone()).await;
+            let started = shared.start(&plan, id, generation, mark.clone(), cgroup);
+            let started = started.await;
             drop(place);
             let counters = &shared.services.runtime.counters;
             match started {
                 Ok(started) => {
                     counters.started.one();
                     let main = Some(started.session.identity());
-                    shared.note_instance(id, generation, main);
+                    shared.note_instance(id, generation, main, started.cgroup.as_ref());
                     shared.run_instance(started, id, mark).await;
                 }
                 Err(error) => {
@@ -206,6 +209,7 @@ impl Shared {
         id: InstanceId,
         generation: Generation,
         mark: String,
+        cgroup: Option<Cgroup>,
     ) -> Result<Launched, SpawnError> {
         let runtime = &self.services.runtime;
         let system = |why: &dyn std::fmt::Display| SpawnError::System(why.to_string());
@@ -234,6 +238,7 @@ impl Shared {
             pipes: mark,
             sockets,
             line,
+            cgroup,
         };
         launch.launched(runtime).await
     }
@@ -251,6 +256,7 @@ impl Shared {
             main,
             mark: Some(mark),
             is_older: false,
+            cgroup: started.cgroup,
         });
         let pid = main.pid.as_raw_nonzero().get().unsigned_abs();
         {

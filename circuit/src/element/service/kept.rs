@@ -22,6 +22,7 @@ use super::shared::{Parts, Shared, State};
 use super::sockets::Held;
 use crate::anchor::Names;
 use crate::element::Kind;
+use crate::element::process::cgroup::{Cgroup, Cgroups};
 use crate::element::process::session::Session;
 use crate::element::process::tree::{Identity, Table, Tree, mark_of};
 use crate::logs::{self, Log, Source};
@@ -171,12 +172,14 @@ impl Shared {
         }
     }
 
-    /// Notes an instance: before its start without a process, and then with it.
+    /// Notes an instance: before its start without a process, with the cgroup that is about to be made for it, and
+    /// then with both.
     pub(super) fn note_instance(
         &self,
         id: InstanceId,
         generation: Generation,
         main: Option<Identity>,
+        cgroup: Option<&Cgroup>,
     ) {
         self.store.note(Note::Instance(store::Instance {
             service: self.id,
@@ -184,7 +187,7 @@ impl Shared {
             number: id.number,
             mark: self.mark(id),
             identity: main.map(|main| self.services.here().identity(main)),
-            cgroup: None,
+            cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
             generation,
             ready: false,
             failures: 0,
@@ -230,6 +233,8 @@ struct Remains {
     marked: BTreeMap<String, Vec<Identity>>,
     /// The pipes of retained output.
     pipes: BTreeSet<String>,
+    /// The cgroups of instances, by mark.
+    cgroups: BTreeMap<String, Cgroup>,
 }
 
 impl Services {
@@ -252,6 +257,7 @@ impl Services {
             here,
             marked,
             pipes,
+            cgroups: left_cgroups(&self.cgroups(), contents),
         };
         let mut all = Vec::new();
         for service in &contents.services {
@@ -289,6 +295,7 @@ impl Services {
                 drop(log.forget());
             }
         }
+        self.empty_cgroups(remains.cgroups);
         // Those of instances that are not known any more, and commands beside them.
         for (mark, processes) in remains.marked {
             let own = mark.split('.').next().is_some_and(|id| ids.contains(id));
@@ -298,6 +305,7 @@ impl Services {
                     main,
                     mark,
                     is_older: true,
+                    cgroup: None,
                 }));
             }
         }
@@ -378,10 +386,14 @@ impl Services {
                     }
                 }
                 remains.marked.remove(&row.mark);
+                remains.cgroups.remove(&row.mark);
                 if matches!(what, Found::Main { .. }) {
                     adopted.push((id, running));
                 }
                 instances.insert(id, instance);
+            }
+            if what == Found::Foreign {
+                remains.cgroups.remove(&row.mark);
             }
             found.insert(id, what);
         }
@@ -441,7 +453,9 @@ impl Services {
     /// What is left of an instance, and its main process and tree if anything is.
     fn look_for(&self, row: &store::Instance, remains: &Remains) -> (Found, Option<Running>) {
         let end = End::Unknown;
-        let with_mark = remains.marked.get(&row.mark).map_or(&[][..], Vec::as_slice);
+        let cgroup = remains.cgroups.get(&row.mark).cloned();
+        let mut with_mark = remains.marked.get(&row.mark).cloned().unwrap_or_default();
+        with_mark.extend(cgroup.iter().flat_map(Cgroup::members));
         let main = match &row.identity {
             Some(identity) if identity.boot != remains.here.boot => {
                 return (Found::Gone { end }, None);
@@ -466,10 +480,10 @@ impl Services {
             let Some(any) = with_mark.first() else {
                 return (Found::Gone { end }, None);
             };
-            return (Found::Rest { end }, self.running(*any, row));
+            return (Found::Rest { end }, self.running(*any, row, cgroup));
         };
         let other = mark_of(main.pid).is_some_and(|mark| mark != row.mark);
-        match self.running(main, row) {
+        match self.running(main, row, cgroup.clone()) {
             Some(running) if !other && running.session.is_alive() => {
                 let pid = main.pid.as_raw_nonzero().get().unsigned_abs();
                 (Found::Main { pid }, Some(running))
@@ -480,12 +494,13 @@ impl Services {
                     main,
                     mark,
                     is_older: true,
+                    cgroup: cgroup.clone(),
                 };
                 let members = remains.table.members(&[&tree]).remove(0);
                 match members.first() {
                     None => (Found::Gone { end }, None),
                     Some(any) => {
-                        let running = self.running(*any, row);
+                        let running = self.running(*any, row, cgroup);
                         (Found::Rest { end }, running)
                     }
                 }
@@ -493,7 +508,12 @@ impl Services {
         }
     }
 
-    fn running(&self, main: Identity, row: &store::Instance) -> Option<Running> {
+    fn running(
+        &self,
+        main: Identity,
+        row: &store::Instance,
+        cgroup: Option<Cgroup>,
+    ) -> Option<Running> {
         let taken = self.runtime.descriptors.take(User::Processes, 1).ok()?;
         let session = Arc::new(Session::adopt(main, taken)?);
         let mark = Some(row.mark.clone());
@@ -501,8 +521,25 @@ impl Services {
             main,
             mark,
             is_older: true,
+            cgroup,
         });
         Some(Running { session, tree })
+    }
+
+    /// Kills all that are in these cgroups, and removes them.
+    fn empty_cgroups(&self, cgroups: BTreeMap<String, Cgroup>) {
+        for (mark, cgroup) in cgroups {
+            let Some(main) = cgroup.members().first().copied() else {
+                cgroup.remove();
+                continue;
+            };
+            self.watcher.kill(&Arc::new(Tree {
+                main,
+                mark: Some(mark),
+                is_older: true,
+                cgroup: Some(cgroup),
+            }));
+        }
     }
 
     /// Ends what a server of this user has left behind that was killed and had no `-var`.
@@ -531,10 +568,12 @@ impl Services {
                     main,
                     mark: Some(row.mark.clone()),
                     is_older: true,
+                    cgroup: None,
                 };
                 self.watcher.kill(&Arc::new(tree));
             }
         }
+        self.empty_cgroups(left_cgroups(&Cgroups::find(), contents));
         let table = Table::read().unwrap_or_default();
         let ours = |mark: &str| mark.split('.').next().is_some_and(|id| ids.contains(id));
         for (main, mark) in table.marked(ours) {
@@ -543,9 +582,26 @@ impl Services {
                 main,
                 mark,
                 is_older: true,
+                cgroup: None,
             }));
         }
     }
+}
+
+/// The cgroups of the instances of these services, by mark. Blocks.
+fn left_cgroups(cgroups: &Cgroups, contents: &Contents) -> BTreeMap<String, Cgroup> {
+    let ids: BTreeSet<String> = contents
+        .services
+        .iter()
+        .map(|service| format!("{:016x}", service.id))
+        .collect();
+    let recorded = contents.instances.iter();
+    let all = cgroups.beside(recorded.filter_map(|row| row.cgroup.as_deref()));
+    let named = all
+        .into_iter()
+        .map(|cgroup| (cgroup.name().to_owned(), cgroup));
+    let ours = |mark: &str| mark.split('.').next().is_some_and(|id| ids.contains(id));
+    named.filter(|(mark, _)| ours(mark)).collect()
 }
 
 /// The output that a pipe carries, by its name: `ID.SLOT.NUMBER.out`, or with a command's name in between.

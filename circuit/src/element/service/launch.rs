@@ -3,17 +3,19 @@
 use std::os::fd::{OwnedFd, RawFd};
 
 use circuit_proto::element::process::{Cmd, Sink};
+use tracing::warn;
 
 use super::sockets::One;
+use crate::element::process::cgroup::Cgroup;
 use crate::element::process::session::{self, Session};
-use crate::element::process::{Manner, SpawnError, nothing, sink};
+use crate::element::process::{Beside, Manner, SpawnError, nothing, sink};
 use crate::logs::{Log, Pipe, Source, Stream};
 use crate::runtime::Runtime;
 use crate::runtime::descriptors::{Taken, User};
 
 /// How many descriptors a start takes at most, for a moment, beside copies of sockets: a stdin, two pipes of two
-/// ends, a pidfd, and two of a notification.
-const DESCRIPTORS: u64 = 8;
+/// ends, a pidfd, two of a notification, and one of a cgroup.
+const DESCRIPTORS: u64 = 9;
 
 /// A program that is about to start.
 pub(super) struct Launch {
@@ -28,12 +30,16 @@ pub(super) struct Launch {
     pub(super) sockets: Vec<One>,
     /// Where it writes a line once it is ready, and the number of that descriptor.
     pub(super) line: Option<(OwnedFd, RawFd)>,
+    /// The cgroup that is made for it.
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 /// A program that runs, and the pipes of its output.
 pub(super) struct Launched {
     pub(super) session: Session,
     pub(super) pipes: Vec<Pipe>,
+    /// The cgroup that it is in, if it has one of its own.
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 impl Launch {
@@ -53,11 +59,34 @@ impl Launch {
     }
 
     /// Starts it. On failure nothing is left. Blocks.
-    fn launch(self, taken: Taken) -> Result<Launched, SpawnError> {
+    fn launch(mut self, taken: Taken) -> Result<Launched, SpawnError> {
         let mut pipes = Vec::new();
-        let session = self.start(&mut pipes, taken);
+        let name = self.pipes.clone();
+        // Without a cgroup it is told from others by less, and runs all the same.
+        let without = |why: &dyn std::fmt::Display| {
+            warn!("{name} begins without a cgroup of its own: {why}");
+        };
+        let mut cgroup = self.cgroup.take();
+        let made = cgroup.as_ref().map(Cgroup::make).transpose();
+        let enters = made.unwrap_or_else(|error| {
+            without(&error);
+            cgroup = None;
+            None
+        });
+        let session = self.start(&mut pipes, enters, taken);
+        let entered = session.as_ref().is_ok_and(Session::has_entered);
+        if let Some(cgroup) = cgroup.take_if(|_| !entered) {
+            cgroup.remove();
+            if session.is_ok() {
+                without(&"it may not enter");
+            }
+        }
         match session {
-            Ok(session) => Ok(Launched { session, pipes }),
+            Ok(session) => Ok(Launched {
+                session,
+                pipes,
+                cgroup,
+            }),
             Err(error) => {
                 for pipe in pipes {
                     drop(pipe.end());
@@ -67,7 +96,12 @@ impl Launch {
         }
     }
 
-    fn start(self, pipes: &mut Vec<Pipe>, taken: Taken) -> Result<Session, SpawnError> {
+    fn start(
+        self,
+        pipes: &mut Vec<Pipe>,
+        enters: Option<OwnedFd>,
+        taken: Taken,
+    ) -> Result<Session, SpawnError> {
         let mut open = vec![nothing()?];
         let outputs = [
             (&self.cmd.stdout, Stream::Stdout, "Stdout", "out"),
@@ -96,6 +130,10 @@ impl Launch {
             let copy = socket.copy();
             open.push(copy.map_err(|error| SpawnError::System(error.to_string()))?);
         }
-        Session::start(&self.cmd, open, self.line, &self.manner, taken)
+        let beside = Beside {
+            open: self.line,
+            enters,
+        };
+        Session::start(&self.cmd, open, beside, &self.manner, taken)
     }
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::time::ClockId;
 use tokio::sync::OnceCell;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::definition::Plan;
 use super::instance::{Running, log_failed};
@@ -28,6 +28,7 @@ use super::shared::Shared;
 use super::watcher::Watcher;
 use crate::anchor::{Names, Tree};
 use crate::element::Element;
+use crate::element::process::cgroup::Cgroups;
 use crate::element::process::tree::Table;
 use crate::element::subscription::Subscription;
 use crate::logs::{DEFAULT_BYTES, Log, Logs};
@@ -65,6 +66,7 @@ pub(super) struct Kept {
     pub(super) store: Store,
     pub(super) logs: Logs,
     pub(super) here: Here,
+    cgroups: Cgroups,
     directory: Arc<Directory>,
 }
 
@@ -238,6 +240,12 @@ impl Services {
         self.kept
             .get()
             .map_or_else(Here::default, |kept| kept.here.clone())
+    }
+
+    /// The cgroups that there are, and may be made. There is a service, so what is kept is open.
+    pub(super) fn cgroups(&self) -> Cgroups {
+        let kept = self.kept.get();
+        kept.map_or_else(Cgroups::default, |kept| kept.cgroups.clone())
     }
 
     /// The retained output of a service.
@@ -468,10 +476,15 @@ fn open(
     let dir = directory.path().join("logs");
     let logs =
         Logs::start(&dir, place.logs, alarm, descriptors).map_err(|error| internal(&error))?;
+    let cgroups = Cgroups::find();
+    if let Some(path) = cgroups.delegated() {
+        info!("instances of services have cgroups of their own below {path}");
+    }
     let kept = Kept {
         store: opened.store,
         logs,
         here,
+        cgroups,
         directory,
     };
     Ok((kept, opened.contents))

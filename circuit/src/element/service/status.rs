@@ -109,10 +109,10 @@ impl Shared {
     }
 
     fn slot_status(&self, state: &State, seen: &SlotView) -> wire::Slot {
-        let says = seen
-            .instance
-            .and_then(|id| state.instances.get(&id))
-            .and_then(|instance| instance.says.clone());
+        let instance = seen.instance.and_then(|id| state.instances.get(&id));
+        let says = instance.and_then(|instance| instance.says.clone());
+        let running = instance.and_then(super::instance::Instance::running);
+        let confined = running.is_some_and(|running| running.tree.cgroup.is_some());
         let waiting = || match seen.waiting.as_slice() {
             [] => "its turn".to_owned(),
             others => {
@@ -130,7 +130,7 @@ impl Shared {
             generation: seen.generation,
             since: wall(seen.since),
             adopted: seen.adopted,
-            tree: "marked".to_owned(),
+            tree: if confined { "cgroup" } else { "marked" }.to_owned(),
             status: says,
             waiting: match seen.state {
                 super::machine::State::Waiting => Some(waiting()),

@@ -156,7 +156,13 @@ fn look(trees: &[(Arc<Tree>, bool)]) -> std::io::Result<Vec<Vec<Identity>>> {
     let wanted: Vec<&Tree> = trees.iter().map(|(tree, _)| &**tree).collect();
     let table = Table::of(&wanted)?;
     let members = table.members(&wanted);
-    for ((_, kill), members) in trees.iter().zip(&members) {
+    for ((tree, kill), members) in trees.iter().zip(&members) {
+        match &tree.cgroup {
+            // A tree is watched once its main process is in it, and nobody comes from outside.
+            Some(cgroup) if members.is_empty() => cgroup.remove(),
+            Some(cgroup) if *kill => cgroup.kill(),
+            _ => (),
+        }
         for member in members.iter().filter(|_| *kill) {
             // Whoever has gone meanwhile needs no signal; who may not be signalled is stuck.
             let _ = member.signal(Signal::KILL);
