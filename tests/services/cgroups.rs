@@ -74,12 +74,15 @@ impl Drop for Unit {
 
 /// A server that begins in this cgroup.
 fn start_in(home: &Home, cgroup: &Path) -> Server {
+    start_as(home, cgroup, "start -name one -var var")
+}
+
+fn start_as(home: &Home, cgroup: &Path, line: &str) -> Server {
     let enter = format!(
         "echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"",
         cgroup.display()
     );
-    home.circuit_under(&enter, "start -name one -var var")
-        .serve()
+    home.circuit_under(&enter, line).serve()
 }
 
 /// An instance with a process that has another session, no mark and no parent.
@@ -182,6 +185,26 @@ fn what_an_instance_leaves_between_two_lives_is_ended_and_removed() {
     one.circuit("scrub /one/a").run();
     one.circuit("scrub /one/b").run();
     assert_eq!(unit.names(), ["server"]);
+}
+
+#[test]
+fn what_a_killed_server_without_a_directory_leaves_is_ended_and_removed() {
+    let home = Home::new();
+    let Some(unit) = Unit::new(&home) else { return };
+    unit.delegate();
+    let server = unit.subgroup("server");
+    let mut one = start_as(&home, &server, "start -name one");
+    make(&one, "/one/a", &hiding());
+    let hidden = number(&home, "hidden");
+    one.signal(Signal::KILL);
+    one.exit_status();
+    assert!(lives(hidden));
+    // Not in a cgroup that is delegated.
+    let _two = home.start("two");
+    eventually("it is ended", || (!lives(hidden)).then_some(()));
+    eventually("its cgroup is removed", || {
+        (unit.names() == ["server"]).then_some(())
+    });
 }
 
 #[test]
