@@ -135,9 +135,9 @@ impl Table {
         let mut queue = children_of(own)?;
         while let Some(pid) = queue.pop() {
             // Others go meanwhile, and their children are this server's then.
-            if let Ok(row) = Row::read(pid) {
+            if let Some(row) = unless_gone(Row::read(pid))? {
                 table.add(pid, row);
-                queue.extend(children_of(pid).unwrap_or_default());
+                queue.extend(unless_gone(children_of(pid))?.unwrap_or_default());
             }
         }
         Ok(table)
@@ -152,7 +152,7 @@ impl Table {
                 continue;
             };
             // Others go while the directory is read.
-            if let Ok(row) = Row::read(pid) {
+            if let Some(row) = unless_gone(Row::read(pid))? {
                 table.add(pid, row);
             }
         }
@@ -278,12 +278,25 @@ impl Table {
     }
 }
 
+/// What was read of a process, if it is there and may be looked at. Whoever has too few descriptors to look does
+/// not know: nobody is taken for gone then.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Err(error),
+            _ => Ok(None),
+        },
+    }
+}
+
 /// The children of all threads of a process.
 fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
     let mut all = Vec::new();
     for thread in fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()))? {
         // Threads go meanwhile, and their children become those of another thread.
-        let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+        let children = fs::read_to_string(thread?.path().join("children"));
+        let children = unless_gone(children)?.unwrap_or_default();
         all.extend(children.split_ascii_whitespace().filter_map(pid));
     }
     Ok(all)
