@@ -5,7 +5,6 @@
 
 mod logs;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -361,11 +360,12 @@ async fn watch(
         return Ok(0);
     }
     let mut waited = JoinSet::new();
-    let mut open: BTreeMap<String, ()> = BTreeMap::new();
+    let mut open: Vec<String> = Vec::new();
     for (path, intent) in intents {
-        open.insert(path.clone(), ());
+        open.push(path.clone());
         waited.spawn(async move { (path, intent.outcome().await) });
     }
+    open.sort_unstable();
     let mut status = 0;
     let deadline = tokio::time::sleep(options.watch_for().unwrap_or(Duration::MAX));
     tokio::pin!(deadline);
@@ -385,7 +385,10 @@ async fn watch(
             return Ok(status);
         };
         let (path, outcome) = ended.map_err(|error| Failure::operation("wait", &error))?;
-        open.remove(&path);
+        // One path may have been given twice.
+        if let Some(at) = open.iter().position(|one| *one == path) {
+            open.remove(at);
+        }
         match outcome.map_err(Failure::from) {
             Ok(Outcome::Reached) => (),
             Ok(Outcome::Superseded { by }) => {
@@ -407,8 +410,8 @@ async fn watch(
     }
 }
 
-fn goes_on(open: &BTreeMap<String, ()>) {
-    for path in open.keys() {
+fn goes_on(open: &[String]) {
+    for path in open {
         say(&format!("circuit: {path}: goes on"));
     }
 }
