@@ -150,9 +150,12 @@ fn after_kills_at_random_moments_there_is_what_was_acknowledged_once() {
         pids.extend(slots.iter().filter(|_| *up).map(pid));
     }
     pids.sort_unstable();
-    let all: Vec<i64> = marked(&home).into_iter().map(|(pid, _)| pid).collect();
-    assert_eq!(all.len() as u64, wanted, "{:?}: {model:?}", marked(&home));
-    assert_eq!(all, pids);
+    assert_eq!(pids.len() as u64, wanted, "{model:?}");
+    // One whose start was not recorded yet is in no slot. It is killed meanwhile.
+    eventually("nobody else is left", || {
+        let all: Vec<i64> = marked(&home).into_iter().map(|(pid, _)| pid).collect();
+        (all == pids).then_some(())
+    });
     // None is left once all is forgotten.
     for name in model.keys() {
         one.circuit(format!("scrub /one/{name}")).run();
