@@ -202,6 +202,41 @@ fn an_update_replaces_only_instances_whose_process_would_differ() {
 }
 
 #[test]
+fn an_update_in_place_changes_the_signal_that_stops_an_instance() {
+    let home = Home::new();
+    let one = home.start("one");
+    let definition = script("exec sleep 1000");
+    make(&one, "/one/a", &definition);
+    let before = pid(&slot(&one, "/one/a", 1));
+    let stop = json!({ "Stop": { "Signal": "USR1" } });
+    one.circuit("mksvc -update /one/a")
+        .stdin(with(definition, stop).to_string())
+        .run();
+    assert_eq!(pid(&slot(&one, "/one/a", 1)), before);
+    one.circuit("down /one/a").run();
+    assert_eq!(slot(&one, "/one/a", 1)["Last"]["Signal"], "SIGUSR1");
+}
+
+#[test]
+fn one_who_waits_goes_on_waiting_while_later_intents_are_reached() {
+    let home = Home::new();
+    let one = home.start("one");
+    let more = json!({
+        "Reload": { "Signal": "CONT" },
+        "Ready": { "Command": ["sh", "-c", "test -e well"], "Every": 0.05 },
+    });
+    let made = one
+        .circuit("mksvc /one/a")
+        .stdin(with(script("exec sleep 1000"), more).to_string())
+        .spawn();
+    one.is_executing(&["watch-intent"]);
+    one.circuit("reload /one/a").run();
+    home.write("well", "");
+    let made = made.finish();
+    assert_eq!((made.stderr(), made.status.code()), ("", Some(0)));
+}
+
+#[test]
 fn a_slot_takes_what_makes_sense_for_it_and_says_so_of_the_rest() {
     let home = Home::new();
     let one = home.start("one");

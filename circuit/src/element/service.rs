@@ -16,6 +16,7 @@ mod notify;
 mod probe;
 mod queue;
 pub mod registry;
+mod remains;
 mod restarts;
 mod samples;
 mod shared;
@@ -35,7 +36,8 @@ use circuit_proto::{Code, ElementKind, Error};
 
 use self::definition::Plan;
 use self::instance::Instance;
-use self::machine::{Generation, InstanceId, Intent, Machine, SlotView};
+use self::kept::Written;
+use self::machine::{Generation, InstanceId, Intent, Machine, SlotView, Ticket};
 use self::registry::Services;
 use self::shared::{Intended, Parts, Shared, State, not_taken, scrubbed};
 use self::sockets::Held;
@@ -103,15 +105,20 @@ impl Service {
             store,
             names,
             id,
-            log,
+            log: Some(log),
             machine,
             plans: BTreeMap::from([(FIRST, plan)]),
             instances: BTreeMap::new(),
             sockets,
-            kept: None,
+            written: Written::default(),
+            held_back: None,
         };
         let shared = parts.assembled();
-        services.add(&shared);
+        if let Err(refused) = services.add(&shared) {
+            shared.state.lock().sockets.close();
+            shared.forget();
+            return Err(refused);
+        }
         commit(shared.view(View::Whole));
         tokio::spawn(shared.clone().keep_time());
         let intent = if down { Intent::Down } else { Intent::Up };
@@ -287,12 +294,14 @@ impl Service {
                 if let Some(outcome) = state.outcomes.get(&intent) {
                     return Some(Ok(outcome.clone()));
                 }
-                let oldest = state.outcomes.keys().next();
-                if intent > state.last || oldest.is_some_and(|oldest| intent < *oldest) {
-                    let message = format!("no intent has the number {intent} any more");
-                    return Some(Err(Error::new(Code::NoSuchElement, message)));
+                if state.gone {
+                    return Some(Err(scrubbed()));
                 }
-                state.gone.then(|| Err(scrubbed()))
+                // Those of earlier lives of the server are not pending, and neither are old ones.
+                (!state.machine.is_pending(Ticket(intent))).then(|| {
+                    let message = format!("no intent has the number {intent} any more");
+                    Err(Error::new(Code::NoSuchElement, message))
+                })
             })
             .await?;
         Ok(match outcome {

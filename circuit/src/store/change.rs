@@ -38,24 +38,32 @@ pub(super) fn make(connection: &Connection, change: &Change) -> Result<(), Refus
         }
         Change::Intent {
             path,
+            id,
             intent,
+            generations,
             state,
         } => {
-            let mut service = known(connection, path)?;
+            let mut service = known(connection, path, *id)?;
             service.intent = *intent;
-            service.state.clone_from(state);
+            let kept = generations_of(connection, path)?;
+            let fits = generations.last() == Some(&service.generation);
+            if fits && generations.iter().all(|needed| kept.contains(needed)) {
+                service.state.clone_from(state);
+                for old in kept.iter().filter(|old| !generations.contains(old)) {
+                    remove::<DefinitionRow>(connection, &[text(path), number(*old)])?;
+                }
+            }
             put(connection, &service)?;
         }
         Change::Slot {
             path,
+            id,
             slot,
-            ready,
             state,
         } => {
             let slot = Slot {
-                service: known(connection, path)?.id,
+                service: known(connection, path, *id)?.id,
                 slot: *slot,
-                ready: *ready,
                 state: state.clone(),
             };
             put(connection, &slot)?;
@@ -80,20 +88,30 @@ fn found(connection: &Connection, path: &str) -> Result<Option<ServiceRow>, Faul
     one(connection, &[text(path)])
 }
 
-fn known(connection: &Connection, path: &str) -> Result<ServiceRow, Refusal> {
-    found(connection, path)?.ok_or_else(|| Refusal::Missing(path.to_owned()))
+fn known(connection: &Connection, path: &str, id: u64) -> Result<ServiceRow, Refusal> {
+    // Another service may be left at this path.
+    let found = found(connection, path)?.filter(|found| found.id == id);
+    found.ok_or_else(|| Refusal::Missing(path.to_owned()))
+}
+
+/// The generations of the definitions that are kept of a service.
+fn generations_of(connection: &Connection, path: &str) -> Result<Vec<u64>, Fault> {
+    let sql = "SELECT generation FROM definitions WHERE path = ?";
+    let mut statement = connection.prepare_cached(sql)?;
+    let generations = statement.query_map([text(path)], |row| row.get::<_, i64>(0))?;
+    let generations: Result<Vec<i64>, _> = generations.collect();
+    Ok(generations?.into_iter().map(i64::cast_unsigned).collect())
 }
 
 fn keep(connection: &Connection, service: &Service) -> rusqlite::Result<()> {
     let present = &service.definition;
-    // Two texts of one generation cannot be told apart: the present one counts.
-    let previous = service.previous.as_ref();
-    let previous = previous.filter(|old| old.generation != present.generation);
-    for definition in [Some(present), previous].into_iter().flatten() {
+    // Two texts of one generation cannot be told apart: the present one counts, which is written last.
+    for definition in service.others.iter().chain([present]) {
         let row = DefinitionRow {
             path: service.path.clone(),
             generation: definition.generation,
             text: definition.text.clone(),
+            looked_up: definition.looked_up.clone(),
         };
         put(connection, &row)?;
     }
@@ -102,7 +120,6 @@ fn keep(connection: &Connection, service: &Service) -> rusqlite::Result<()> {
         id: service.id,
         intent: service.intent,
         generation: present.generation,
-        previous: previous.map(|old| old.generation),
         state: service.state.clone(),
     };
     put(connection, &row)
@@ -122,29 +139,32 @@ fn forget_slots(connection: &Connection, service: u64, from: u32) -> rusqlite::R
 
 /// All services with their definitions, in the order of their paths.
 pub(super) fn services(connection: &Connection) -> Result<Vec<Service>, Fault> {
-    let texts = all::<DefinitionRow>(connection)?.into_iter();
-    let mut texts: BTreeMap<(String, u64), String> = texts
-        .map(|row| ((row.path, row.generation), row.text))
-        .collect();
+    let mut definitions: BTreeMap<String, Vec<Definition>> = BTreeMap::new();
+    for row in all::<DefinitionRow>(connection)? {
+        definitions.entry(row.path).or_default().push(Definition {
+            generation: row.generation,
+            text: row.text,
+            looked_up: row.looked_up,
+        });
+    }
     let mut services = Vec::new();
     for row in all::<ServiceRow>(connection)? {
-        let mut definition = |generation| match texts.remove(&(row.path.clone(), generation)) {
-            Some(text) => Ok(Definition { generation, text }),
-            None => Err(Fault::Damaged(format!(
-                "a definition of {} is missing",
-                row.path
-            ))),
-        };
+        let mut others = definitions.remove(&row.path).unwrap_or_default();
+        let present = others
+            .iter()
+            .position(|one| one.generation == row.generation);
+        let present = present
+            .ok_or_else(|| Fault::Damaged(format!("the definition of {} is missing", row.path)))?;
         services.push(Service {
-            definition: definition(row.generation)?,
-            previous: row.previous.map(definition).transpose()?,
+            definition: others.remove(present),
+            others,
             path: row.path,
             id: row.id,
             intent: row.intent,
             state: row.state,
         });
     }
-    match texts.is_empty() {
+    match definitions.is_empty() {
         true => Ok(services),
         false => Err(Fault::Damaged("a definition is nobody's".into())),
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::change::{Refusal, make};
 use super::database::Database;
@@ -32,16 +32,32 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 type Answer = Result<(), WriteError>;
 
 /// The answer to a change, once it is on the disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[must_use = "says whether the change is on the disk; drop it if that does not matter"]
-pub(crate) struct Flushed(Result<oneshot::Receiver<Answer>, WriteError>);
+pub(crate) struct Flushed(Result<watch::Receiver<Option<Answer>>, WriteError>);
 
 impl Flushed {
     /// Waits until the change is on the disk, or is known not to be.
     pub(crate) async fn done(self) -> Answer {
         match self.0 {
-            Ok(answer) => answer.await.unwrap_or(Err(WriteError::Closed)),
+            Ok(mut answer) => {
+                let answer = answer.wait_for(Option::is_some).await;
+                let answer = answer.ok().and_then(|answer| answer.clone());
+                answer.unwrap_or(Err(WriteError::Closed))
+            }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it is known by now that the change is not on the disk.
+    pub(crate) fn has_failed(&self) -> bool {
+        match &self.0 {
+            Ok(answer) => {
+                // The writer may be gone, and have said nothing.
+                let ended = answer.has_changed().is_err();
+                answer.borrow().as_ref().map_or(ended, Result::is_err)
+            }
+            Err(_) => true,
         }
     }
 }
@@ -49,7 +65,7 @@ impl Flushed {
 #[derive(Debug)]
 struct Request {
     changes: Vec<Change>,
-    answer: oneshot::Sender<Answer>,
+    answer: watch::Sender<Option<Answer>>,
 }
 
 impl Request {
@@ -99,7 +115,7 @@ impl Queue {
         if requests > 0 && (requests >= WAITING || waiting.bytes + bytes > WAITING_BYTES) {
             return Flushed(Err(WriteError::Busy(requests)));
         }
-        let (answer, flushed) = oneshot::channel();
+        let (answer, flushed) = watch::channel(None);
         waiting.bytes += bytes;
         waiting.requests.push_back(Request { changes, answer });
         drop(waiting);
@@ -204,15 +220,14 @@ impl Worker {
             Ok(answers) => {
                 self.gauges.wrote(Of::Changes, requests.len());
                 for (request, answer) in requests.into_iter().zip(answers) {
-                    // Who does not wait for it has dropped the other end.
-                    let _ = request.answer.send(answer);
+                    request.answer.send_replace(Some(answer));
                 }
                 self.tidy();
             }
             Err(fault) => {
                 let error = self.fail(&fault);
                 for request in requests {
-                    let _ = request.answer.send(Err(error.clone()));
+                    request.answer.send_replace(Some(Err(error.clone())));
                 }
             }
         }

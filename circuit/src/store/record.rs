@@ -14,9 +14,9 @@ pub(crate) struct Service {
     pub(crate) intent: Intent,
     /// Its present definition.
     pub(crate) definition: Definition,
-    /// The definition before, while a roll to the present one is unfinished or halted. It has another
-    /// generation than the present one.
-    pub(crate) previous: Option<Definition>,
+    /// Definitions of other generations that instances or slots still need, while a roll to the present
+    /// one is unfinished or halted, in the order of their generations.
+    pub(crate) others: Vec<Definition>,
     /// The rest of what is to be known of it, in the supervisor's own words.
     pub(crate) state: String,
 }
@@ -28,6 +28,8 @@ pub(crate) struct Definition {
     pub(crate) generation: u64,
     /// The JSON, as it was given.
     pub(crate) text: String,
+    /// What was looked up for it, in the supervisor's own words.
+    pub(crate) looked_up: String,
 }
 
 /// What people want of a service.
@@ -48,9 +50,7 @@ pub(crate) struct Slot {
     pub(crate) service: u64,
     /// Its number, from 1.
     pub(crate) slot: u32,
-    /// The generation that it last ran ready; 0 if it never did.
-    pub(crate) ready: u64,
-    /// The rest of what is to be known of it, in the supervisor's own words.
+    /// What is to be known of it, in the supervisor's own words.
     pub(crate) state: String,
 }
 
@@ -60,12 +60,18 @@ pub(crate) enum Change {
     /// The service at this path is this one. One with another id that was there is forgotten, with
     /// its slots.
     Service(Service),
-    /// This is wanted of the service.
+    /// This is wanted of the service. Its definitions stay as they are kept, but for those that are not
+    /// needed any more. Where one that is needed is not kept, the intent alone is changed: the state
+    /// would not fit the definitions.
     Intent {
         /// The path of the service.
         path: String,
+        /// The id of the service.
+        id: u64,
         /// The intent.
         intent: Intent,
+        /// The generations whose definitions are needed, the present one last.
+        generations: Vec<u64>,
         /// The rest of what is to be known of it.
         state: String,
     },
@@ -73,11 +79,11 @@ pub(crate) enum Change {
     Slot {
         /// The path of the service.
         path: String,
+        /// The id of the service.
+        id: u64,
         /// The slot.
         slot: u32,
-        /// The generation that it last ran ready; 0 if it never did.
-        ready: u64,
-        /// The rest of what is to be known of it.
+        /// What is to be known of it.
         state: String,
     },
     /// The slots of this number and above are gone. Nothing happens where there are none.
@@ -111,8 +117,9 @@ impl Change {
     pub(super) fn bytes(&self) -> usize {
         let texts = match self {
             Change::Service(service) => {
-                let previous = service.previous.as_ref().map_or(0, |old| old.text.len());
-                service.path.len() + service.definition.text.len() + previous
+                let definitions = service.others.iter().chain([&service.definition]);
+                let texts = definitions.map(|one| one.text.len() + one.looked_up.len());
+                service.path.len() + service.state.len() + texts.sum::<usize>()
             }
             Change::Intent { path, state, .. } | Change::Slot { path, state, .. } => {
                 path.len() + state.len()
@@ -140,11 +147,7 @@ pub(crate) struct Instance {
     pub(crate) cgroup: Option<String>,
     /// The generation that it runs.
     pub(crate) generation: u64,
-    /// Whether it is ready.
-    pub(crate) ready: bool,
-    /// How many failures in a row its slot has had.
-    pub(crate) failures: u32,
-    /// The state of the slot with its timers, in the supervisor's own words.
+    /// The rest of what is to be known of it, in the supervisor's own words.
     pub(crate) state: String,
 }
 

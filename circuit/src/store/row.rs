@@ -242,15 +242,12 @@ pub(super) struct ServiceRow {
     pub(super) intent: Intent,
     /// The generation of the present definition.
     pub(super) generation: u64,
-    /// The generation of the one before.
-    pub(super) previous: Option<u64>,
     pub(super) state: String,
 }
 
 impl Row for ServiceRow {
     const TABLE: &'static str = "services";
-    const COLUMNS: &'static [&'static str] =
-        &["path", "id", "intent", "generation", "previous", "state"];
+    const COLUMNS: &'static [&'static str] = &["path", "id", "intent", "generation", "state"];
     const KEYS: usize = 1;
 
     fn values(&self) -> Vec<Value> {
@@ -259,7 +256,6 @@ impl Row for ServiceRow {
             number(self.id),
             text(self.intent.word()),
             number(self.generation),
-            number_or_null(self.previous),
             text(&self.state),
         ]
     }
@@ -270,7 +266,6 @@ impl Row for ServiceRow {
             id: fields.number()?,
             intent: Intent::of(&fields.text()?)?,
             generation: fields.number()?,
-            previous: fields.number_or_null()?,
             state: fields.text()?,
         })
     }
@@ -283,15 +278,21 @@ pub(super) struct DefinitionRow {
     pub(super) path: String,
     pub(super) generation: u64,
     pub(super) text: String,
+    pub(super) looked_up: String,
 }
 
 impl Row for DefinitionRow {
     const TABLE: &'static str = "definitions";
-    const COLUMNS: &'static [&'static str] = &["path", "generation", "text"];
+    const COLUMNS: &'static [&'static str] = &["path", "generation", "text", "looked_up"];
     const KEYS: usize = 2;
 
     fn values(&self) -> Vec<Value> {
-        vec![text(&self.path), number(self.generation), text(&self.text)]
+        vec![
+            text(&self.path),
+            number(self.generation),
+            text(&self.text),
+            text(&self.looked_up),
+        ]
     }
 
     fn read(fields: &mut Fields) -> Option<DefinitionRow> {
@@ -299,29 +300,24 @@ impl Row for DefinitionRow {
             path: fields.text()?,
             generation: fields.number()?,
             text: fields.text()?,
+            looked_up: fields.text()?,
         })
     }
 }
 
 impl Row for Slot {
     const TABLE: &'static str = "slots";
-    const COLUMNS: &'static [&'static str] = &["service", "slot", "ready", "state"];
+    const COLUMNS: &'static [&'static str] = &["service", "slot", "state"];
     const KEYS: usize = 2;
 
     fn values(&self) -> Vec<Value> {
-        vec![
-            number(self.service),
-            number(self.slot),
-            number(self.ready),
-            text(&self.state),
-        ]
+        vec![number(self.service), number(self.slot), text(&self.state)]
     }
 
     fn read(fields: &mut Fields) -> Option<Slot> {
         Some(Slot {
             service: fields.number()?,
             slot: fields.number()?,
-            ready: fields.number()?,
             state: fields.text()?,
         })
     }
@@ -340,8 +336,6 @@ impl Row for Instance {
         "start",
         "cgroup",
         "generation",
-        "ready",
-        "failures",
         "state",
     ];
     const KEYS: usize = 3;
@@ -357,8 +351,6 @@ impl Row for Instance {
         values.extend([
             text_or_null(self.cgroup.as_deref()),
             number(self.generation),
-            number(self.ready),
-            number(self.failures),
             text(&self.state),
         ]);
         values
@@ -373,8 +365,6 @@ impl Row for Instance {
             identity: fields.identity_or_null()?,
             cgroup: fields.text_or_null()?,
             generation: fields.number()?,
-            ready: fields.number::<u64>()? != 0,
-            failures: fields.number()?,
             state: fields.text()?,
         })
     }

@@ -28,7 +28,6 @@ pub(super) static STORE: Schema = Schema {
             id INTEGER NOT NULL,
             intent TEXT NOT NULL,
             generation INTEGER NOT NULL,
-            previous INTEGER,
             state TEXT NOT NULL,
             sum INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID;
@@ -36,13 +35,13 @@ pub(super) static STORE: Schema = Schema {
             path TEXT NOT NULL,
             generation INTEGER NOT NULL,
             text TEXT NOT NULL,
+            looked_up TEXT NOT NULL,
             sum INTEGER NOT NULL,
             PRIMARY KEY (path, generation)
         ) STRICT, WITHOUT ROWID;
         CREATE TABLE slots (
             service INTEGER NOT NULL,
             slot INTEGER NOT NULL,
-            ready INTEGER NOT NULL,
             state TEXT NOT NULL,
             sum INTEGER NOT NULL,
             PRIMARY KEY (service, slot)
@@ -65,8 +64,6 @@ pub(super) static RUNNING: Schema = Schema {
             start INTEGER,
             cgroup TEXT,
             generation INTEGER NOT NULL,
-            ready INTEGER NOT NULL,
-            failures INTEGER NOT NULL,
             state TEXT NOT NULL,
             sum INTEGER NOT NULL,
             PRIMARY KEY (service, slot, number)
@@ -186,17 +183,17 @@ mod tests {
     fn an_older_database_is_migrated() {
         let connection = made(&STORE);
         assert_eq!(STORE.version(), 1);
-        let kept = "INSERT INTO slots VALUES (1, 2, 3, '{}', 4)";
+        let kept = "INSERT INTO slots VALUES (1, 2, '{}', 4)";
         connection.execute_batch(kept).unwrap();
         let later = later();
         assert_eq!(later.examine(&connection).unwrap(), Version::Known);
         later.compare(&connection).unwrap_err();
         later.migrate(&connection).unwrap();
         later.compare(&connection).unwrap();
-        let row = connection.query_row("SELECT ready, note FROM slots", [], |row| {
+        let row = connection.query_row("SELECT slot, note FROM slots", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         });
-        assert_eq!(row.unwrap(), (3, None::<String>));
+        assert_eq!(row.unwrap(), (2, None::<String>));
         // There is nothing left to do.
         later.migrate(&connection).unwrap();
         assert_eq!(STORE.examine(&connection).unwrap(), Version::Newer(2));

@@ -102,6 +102,12 @@ pub(super) fn skipped(needs: &str) {
     assert!(!all, "CIRCUIT_TESTS=all, and this test needs {needs}");
 }
 
+/// Ids of services in random histories are below this: several services come to one path.
+const ID: u64 = 3;
+
+/// Generations of definitions in random histories are below this.
+const GENERATIONS: u64 = 3;
+
 /// Random numbers from a seed (splitmix64, <https://prng.di.unimi.it/splitmix64.c>).
 pub(super) struct Random(pub(super) u64);
 
@@ -129,10 +135,11 @@ impl Random {
         format!("/s/{}", self.below(6))
     }
 
-    fn definition(&mut self) -> Definition {
+    fn definition(&mut self, generation: u64) -> Definition {
         Definition {
-            generation: self.below(u64::MAX),
+            generation,
             text: self.text(6000),
+            looked_up: self.text(20),
         }
     }
 
@@ -147,12 +154,15 @@ impl Random {
 
     pub(super) fn service(&mut self) -> Service {
         let intents = [Intent::Up, Intent::Down, Intent::Scrub];
+        let present = self.below(GENERATIONS);
+        let mut others: Vec<u64> = (0..GENERATIONS).filter(|one| *one != present).collect();
+        others.retain(|_| self.below(2) == 0);
         Service {
             path: self.path(),
-            id: self.below(u64::MAX),
+            id: self.below(ID),
             intent: intents[self.below(3) as usize],
-            definition: self.definition(),
-            previous: self.some(Random::definition),
+            definition: self.definition(present),
+            others: others.into_iter().map(|one| self.definition(one)).collect(),
             state: self.text(100),
         }
     }
@@ -164,15 +174,17 @@ impl Random {
             0..2 => Change::Service(self.service()),
             2 => Change::Intent {
                 path,
+                id: self.below(ID),
                 intent: self.service().intent,
+                generations: vec![self.below(GENERATIONS), self.below(GENERATIONS)],
                 state: self.text(100),
             },
             3 => Change::ForgetSlots { path, from: number },
             4 => Change::ForgetService { path },
             _ => Change::Slot {
                 path,
+                id: self.below(ID),
                 slot: number,
-                ready: self.below(u64::MAX),
                 state: self.text(100),
             },
         }
@@ -200,8 +212,6 @@ impl Random {
                 identity: self.some(Random::identity),
                 cgroup: self.some(|random| random.text(50)),
                 generation: self.below(u64::MAX),
-                ready: self.below(2) == 0,
-                failures: self.below(1 << 32) as u32,
                 state: self.text(300),
             }),
         }
@@ -256,7 +266,10 @@ impl Model {
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
         let there = |path: &String| self.services.get(path).cloned();
-        let known = |path: &String| there(path).ok_or_else(|| path.clone());
+        let known = |path: &String, id: &u64| {
+            let found = there(path).filter(|found| found.id == *id);
+            found.ok_or_else(|| path.clone())
+        };
         match change {
             Change::Service(service) => {
                 let old = there(&service.path).filter(|old| old.id != service.id);
@@ -265,24 +278,34 @@ impl Model {
             }
             Change::Intent {
                 path,
+                id,
                 intent,
+                generations,
                 state,
             } => {
-                let mut service = known(path)?;
+                let mut service = known(path, id)?;
                 service.intent = *intent;
-                service.state = state.clone();
+                let present = service.definition.generation;
+                let is_kept = |needed: &u64| {
+                    let others = service.others.iter().map(|one| one.generation);
+                    others.chain([present]).any(|kept| kept == *needed)
+                };
+                if generations.last() == Some(&present) && generations.iter().all(is_kept) {
+                    service.state = state.clone();
+                    let is_needed = |one: &Definition| generations.contains(&one.generation);
+                    service.others.retain(is_needed);
+                }
                 self.services.insert(path.clone(), service);
             }
             Change::Slot {
                 path,
+                id,
                 slot,
-                ready,
                 state,
             } => {
                 let slot = Slot {
-                    service: known(path)?.id,
+                    service: known(path, id)?.id,
                     slot: *slot,
-                    ready: *ready,
                     state: state.clone(),
                 };
                 self.slots.insert(slot_key(&slot), slot);

@@ -66,7 +66,7 @@ pub(super) enum Begins {
 }
 
 /// A user, as the kernel knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Owner {
     /// The user's number.
     pub uid: u32,

@@ -60,31 +60,27 @@ impl Shared {
         command: Command,
         generation: Generation,
     ) {
-        let Some(instance) = self.instance(state, id, generation) else {
-            return;
-        };
+        let plan = state.plan(generation);
         let running = RunningCommand::default();
-        instance.commands.insert(command, running.clone());
-        let Some(plan) = state.plan(generation) else {
-            return;
-        };
+        let commands = &mut self.instance(state, id).commands;
+        commands.insert(command, running.clone());
         let shared = self.clone();
         tokio::spawn(async move {
-            let words = match command {
+            let words = plan.as_ref().and_then(|plan| match command {
                 Command::Before => plan.before.clone(),
                 Command::Stop => plan.stop_command.clone(),
                 Command::Reload => match &plan.reload {
                     Some(Reload::Command(words)) => Some(words.clone()),
                     _ => None,
                 },
-            };
+            });
             let name = match command {
                 Command::Before => "before",
                 Command::Stop => "stop",
                 Command::Reload => "reload",
             };
-            let ok = match words {
-                Some(words) => shared.execute(&plan, id, name, &words, &running).await,
+            let ok = match plan.zip(words) {
+                Some((plan, words)) => shared.execute(&plan, id, name, &words, &running).await,
                 None => false,
             };
             if let Some(instance) = shared.state.lock().instances.get_mut(&id) {

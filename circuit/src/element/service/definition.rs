@@ -8,6 +8,7 @@ mod policy;
 mod probe;
 mod socket;
 
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use circuit_proto::element::process::{Cmd, Sink};
 use circuit_proto::element::service::{self as wire, Definition, MAX_SLOTS};
 use circuit_proto::{Code, Error, OsText};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 
 use self::manner::manner;
 use self::policy::policy;
 use super::machine::Policy;
-use crate::element::process::Manner;
+use crate::element::process::{Manner, Owner};
 use crate::element::signals;
 
 pub(super) use self::probe::{Probe, authority, with_port};
@@ -59,6 +61,15 @@ pub(super) struct Plan {
     pub(super) log_bytes: u64,
 }
 
+/// What was looked up for a definition. It is kept with it: the next life of the server goes on although
+/// nobody answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct LookedUp {
+    owner: Option<Owner>,
+    /// The address of each socket that has one.
+    addresses: Vec<Option<SocketAddr>>,
+}
+
 /// How an instance is told to read its configuration again.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Reload {
@@ -76,8 +87,33 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 impl Plan {
-    /// Reads a definition. Looks users up, which may block.
+    /// Reads a definition. Looks users and names of hosts up, which may block.
     pub(super) fn read(text: &str) -> Result<Plan, Error> {
+        Plan::read_with(text, None)
+    }
+
+    /// Reads a definition that was kept with what was looked up for it. Looks nothing up.
+    pub(super) fn read_again(text: &str, looked_up: &str) -> Result<Plan, Error> {
+        let looked_up = serde_json::from_str(looked_up);
+        let looked_up: LookedUp = looked_up
+            .map_err(|error| Error::new(Code::Internal, format!("what was looked up: {error}")))?;
+        Plan::read_with(text, Some(&looked_up))
+    }
+
+    /// What was looked up for it, to be kept with its text.
+    pub(super) fn looked_up(&self) -> String {
+        let address = |socket: &Socket| match &socket.listen {
+            Listen::Tcp(address) | Listen::Udp(address) => Some(*address),
+            Listen::Unix(_) => None,
+        };
+        let looked_up = LookedUp {
+            owner: self.manner.owner.clone(),
+            addresses: self.sockets.iter().map(address).collect(),
+        };
+        serde_json::to_string(&looked_up).unwrap_or_default()
+    }
+
+    fn read_with(text: &str, looked_up: Option<&LookedUp>) -> Result<Plan, Error> {
         if text.len() > LONGEST {
             return Err(too_long());
         }
@@ -113,7 +149,11 @@ impl Plan {
         let sockets = d
             .sockets
             .iter()
-            .map(Socket::read)
+            .enumerate()
+            .map(|(at, socket)| {
+                let known = looked_up.and_then(|known| *known.addresses.get(at)?);
+                Socket::read(socket, known)
+            })
             .collect::<Result<Vec<_>, _>>()?;
         for (at, socket) in sockets.iter().enumerate() {
             if sockets[..at].iter().any(|other| other.name == socket.name) {
@@ -143,7 +183,8 @@ impl Plan {
         let stop = d.stop.clone().unwrap_or_default();
         let stop_signal = stop.signal.as_deref().unwrap_or("TERM");
         let reload = d.reload.as_ref().map(Reload::read).transpose()?;
-        let manner = manner(d, !sockets.is_empty())?;
+        let owner = looked_up.map(|known| known.owner.clone());
+        let manner = manner(d, !sockets.is_empty(), owner)?;
         let policy = policy(d, &ready, alive.as_ref(), reload.as_ref(), surge)?;
         for sink in [&d.stdout, &d.stderr].into_iter().flatten() {
             if *sink == Sink::Pipe {
@@ -479,6 +520,26 @@ mod tests {
         let probed = r#"{"Path": "/bin/true", "Ready": {"Tcp": "127.0.0.1:80"}}"#;
         let refused = Plan::read(probed).unwrap().with_instances(2).unwrap_err();
         assert!(refused.message.contains("{slot}"), "{}", refused.message);
+    }
+
+    #[test]
+    fn a_kept_definition_is_read_again_although_nobody_answers() {
+        let text = r#"{"Path": "/bin/x", "User": "USER", "Sockets": [
+            {"Name": "a", "Listen": "HOST:80"},
+            {"Name": "b", "Listen": "unix:/run/x"},
+            {"Name": "c", "Listen": "udp:HOST:53"}]}"#;
+        let own = rustix::process::geteuid().as_raw().to_string();
+        let now = text.replace("USER", &own).replace("HOST", "127.0.0.1");
+        let plan = Plan::read(&now).unwrap();
+        // The user's directory and the servers of names are not there yet, or any more.
+        let later = text.replace("USER", "nobody-of-this-name");
+        let later = later.replace("HOST", "host.invalid");
+        Plan::read(&later).unwrap_err();
+        let again = Plan::read_again(&later, &plan.looked_up()).unwrap();
+        assert_eq!(again.manner, plan.manner);
+        assert_eq!(again.sockets, plan.sockets);
+        assert_eq!(again.looked_up(), plan.looked_up());
+        Plan::read_again(&now, "").unwrap_err();
     }
 
     #[test]

@@ -12,11 +12,10 @@ use rustix::process::Signal;
 use tokio::task::AbortHandle;
 
 use super::command::RunningCommand;
-use super::definition::{Plan, Probe, Reload};
+use super::definition::{Plan, Probe, Reload, Socket};
 use super::launch::{Launch, Launched};
 use super::machine::{self, Command, End, Generation, Input, InstanceId, NotSpawned};
 use super::queue::Place;
-use super::registry;
 use super::shared::{Shared, State, scrubbed};
 use super::sockets;
 use crate::element::process::cgroup::Cgroup;
@@ -35,11 +34,15 @@ const LONGEST_LINE: usize = 4096;
 /// What an instance has while anything of it is left.
 #[derive(Debug)]
 pub(super) struct Instance {
-    plan: Arc<Plan>,
-    pub(super) mark: String,
+    mark: String,
     /// Whether the start that has not begun is not to begin.
     abandoned: Arc<AtomicBool>,
-    running: Option<Running>,
+    session: Option<Arc<Session>>,
+    tree: Option<Arc<Tree>>,
+    /// Why it is left alone, if it is.
+    why: Option<&'static str>,
+    /// The sockets that it is handed, from descriptor 3 on.
+    pub(super) sockets: Vec<Socket>,
     pub(super) pipes: Vec<Pipe>,
     pub(super) commands: BTreeMap<Command, RunningCommand>,
     pub(super) probes: BTreeMap<machine::Probe, AbortHandle>,
@@ -65,12 +68,14 @@ impl Running {
 }
 
 impl Instance {
-    fn new(plan: Arc<Plan>, mark: String) -> Instance {
+    fn new(mark: String) -> Instance {
         Instance {
-            plan,
             mark,
             abandoned: Arc::default(),
-            running: None,
+            session: None,
+            tree: None,
+            why: None,
+            sockets: Vec::new(),
             pipes: Vec::new(),
             commands: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -79,11 +84,19 @@ impl Instance {
         }
     }
 
-    /// An instance of the server's life before.
-    pub(super) fn adopted(plan: Arc<Plan>, mark: String, running: Running) -> Instance {
+    /// An instance of the server's life before: its main process, if it lives, its tree, if that can be seen, and
+    /// why it is left alone, if it is.
+    pub(super) fn adopted(
+        mark: String,
+        session: Option<Arc<Session>>,
+        tree: Option<Arc<Tree>>,
+        why: Option<&'static str>,
+    ) -> Instance {
         Instance {
-            running: Some(running),
-            ..Instance::new(plan, mark)
+            session,
+            tree,
+            why,
+            ..Instance::new(mark)
         }
     }
 
@@ -91,25 +104,31 @@ impl Instance {
         self.abandoned.store(true, Ordering::Relaxed);
     }
 
-    /// The definition that it runs.
-    pub(super) fn plan(&self) -> &Arc<Plan> {
-        &self.plan
-    }
-
     /// Its main process and tree, once it has been started.
     pub(super) fn running(&self) -> Option<Running> {
-        self.running.clone()
+        let (session, tree) = (self.session.clone()?, self.tree.clone()?);
+        Some(Running { session, tree })
+    }
+
+    /// Its processes, once it has been started, as far as they can be seen.
+    pub(super) fn tree(&self) -> Option<Arc<Tree>> {
+        self.tree.clone()
+    }
+
+    /// Why it is left alone, if it is.
+    pub(super) fn why(&self) -> Option<&'static str> {
+        self.why
     }
 
     /// Sends the main process one of the two signals of its definition. One that has gone hears nothing.
-    pub(super) fn signal(&self, which: machine::Signal) {
-        let signal = match (which, &self.plan.reload) {
-            (machine::Signal::Stop, _) => self.plan.stop_signal,
+    pub(super) fn signal(&self, which: machine::Signal, plan: &Plan) {
+        let signal = match (which, &plan.reload) {
+            (machine::Signal::Stop, _) => plan.stop_signal,
             (machine::Signal::Reload, Some(Reload::Signal(signal))) => *signal,
             (machine::Signal::Reload, _) => return,
         };
-        if let Some(running) = &self.running {
-            let _ = running.session.signal(signal);
+        if let Some(session) = &self.session {
+            let _ = session.signal(signal);
         }
     }
 
@@ -132,6 +151,12 @@ impl Shared {
         format!("{:016x}.{}.{}", self.id, id.slot, id.number)
     }
 
+    /// The marks of its instances.
+    pub(super) fn marks(&self) -> Vec<String> {
+        let state = self.state.lock();
+        state.instances.keys().map(|id| self.mark(*id)).collect()
+    }
+
     /// The surroundings of an instance's processes, the commands beside it among them.
     pub(super) fn manner(&self, plan: &Plan, id: InstanceId, mark: &str) -> Manner {
         let mut manner = plan.manner.clone();
@@ -143,17 +168,9 @@ impl Shared {
         manner
     }
 
-    pub(super) fn instance<'a>(
-        &self,
-        state: &'a mut State,
-        id: InstanceId,
-        generation: Generation,
-    ) -> Option<&'a mut Instance> {
-        let plan = state.plan(generation)?;
-        let new = || Instance::new(plan.clone(), self.mark(id));
-        let instance = state.instances.entry(id).or_insert_with(new);
-        instance.plan = plan;
-        Some(instance)
+    pub(super) fn instance<'a>(&self, state: &'a mut State, id: InstanceId) -> &'a mut Instance {
+        let new = || Instance::new(self.mark(id));
+        state.instances.entry(id).or_insert_with(new)
     }
 
     /// Starts the main process of an instance.
@@ -163,16 +180,21 @@ impl Shared {
         id: InstanceId,
         generation: Generation,
     ) {
-        let Some(instance) = self.instance(state, id, generation) else {
-            return;
-        };
-        let (plan, mark) = (instance.plan.clone(), instance.mark.clone());
+        let plan = state.plan(generation);
+        let instance = self.instance(state, id);
+        if let Some(plan) = &plan {
+            instance.sockets.clone_from(&plan.sockets);
+        }
+        let (mark, abandoned) = (instance.mark.clone(), instance.abandoned.clone());
         let cgroup = self.services.cgroups().named(&mark);
         self.note_instance(id, generation, None, cgroup.as_ref());
-        let abandoned = instance.abandoned.clone();
         let shared = self.clone();
         tokio::spawn(async move {
             let place = shared.place().await;
+            let Some(plan) = plan else {
+                let why = NotSpawned::Cannot(format!("definition {generation} is missing"));
+                return shared.handle(Input::NotSpawned { instance: id, why });
+            };
             // It may have waited for long.
             if abandoned.load(Ordering::Relaxed) {
                 let why = NotSpawned::Abandoned;
@@ -263,12 +285,11 @@ impl Shared {
             let mut state = self.state.lock();
             if let Some(instance) = state.instances.get_mut(&id) {
                 let session = session.clone();
-                instance.running = Some(Running { session, tree });
+                instance.session = Some(session);
+                instance.tree = Some(tree);
                 instance.pipes = started.pipes;
             }
-            let spawned = Input::Spawned { instance: id, pid };
-            state.machine.handle(spawned, registry::now());
-            self.drain(&mut state);
+            self.take(&mut state, Input::Spawned { instance: id, pid });
         }
         self.wait_for(&session, id).await;
     }
@@ -287,13 +308,14 @@ impl Shared {
 
     /// Tells the machine when nothing is left of an instance's tree.
     pub(super) fn watch_tree(self: &Arc<Self>, state: &State, id: InstanceId) {
-        let running = state.instances.get(&id).and_then(Instance::running);
+        // Without a tree nobody can look, and so nobody says that it is empty.
+        let Some(tree) = state.instances.get(&id).and_then(Instance::tree) else {
+            return;
+        };
         let shared = self.clone();
         tokio::spawn(async move {
-            if let Some(running) = running {
-                // The watcher ends with the server only.
-                let _ = shared.services.watcher.empty(&running.tree).await;
-            }
+            // The watcher ends with the server only.
+            let _ = shared.services.watcher.empty(&tree).await;
             shared.handle(Input::TreeEmpty { instance: id });
         });
     }

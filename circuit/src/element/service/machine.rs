@@ -82,6 +82,12 @@ pub(crate) struct InstanceId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
+/// The first number of an intent in a life of a machine: 20 random bits tell the lives apart, so that nobody who
+/// waits over the end of one is told of another one's intent. Below 2^53, as JSON has it.
+fn first_ticket(seed: u64) -> u64 {
+    (seed >> 44 << 32) + 1
+}
+
 /// What a person wants of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Want {
@@ -171,7 +177,7 @@ impl Machine {
             roll: None,
             after: BTreeMap::new(),
             pursuits: BTreeMap::new(),
-            next_ticket: 1,
+            next_ticket: first_ticket(seed),
             replay: VecDeque::new(),
             first: true,
             ending: false,

@@ -38,18 +38,22 @@ const LONGEST_PATH: usize = 107;
 /// How the FIFO of a notification is opened: without an end of file, whoever lives.
 const LINE: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC);
 
-/// The file of a socket, removed with this.
+/// The file of a socket or FIFO, removed with this.
 #[derive(Debug)]
-struct Bound {
-    path: PathBuf,
-    socket: Arc<Descriptor>,
-}
+struct Place(PathBuf);
 
-impl Drop for Bound {
+impl Drop for Place {
     fn drop(&mut self) {
         // The next life removes it, if this fails.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.0);
     }
+}
+
+/// A socket or FIFO on which an instance is heard.
+#[derive(Debug)]
+struct Bound {
+    socket: Arc<Descriptor>,
+    _place: Place,
 }
 
 /// How many messages of an instance are heard without a pause, and how long the pause is. Chosen, not measured: 1,600
@@ -107,6 +111,7 @@ impl Shared {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        let place = Place(path.clone());
         let uid = match &plan.manner.owner {
             Some(owner) => {
                 chown(&path, Some(owner.uid), Some(owner.gid))?;
@@ -118,7 +123,10 @@ impl Shared {
         let variable = format!("NOTIFY_SOCKET={}", path.display());
         let taken = self.services.runtime.descriptors.take(User::Processes, 1);
         let socket = Descriptor::new(socket, taken.map_err(io::Error::other)?)?;
-        let bound = Bound { path, socket };
+        let bound = Bound {
+            socket,
+            _place: place,
+        };
         let hearing = tokio::spawn(self.clone().hear(id, bound, uid));
         self.hearing(id, hearing.abort_handle());
         Ok(variable)
@@ -155,16 +163,24 @@ impl Shared {
             self.listen_for(id, plan, mark)?;
         }
         if let Probe::NotifyFd(_) = plan.ready {
-            self.listen_to_line(id, self.notify_dir()?.join(format!("{mark}.fd")))?;
+            let line = self.listen_to_line(id, self.notify_dir()?.join(format!("{mark}.fd")));
+            // One that has written its line has none any more.
+            if !matches!(&line, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                line?;
+            }
         }
         Ok(())
     }
 
     fn listen_to_line(self: &Arc<Self>, id: InstanceId, path: PathBuf) -> io::Result<()> {
         let ours = rustix::fs::open(&path, LINE | OFlags::NONBLOCK, Mode::empty())?;
+        let place = Place(path);
         let taken = self.services.runtime.descriptors.take(User::Processes, 1);
         let socket = Descriptor::new(ours, taken.map_err(io::Error::other)?)?;
-        let bound = Bound { path, socket };
+        let bound = Bound {
+            socket,
+            _place: place,
+        };
         let hearing = tokio::spawn(self.clone().hear_line(id, bound));
         self.hearing(id, hearing.abort_handle());
         Ok(())
@@ -278,6 +294,20 @@ fn make(dir: &Path) -> io::Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o711)).map_err(failed)
 }
 
+/// Removes the sockets and FIFOs that an earlier life has left in its directory, but for those of instances that are
+/// still there.
+pub(super) fn clear(directory: &Path, is_there: impl Fn(&str) -> bool) {
+    let entries = std::fs::read_dir(directory.join("notify"));
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let mark = name.to_str().map(|name| name.trim_end_matches(".fd"));
+        if !mark.is_some_and(&is_there) {
+            // What cannot be removed is tried again by the next life.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Removes the sockets of other servers that were killed. One whose server has a next life is made again by that.
 pub(super) fn sweep() {
     let entries = std::fs::read_dir(SYSTEM).into_iter().flatten().flatten();
@@ -311,6 +341,22 @@ fn receive(socket: impl AsFd) -> Result<(u32, String), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_of_instances_that_are_gone_are_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("notify");
+        std::fs::create_dir(&dir).unwrap();
+        for name in ["a.1.1", "a.1.1.fd", "a.1.2", "a.1.2.fd"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        clear(temp.path(), |mark| mark == "a.1.2");
+        let left = std::fs::read_dir(&dir).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<String> = left.collect();
+        left.sort();
+        assert_eq!(left, ["a.1.2", "a.1.2.fd"]);
+    }
 
     #[tokio::test]
     async fn one_that_never_stops_talking_leaves_the_thread_to_others() {

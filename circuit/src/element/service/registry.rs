@@ -29,7 +29,7 @@ use super::watcher::Watcher;
 use crate::anchor::{Names, Tree};
 use crate::element::Element;
 use crate::element::process::cgroup::Cgroups;
-use crate::element::process::tree::Table;
+use crate::element::process::tree::{Table, Tree as ProcessTree};
 use crate::element::subscription::Subscription;
 use crate::logs::{DEFAULT_BYTES, Log, Logs};
 use crate::runtime::Runtime;
@@ -58,6 +58,8 @@ pub struct Services {
     subscribers: Mutex<Vec<Weak<Subscription>>>,
     /// Whether services that outlive the server are to be stopped at its end all the same.
     stops: AtomicBool,
+    /// Whether the server ends. Set with the lock of `all`.
+    ends: AtomicBool,
 }
 
 /// What a server keeps of its services, with the threads that write it.
@@ -84,6 +86,9 @@ pub struct Place {
     /// The bound of all retained output, in bytes; a tenth of the disk if that is `None`.
     pub logs: Option<u64>,
 }
+
+/// Why nothing is taken at the end.
+const ENDS: &str = "the server ends";
 
 /// The time since the host's boot, the time that it slept included.
 pub(super) fn now() -> Duration {
@@ -113,6 +118,7 @@ impl Services {
             restarts: Mutex::new(Restarts::new(now())),
             subscribers: Mutex::default(),
             stops: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         })
     }
 
@@ -155,8 +161,14 @@ impl Services {
         u64::from_ne_bytes(bytes)
     }
 
-    pub(super) fn add(&self, shared: &Arc<Shared>) {
-        self.all.lock().insert(shared.names.clone(), shared.clone());
+    /// Adds a service, unless the server ends: then it would not be told of that.
+    pub(super) fn add(&self, shared: &Arc<Shared>) -> Result<(), Error> {
+        let mut all = self.all.lock();
+        if self.ends.load(Ordering::Relaxed) {
+            return Err(Error::new(Code::Closed, ENDS));
+        }
+        all.insert(shared.names.clone(), shared.clone());
+        Ok(())
     }
 
     pub(super) fn remove(&self, names: &Names) {
@@ -193,8 +205,7 @@ impl Services {
         // The caller holds the lock of a service.
         tokio::spawn(async move {
             let own = names.join("/");
-            let all: Vec<_> = services.all.lock().values().cloned().collect();
-            for shared in all {
+            for shared in services.every() {
                 let after = shared.after();
                 for name in after
                     .iter()
@@ -274,7 +285,7 @@ impl Services {
             if self.kept.set(kept).is_ok()
                 && let Some(kept) = self.kept.get()
             {
-                self.resume(&kept.store, &kept.logs, &contents);
+                self.resume(&kept.store, &kept.logs, &contents)?;
             }
         }
         self.runtime.looking.run(notify::sweep).await?;
@@ -293,6 +304,12 @@ impl Services {
     /// The server ends: what is to be written is written, and what is not to outlive it goes.
     pub async fn close(&self) {
         if let Some(kept) = self.kept.get() {
+            for shared in self.every() {
+                // One that was made while the others were being stopped is stopped as well.
+                self.end(&shared).await;
+                // What happens from now on would not be recorded: it is for the next life.
+                shared.hold_back(ENDS);
+            }
             kept.store.close();
             let directory = kept.directory.clone();
             // A disk that hangs does not keep the server from ending.
@@ -374,14 +391,14 @@ impl Services {
     }
 
     /// The main process of an instance has gone: has the others end.
-    pub(super) fn signal_rest(&self, running: Running) {
+    pub(super) fn signal_rest(&self, tree: Arc<ProcessTree>) {
         let runtime = self.runtime.clone();
         tokio::spawn(async move {
             let told = runtime.looking.run(move || {
-                let Ok(table) = Table::of(&[&running.tree]) else {
+                let Ok(table) = Table::of(&[&tree]) else {
                     return;
                 };
-                for member in table.members(&[&running.tree]).into_iter().flatten() {
+                for member in table.members(&[&tree]).into_iter().flatten() {
                     // Whoever has gone meanwhile needs none.
                     let _ = member.signal(Signal::TERM);
                     let _ = member.signal(Signal::CONT);
@@ -420,6 +437,10 @@ impl Services {
 
     /// The server ends: has all services that are to stop begin to, together.
     pub fn begin_end(&self) {
+        {
+            let _all = self.all.lock();
+            self.ends.store(true, Ordering::Relaxed);
+        }
         if self.stops_at_end() {
             self.tell_all(|| Input::End);
         }
@@ -433,10 +454,13 @@ impl Services {
     }
 
     fn tell_all(&self, input: impl Fn() -> Input) {
-        let all: Vec<_> = self.all.lock().values().cloned().collect();
-        for shared in all {
+        for shared in self.every() {
             shared.handle(input());
         }
+    }
+
+    fn every(&self) -> Vec<Arc<Shared>> {
+        self.all.lock().values().cloned().collect()
     }
 
     /// The server ends: stops a service, unless the next life goes on with it.
@@ -446,7 +470,10 @@ impl Services {
         }
         shared.handle(Input::End);
         shared
-            .until(|state| (state.ended || state.gone).then_some(()))
+            .until(|state| {
+                let over = state.ended || state.gone || state.held_back.is_some();
+                over.then_some(())
+            })
             .await;
     }
 }
@@ -490,7 +517,7 @@ fn open(
     Ok((kept, opened.contents))
 }
 
-fn internal(error: &(dyn std::error::Error + 'static)) -> Error {
+pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::new(Code::Internal, circuit_client::chain(error))
 }
 

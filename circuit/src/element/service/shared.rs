@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::definition::Plan;
 use super::instance::Instance;
-use super::kept;
+use super::kept::{self, Written};
 use super::machine::{
     self, Generation, Input, InstanceId, Intent, Keep, Machine, Output, Refused, Ticket,
 };
@@ -66,18 +66,16 @@ pub(super) struct State {
     pub(super) sockets: Held,
     /// What became of the last intents.
     pub(super) outcomes: BTreeMap<u64, machine::Outcome>,
-    /// The last intent.
-    pub(super) last: u64,
     /// Whether it leaves the tree by itself once it is scrubbed.
     pub(super) leaves: bool,
     /// Whether it has been scrubbed.
     pub(super) gone: bool,
     /// Whether the server's end has stopped it.
     pub(super) ended: bool,
-    /// The definition that is kept.
-    pub(super) kept: Option<Arc<Plan>>,
-    /// What of each slot is kept for after a start of the host, as it was written last.
-    pub(super) kept_slots: BTreeMap<u32, kept::Lasting>,
+    /// Why nothing changes any more, if that is so: no intent is taken, and the machine is told of nothing.
+    pub(super) held_back: Option<String>,
+    /// What of it is kept.
+    pub(super) written: Written,
     /// The last change of what is kept.
     pub(super) flushed: Option<Flushed>,
 }
@@ -91,13 +89,15 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) names: Names,
     pub(super) id: u64,
-    pub(super) log: Log,
+    pub(super) log: Option<Log>,
     pub(super) machine: Machine,
     pub(super) plans: BTreeMap<Generation, Arc<Plan>>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) sockets: Held,
-    /// The definition that is kept already.
-    pub(super) kept: Option<Arc<Plan>>,
+    /// What is kept already.
+    pub(super) written: Written,
+    /// Why it does not go on, if it does not.
+    pub(super) held_back: Option<String>,
 }
 
 impl Parts {
@@ -110,7 +110,7 @@ impl Parts {
             store: self.store,
             names: self.names,
             id: self.id,
-            log: Mutex::new(Some(self.log)),
+            log: Mutex::new(self.log),
             starts: Places::of_service(),
             binding: Arc::default(),
             state: Mutex::new(State {
@@ -120,12 +120,11 @@ impl Parts {
                 draining: BTreeSet::new(),
                 sockets: self.sockets,
                 outcomes: BTreeMap::new(),
-                last: 0,
                 leaves,
                 gone: false,
                 ended: false,
-                kept: self.kept,
-                kept_slots: BTreeMap::new(),
+                held_back: self.held_back,
+                written: self.written,
                 flushed: None,
             }),
             timer: Notify::new(),
@@ -203,10 +202,12 @@ impl Shared {
     ) -> Result<Intended, Error> {
         let verb = intent.verb();
         let mut state = self.state.lock();
+        if let Some(why) = &state.held_back {
+            return Err(Error::new(Code::Closed, why.as_str()));
+        }
         let down = matches!(intent, Intent::Down | Intent::Scrub);
         let taken = state.machine.intend(intent, registry::now());
         let Ticket(ticket) = taken.map_err(|refused| self.refused(refused, &verb.to_string()))?;
-        state.last = state.last.max(ticket);
         let generation = state.machine.generation();
         if let Some(plan) = plan {
             state.plans.insert(generation, plan);
@@ -246,9 +247,19 @@ impl Shared {
 
     /// Tells the machine of something.
     pub(super) fn handle(self: &Arc<Self>, input: Input) {
-        let mut state = self.state.lock();
-        state.machine.handle(input, registry::now());
-        self.drain(&mut state);
+        self.take(&mut self.state.lock(), input);
+    }
+
+    pub(super) fn take(self: &Arc<Self>, state: &mut State, input: Input) {
+        if state.held_back.is_none() {
+            state.machine.handle(input, registry::now());
+            self.drain(state);
+        }
+    }
+
+    /// Has nothing change any more.
+    pub(super) fn hold_back(&self, why: &str) {
+        self.state.lock().held_back = Some(why.to_owned());
     }
 
     /// Carries out what the machine asks for.
@@ -321,19 +332,25 @@ impl Shared {
                     found.kill_command(command, &self.services.watcher);
                 }
             }
-            Output::Signal { instance, signal } => {
-                if let Some(found) = state.instances.get(&instance) {
-                    found.signal(signal);
+            Output::Signal {
+                instance,
+                signal,
+                generation,
+            } => {
+                if let Some(found) = state.instances.get(&instance)
+                    && let Some(plan) = state.plans.get(&generation)
+                {
+                    found.signal(signal, plan);
                 }
             }
             Output::SignalRest { instance } => {
-                if let Some(running) = state.instances.get(&instance).and_then(Instance::running) {
-                    self.services.signal_rest(running);
+                if let Some(tree) = state.instances.get(&instance).and_then(Instance::tree) {
+                    self.services.signal_rest(tree);
                 }
             }
             Output::KillTree { instance } => {
-                if let Some(running) = state.instances.get(&instance).and_then(Instance::running) {
-                    self.services.watcher.kill(&running.tree);
+                if let Some(tree) = state.instances.get(&instance).and_then(Instance::tree) {
+                    self.services.watcher.kill(&tree);
                 }
             }
             Output::Watch { instance } => self.watch_tree(state, instance),
@@ -380,7 +397,7 @@ impl Shared {
             return;
         }
         state.gone = true;
-        self.forget_record();
+        self.forget_record(state);
         self.forget();
         // Others that start after it are told that it is missing.
         self.services.tell_dependents(&self.names);
@@ -405,7 +422,7 @@ impl Shared {
     }
 
     /// What is left of it, but for the tree.
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.services.remove(&self.names);
         if let Some(log) = self.log.lock().take() {
             tokio::spawn(log.forget());
@@ -415,11 +432,12 @@ impl Shared {
     /// Lasts until the service is scrubbed; tells the machine of the time whenever it is due.
     pub(super) async fn keep_time(self: Arc<Self>) {
         loop {
-            let (deadline, gone) = {
+            let (deadline, over) = {
                 let state = self.state.lock();
-                (state.machine.deadline(), state.gone)
+                let over = state.gone || state.held_back.is_some();
+                (state.machine.deadline(), over)
             };
-            if gone {
+            if over {
                 return;
             }
             let now = registry::now();

@@ -300,8 +300,8 @@ impl State {
 /// The trees of the instances that were handed sockets.
 fn trees<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<(Arc<Tree>, Vec<Socket>)> {
     let trees = instances.filter_map(|instance| {
-        let sockets = instance.plan().sockets.clone();
-        Some((instance.running()?.tree, sockets)).filter(|(_, sockets)| !sockets.is_empty())
+        let sockets = instance.sockets.clone();
+        Some((instance.tree()?, sockets)).filter(|(_, sockets)| !sockets.is_empty())
     });
     trees.collect()
 }

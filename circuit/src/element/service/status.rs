@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use circuit_proto::element::service as wire;
 use serde_json::{Map, Value, json};
 
+use super::instance::Instance;
 use super::machine::{End, Event, InstanceId, Rolling, SlotView, Summary, View as Seen, Want, Why};
 use super::registry::{Services, now};
 use super::shared::{Shared, State};
@@ -14,12 +15,15 @@ use crate::element::signals;
 impl Shared {
     /// The processes of a slot that cannot be stopped.
     fn left_of(&self, state: &State, seen: &SlotView) -> String {
-        let running = seen
-            .instance
-            .and_then(|id| state.instances.get(&id)?.running());
-        let left = running.map_or_else(Vec::new, |running| {
-            self.services.watcher.left(&running.tree)
-        });
+        if let Some(why) = &state.held_back {
+            return why.clone();
+        }
+        let instance = seen.instance.and_then(|id| state.instances.get(&id));
+        if let Some(why) = instance.and_then(Instance::why) {
+            return why.to_owned();
+        }
+        let tree = instance.and_then(Instance::tree);
+        let left = tree.map_or_else(Vec::new, |tree| self.services.watcher.left(&tree));
         match left.as_slice() {
             [] => "its processes".to_owned(),
             left => {
@@ -111,8 +115,8 @@ impl Shared {
     fn slot_status(&self, state: &State, seen: &SlotView) -> wire::Slot {
         let instance = seen.instance.and_then(|id| state.instances.get(&id));
         let says = instance.and_then(|instance| instance.says.clone());
-        let running = instance.and_then(super::instance::Instance::running);
-        let confined = running.is_some_and(|running| running.tree.cgroup.is_some());
+        let tree = instance.and_then(Instance::tree);
+        let confined = tree.is_some_and(|tree| tree.cgroup.is_some());
         let waiting = || match seen.waiting.as_slice() {
             [] => "its turn".to_owned(),
             others => {

@@ -228,10 +228,12 @@ fn a_torn_transaction_at_the_end_of_a_log_is_none() {
     let definition = Definition {
         generation: 1,
         text,
+        looked_up: String::new(),
     };
     live.write(vec![Change::Service(Service {
         path,
         definition,
+        others: Vec::new(),
         ..service.clone()
     })])
     .unwrap();

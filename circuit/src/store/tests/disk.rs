@@ -51,8 +51,9 @@ fn service(number: usize, bytes: usize) -> Service {
         definition: Definition {
             generation: 1,
             text: "x".repeat(bytes),
+            looked_up: String::new(),
         },
-        previous: None,
+        others: Vec::new(),
         state: String::new(),
     }
 }
@@ -61,7 +62,9 @@ fn intent(number: usize, intent: Intent) -> Vec<Change> {
     let path = format!("/s/{number}");
     vec![Change::Intent {
         path,
+        id: number as u64,
         intent,
+        generations: vec![1],
         state: String::new(),
     }]
 }
@@ -126,8 +129,9 @@ fn on_a_full_disk_removals_and_intents_are_recorded() {
     for mark in ["1", "2", "3"] {
         live.note(Note::Process(process(mark)));
     }
-    let refused = live.write(vec![Change::Service(service(made, 1))]);
-    assert_eq!(refused, Err(WriteError::Full));
+    let flushed = live.store.write(vec![Change::Service(service(made, 1))]);
+    assert_eq!(wait(flushed.clone()), Err(WriteError::Full));
+    assert!(flushed.has_failed());
     // Of two changes none is made if one needs room.
     let mut both = forget(0);
     both.push(Change::Service(service(made, 1)));

@@ -14,24 +14,27 @@ fn each_record_comes_back_as_it_was() {
         definition: Definition {
             generation: 1 << 63,
             text: "{\"Path\": \"/bin/true\"}\n".to_owned(),
+            looked_up: "{\"Owner\": 7}".to_owned(),
         },
-        previous: Some(Definition {
-            generation: 0,
-            text: String::new(),
-        }),
+        others: [0, 7]
+            .map(|generation| Definition {
+                generation,
+                text: String::new(),
+                looked_up: String::new(),
+            })
+            .to_vec(),
         state: "{\"Roll\": null}".to_owned(),
     };
     let plain = Service {
         path: String::new(),
         id: 0,
-        previous: None,
+        others: Vec::new(),
         state: String::new(),
         ..service.clone()
     };
     let slot = Slot {
         service: u64::MAX,
         slot: 3,
-        ready: u64::MAX,
         state: "failed".to_owned(),
     };
     let identity = Some(Identity {
@@ -48,15 +51,12 @@ fn each_record_comes_back_as_it_was() {
         identity: identity.clone(),
         cgroup: Some("/circuit/1".to_owned()),
         generation: u64::MAX,
-        ready: true,
-        failures: u32::MAX,
         state: "{\"Backoff\": 1.5}".to_owned(),
     };
     let spawning = Instance {
         number: 0,
         identity: None,
         cgroup: None,
-        ready: false,
         ..instance.clone()
     };
     let process = Process {
@@ -74,8 +74,8 @@ fn each_record_comes_back_as_it_was() {
         Change::Service(plain.clone()),
         Change::Slot {
             path: service.path.clone(),
+            id: service.id,
             slot: slot.slot,
-            ready: slot.ready,
             state: slot.state.clone(),
         },
     ])
@@ -93,6 +93,54 @@ fn each_record_comes_back_as_it_was() {
         processes: vec![process, starting],
     };
     assert_eq!(contents(temp.path()).unwrap(), expected);
+}
+
+#[test]
+fn a_state_never_stands_beside_definitions_that_it_does_not_fit() {
+    let temp = tempfile::tempdir().unwrap();
+    let live = Live::open(temp.path());
+    let definition = |generation| Definition {
+        generation,
+        text: format!("{generation}"),
+        looked_up: String::new(),
+    };
+    let service = Service {
+        path: "/a".to_owned(),
+        id: 7,
+        intent: Intent::Up,
+        definition: definition(2),
+        others: vec![definition(1)],
+        state: "of 1 and 2".to_owned(),
+    };
+    live.write(vec![Change::Service(service.clone())]).unwrap();
+    let intent = |id, generations: &[u64]| Change::Intent {
+        path: "/a".to_owned(),
+        id,
+        intent: Intent::Down,
+        generations: generations.to_vec(),
+        state: format!("of {generations:?}"),
+    };
+    // The definition of generation 3 could not be written.
+    live.write(vec![intent(7, &[2, 3])]).unwrap();
+    // One that was scrubbed is not brought back by its successor at the same path.
+    let missing = Err(WriteError::Missing("/a".to_owned()));
+    assert_eq!(live.write(vec![intent(8, &[2])]), missing);
+    live.end();
+    let down = Service {
+        intent: Intent::Down,
+        ..service
+    };
+    let found = contents(temp.path()).unwrap().services;
+    assert_eq!(found, std::slice::from_ref(&down));
+    let live = Live::open(temp.path());
+    live.write(vec![intent(7, &[2])]).unwrap();
+    live.end();
+    let rolled = Service {
+        others: Vec::new(),
+        state: "of [2]".to_owned(),
+        ..down
+    };
+    assert_eq!(contents(temp.path()).unwrap().services, [rolled]);
 }
 
 #[test]

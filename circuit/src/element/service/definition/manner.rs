@@ -62,14 +62,22 @@ fn limit(name: &str, limit: &Limit) -> Result<(Resource, Rlimit), Error> {
     }
 }
 
-/// How the instances and commands of a definition are executed. Looks the user up, which may block.
-pub(super) fn manner(d: &Definition, own_number: bool) -> Result<Manner, Error> {
+/// How the instances and commands of a definition are executed. Looks the user up, which may block, unless that
+/// was done before: `known` is who it was, if the definition names anybody.
+pub(super) fn manner(
+    d: &Definition,
+    own_number: bool,
+    known: Option<Option<Owner>>,
+) -> Result<Manner, Error> {
     let limits = d.limits.iter().flatten();
     if d.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
         return Err(invalid("Nice is from -20 to 19"));
     }
     Ok(Manner {
-        owner: d.user.as_deref().map(owner).transpose()?,
+        owner: match known {
+            Some(known) => known,
+            None => d.user.as_deref().map(owner).transpose()?,
+        },
         umask: d
             .umask
             .as_deref()

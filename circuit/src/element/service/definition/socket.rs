@@ -26,7 +26,8 @@ pub(in super::super) enum Listen {
 }
 
 impl Socket {
-    pub(super) fn read(socket: &wire::Socket) -> Result<Socket, Error> {
+    /// Looks the name of its host up, unless its address is `known`.
+    pub(super) fn read(socket: &wire::Socket, known: Option<SocketAddr>) -> Result<Socket, Error> {
         let name = socket.name.clone();
         if name.is_empty()
             || name.len() > 255
@@ -38,6 +39,9 @@ impl Socket {
         }
         let wrong = |why: &str| invalid(format!("the socket {name:?}: {:?} {why}", socket.listen));
         let address = |text: &str| {
+            if let Some(known) = known {
+                return Ok(known);
+            }
             let mut found = text
                 .to_socket_addrs()
                 .map_err(|_| wrong("is no HOST:PORT, udp:HOST:PORT or unix:PATH"))?;

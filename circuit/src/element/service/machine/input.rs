@@ -17,7 +17,9 @@ pub(crate) enum Intent {
     Restart {
         /// The one slot; all if there is none.
         slot: Option<u32>,
-        /// Whether all stop first and then all start, instead of rolling.
+        /// Whether all stop first and then all start, instead of rolling. Of one slot it says besides
+        /// that an instance that may be alive elsewhere ([`Found::Foreign`](super::Found::Foreign)) is
+        /// gone; that is taken whatever is wanted of the service.
         now: bool,
     },
     /// `reload`: tells each running instance to read its configuration again.

@@ -263,10 +263,12 @@ impl Machine {
             Command::Before => self.not_started(id, Why::BeforeFailed, Failed::Before),
             Command::Stop => {
                 let runs = instance.ended.is_none();
+                let generation = instance.generation;
                 if !ok && runs {
                     self.push(Output::Signal {
                         instance: id,
                         signal: Signal::Stop,
+                        generation,
                     });
                 }
                 self.gone_if_empty(id);

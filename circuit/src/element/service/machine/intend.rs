@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::instance::Instance;
 use super::pursuit::Pursuit;
 use super::slot::{Replace, Rest, Slot};
 use super::stop::Verdict;
@@ -26,11 +27,14 @@ impl Machine {
         if self.ending {
             return Err(Refused::Ending);
         }
-        if self.want == Want::Scrubbed {
-            return Err(Refused::Scrubbed);
-        }
         let down = self.want == Want::Down;
         match intent {
+            // Whatever is wanted, the slot would be stuck for ever.
+            Intent::Restart {
+                slot: Some(slot),
+                now: true,
+            } if !self.foreign(*slot).is_empty() => Ok(()),
+            _ if self.want == Want::Scrubbed => Err(Refused::Scrubbed),
             Intent::Restart { slot, .. } => match slot {
                 Some(slot) if *slot == 0 || *slot > self.instances => Err(Refused::NoSlot),
                 _ if down => Err(Refused::Down),
@@ -50,15 +54,18 @@ impl Machine {
     }
 
     fn take(&mut self, intent: Intent) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
         let verb = intent.verb();
+        let ticket = self.equal(verb).unwrap_or_else(|| {
+            self.next_ticket += 1;
+            Ticket(self.next_ticket - 1)
+        });
         let slot = match intent {
             Intent::Restart { slot, .. } => slot,
             _ => None,
         };
         self.overtake(ticket, verb, slot);
-        self.pursuits.insert(ticket, Pursuit::new(verb));
+        let new = || Pursuit::new(verb);
+        self.pursuits.entry(ticket).or_insert_with(new);
         match intent {
             Intent::Up => self.up(ticket),
             Intent::Down => {
@@ -181,7 +188,35 @@ impl Machine {
         self.pursue(ticket, |pursuit| pursuit.ready = slots);
     }
 
+    /// The instances of a slot that may be alive where they cannot be seen.
+    fn foreign(&self, number: u32) -> Vec<InstanceId> {
+        let slot = self.slots.get(&number).into_iter();
+        let all = slot.flat_map(|slot| slot.all());
+        let is_foreign = |it: &&Instance| it.stopping.as_ref().is_some_and(|it| it.foreign);
+        all.filter(is_foreign)
+            .map(|instance| InstanceId {
+                slot: number,
+                number: instance.number,
+            })
+            .collect()
+    }
+
     fn restart_one(&mut self, ticket: Ticket, number: u32, now: bool) {
+        let foreign = if now {
+            self.foreign(number)
+        } else {
+            Vec::new()
+        };
+        if !foreign.is_empty() {
+            // A person says that they are gone, and nobody else can.
+            for id in foreign {
+                self.on_tree_empty(id);
+            }
+            if self.want == Want::Up {
+                self.pursue(ticket, |pursuit| pursuit.ready = BTreeSet::from([number]));
+            }
+            return;
+        }
         let Some(slot) = self.slots.get_mut(&number) else {
             return;
         };
@@ -222,6 +257,7 @@ impl Machine {
                 Reload::Signal => self.push(Output::Signal {
                     instance: id,
                     signal: Signal::Reload,
+                    generation,
                 }),
                 Reload::Command => {
                     self.pursue(ticket, |pursuit| {

@@ -86,6 +86,8 @@ pub(crate) enum Output {
         instance: InstanceId,
         /// Which of the two signals of its definition.
         signal: Signal,
+        /// Which definition: not always that of its start, as an update may leave the process.
+        generation: Generation,
     },
     /// The main process is gone: send TERM and CONT to what is left of the tree.
     SignalRest {

@@ -71,6 +71,22 @@ impl Machine {
         }
     }
 
+    /// The intent that is pending, is the same as a new one of this kind, and is not overtaken by it: both have one
+    /// end. Of the other kinds a new one overtakes what would be equal, so that few are pending.
+    pub(super) fn equal(&self, verb: Verb) -> Option<Ticket> {
+        if !matches!(verb, Verb::Up | Verb::Down) {
+            return None;
+        }
+        let mut pending = self.pursuits.iter();
+        let found = pending.find(|(_, pursuit)| pursuit.verb == verb);
+        found.map(|(ticket, _)| *ticket)
+    }
+
+    /// Whether the last word on an intent of this life is still to come.
+    pub(crate) fn is_pending(&self, ticket: Ticket) -> bool {
+        self.pursuits.contains_key(&ticket)
+    }
+
     /// The last word on an intent, unless it was said.
     pub(super) fn settle(&mut self, ticket: Ticket, outcome: Outcome) {
         if self.pursuits.remove(&ticket).is_some() {

@@ -142,8 +142,9 @@ pub(crate) enum Found {
         /// How the main process ended.
         end: End,
     },
-    /// It was of another pid namespace: nobody can tell whether it lives. The slot is stuck until
-    /// [`TreeEmpty`](super::Input::TreeEmpty) comes.
+    /// It may live, and may not be touched: it was of another pid namespace, or there are too few
+    /// descriptors to hold it. The slot is stuck until [`TreeEmpty`](super::Input::TreeEmpty) comes,
+    /// or a person says that it is gone.
     Foreign,
 }
 

@@ -192,6 +192,7 @@ impl Machine {
             self.push(Output::Signal {
                 instance: id,
                 signal: Signal::Stop,
+                generation,
             });
         }
         self.arm(id, Clock::Kill, now.saturating_add(stop.seconds));

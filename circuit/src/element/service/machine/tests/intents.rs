@@ -236,6 +236,26 @@ fn reload_tells_each_ready_instance_and_answers_when_its_commands_have_ended() {
 }
 
 #[test]
+fn equal_intents_that_wait_for_the_same_share_one_place() {
+    let mut world = World::up(policy(2), |_, _| Behaviour {
+        term: Some(s(60)),
+        ..Behaviour::default()
+    });
+    for intent in [Intent::Down, Intent::Up] {
+        let first = world.intend(intent.clone());
+        for _ in 0..100 {
+            world.run(ms(1));
+            assert_eq!(world.intend(intent.clone()), first);
+        }
+        assert_eq!(world.machine.pursuits.len(), 1);
+    }
+    let up = world.intend(Intent::Up);
+    world.run(s(200));
+    assert_eq!(world.settled(up), Some(&Outcome::Reached));
+    assert_ne!(world.intend(Intent::Up), up);
+}
+
+#[test]
 fn scrub_stops_everything_and_removes_every_slot() {
     let mut world = World::up(policy(3), |_, _| Behaviour::default());
     let ticket = world.intend(Intent::Scrub);

@@ -198,6 +198,40 @@ fn what_may_be_alive_elsewhere_makes_the_slot_stuck_and_is_never_doubled() {
 }
 
 #[test]
+fn a_person_says_of_one_slot_that_what_may_be_alive_elsewhere_is_gone() {
+    for want in [Intent::Up, Intent::Down, Intent::Scrub] {
+        let mut world = World::up(policy(2, false), |_, _| Behaviour::default());
+        let id = |slot| InstanceId { slot, number: 1 };
+        let foreign = [1, 2].map(|slot| (id(slot), Found::Foreign));
+        world.next_life(BTreeMap::from(foreign));
+        world.handle(Input::Tick);
+        world.intend(want.clone());
+        // All at once are not taken to be gone.
+        if want == Intent::Up {
+            let now = true;
+            world.intend(Intent::Restart { slot: None, now });
+            world.run(s(2));
+        }
+        assert_eq!(world.states(), [State::Stuck; 2]);
+        world.bodies.remove(&id(1));
+        let release = Intent::Restart {
+            slot: Some(1),
+            now: true,
+        };
+        let ticket = world.intend(release);
+        world.run(s(3));
+        assert_eq!(world.settled(ticket), Some(&Outcome::Reached), "{want:?}");
+        let expected = match want {
+            Intent::Up => Some(State::Ready),
+            Intent::Down => Some(State::Down),
+            _ => None,
+        };
+        assert_eq!(world.machine.state(1), expected);
+        assert_eq!(world.machine.state(2), Some(State::Stuck));
+    }
+}
+
+#[test]
 fn an_adopted_instance_that_was_starting_is_ready_once_it_is_seen_to_be() {
     let seconds = s(60);
     let probe = Ready::Probe {

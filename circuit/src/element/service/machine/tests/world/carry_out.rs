@@ -141,7 +141,9 @@ impl World {
                 assert!(self.body(instance).commands.contains(&command));
                 self.soon(ms(1), Happening::Command(instance, command, false));
             }
-            Output::Signal { instance, signal } => {
+            Output::Signal {
+                instance, signal, ..
+            } => {
                 let body = self.body(instance);
                 assert!(body.main, "a signal to nobody");
                 let term = body.behaviour.term;
