@@ -55,6 +55,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use crate::runtime::READING;
 use crate::runtime::descriptors::{Descriptors, Short, Taken, User};
 use crate::runtime::pool::{Pool, PoolError};
 use crate::runtime::task::Alarm;
@@ -69,22 +70,17 @@ pub use reader::Reader;
 /// How many bytes a log may have unless its definition says otherwise.
 pub const DEFAULT_BYTES: u64 = 16 << 20;
 
-/// How many threads read logs at most. The runtime needs room for them beside those of its other
-/// pools. Chosen, not measured: a reader has a thread only while it reads, not while it waits.
-pub const READING: usize = 32;
-
 /// The FIFOs, below the directory of [`Logs`].
 const PIPES: &str = "pipes";
 
 /// The logs, below the directory of [`Logs`].
 const KEPT: &str = "kept";
 
-/// All logs of a server. Dropped, it stops reading the pipes, which stay for the next life, and waits
-/// a second at most for the bytes that are on their way to the disk.
+/// All logs of a server. Dropped, it is [closed](Logs::close).
 #[derive(Debug)]
 pub struct Logs {
     shared: Arc<Shared>,
-    intake: Option<JoinHandle<()>>,
+    intake: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the logs of a server share.
@@ -265,14 +261,14 @@ impl Logs {
             pool: Arc::new(Pool::new("logs being read", READING)),
             _taken: taken,
         });
-        let mut logs = Logs {
+        let logs = Logs {
             shared: shared.clone(),
-            intake: None,
+            intake: Mutex::default(),
         };
         writer::spawn(&shared, disk, alarm).map_err(LogError::io(dir))?;
         let body = move || shared.intake.run();
         let intake = alarm.thread("log intake", body);
-        logs.intake = Some(intake.map_err(LogError::io(dir))?);
+        *logs.intake.lock() = Some(intake.map_err(LogError::io(dir))?);
         Ok(logs)
     }
 
@@ -318,20 +314,17 @@ impl Logs {
     }
 
     /// How many bytes the files of all open logs have.
-    pub fn held(&self) -> u64 {
+    #[cfg(test)]
+    fn held(&self) -> u64 {
         self.shared.held.load(Ordering::Relaxed)
     }
 
-    /// How many bytes the files of all logs may have together.
-    pub fn bound(&self) -> u64 {
-        self.shared.bound
-    }
-}
-
-impl Drop for Logs {
-    fn drop(&mut self) {
+    /// Ends the two threads and all readers. Pipes that have come to their end are read to it; the
+    /// others stay for the next life, with what is in them. Blocks for a second at most, until the
+    /// bytes that are on their way to the disk are there.
+    pub fn close(&self) {
         self.shared.intake.stop();
-        if let Some(intake) = self.intake.take() {
+        if let Some(intake) = self.intake.lock().take() {
             // It waits for nothing. If it panicked, the alarm was told.
             let _ = intake.join();
         }
@@ -339,6 +332,12 @@ impl Drop for Logs {
         for log in self.shared.open.lock().values() {
             log.close();
         }
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

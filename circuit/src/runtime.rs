@@ -20,7 +20,6 @@ pub mod transient;
 use std::io;
 use std::sync::Arc;
 
-use crate::logs::READING;
 use admission::{Admission, Limits};
 use counters::Counters;
 use descriptors::Descriptors;
@@ -40,6 +39,10 @@ const RESOLVING: usize = 32;
 /// How many threads look at the processes of the host at the same time. Chosen, not measured: files below
 /// /proc take no time, but for those of a process that the kernel is taking apart.
 const LOOKING: usize = 8;
+
+/// How many threads read logs at most. Chosen, not measured: a reader has a thread only while it reads, not
+/// while it waits.
+pub const READING: usize = 32;
 
 /// How many threads the pools together may have: the runtime is to have room for all of them, so
 /// that no pool ever waits for another.

@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::index::{Found, Place, segment_path};
@@ -22,6 +23,10 @@ const READ: usize = 2 * (HEADER + MOST);
 /// How many items and bytes are handed out at a time, about.
 const ITEMS: usize = 1024;
 const BYTES: usize = 256 << 10;
+
+/// How many bytes of a log are read at a time, about, whatever is found in them: then another reader may have
+/// the thread. Chosen, not measured: a disk gives so many in some ten milliseconds.
+const AT_ONCE: u64 = 4 << 20;
 
 /// How far before the end the last lines are sought first; then eight times as far, and so on.
 const NEAR: u64 = 64 << 10;
@@ -258,7 +263,12 @@ impl Records {
 
 impl Cursor {
     /// Finds the place where the query's lines begin. The log is loaded.
-    pub(super) fn new(log: &Arc<Inner>, query: Query) -> io::Result<Cursor> {
+    /// Once `abandoned` is set nobody waits for it, and it comes to an end.
+    pub(super) fn new(
+        log: &Arc<Inner>,
+        query: Query,
+        abandoned: &AtomicBool,
+    ) -> io::Result<Cursor> {
         let (numbers, end) = {
             let index = log.index.lock();
             (index.numbers(), index.end_place())
@@ -278,8 +288,8 @@ impl Cursor {
         loop {
             let near = log.index.lock().before(end, distance).max(start);
             let mut counting = Cursor::at(log, query, near, Some(end));
-            let (count, whole) = counting.count()?;
-            if whole >= last || near <= start {
+            let (count, whole) = counting.count(abandoned)?;
+            if whole >= last || near <= start || abandoned.load(Ordering::Relaxed) {
                 let mut cursor = Cursor::at(log, query, near, until);
                 cursor.skip = count.saturating_sub(last);
                 return Ok(cursor);
@@ -304,7 +314,7 @@ impl Cursor {
     }
 
     /// How many lines there are up to the end, and behind the last line that was left out.
-    fn count(&mut self) -> io::Result<(u64, u64)> {
+    fn count(&mut self, abandoned: &AtomicBool) -> io::Result<(u64, u64)> {
         let (mut count, mut whole) = (0, 0);
         let mut items = Vec::new();
         loop {
@@ -320,17 +330,18 @@ impl Cursor {
             let lines = items.iter();
             let lines = lines.filter(|item| matches!(item, Item::Entry(_))).count() as u64;
             (count, whole) = (count + lines, whole + lines);
-            if at_end {
+            if at_end || abandoned.load(Ordering::Relaxed) {
                 return Ok((count, whole));
             }
         }
     }
 
-    /// The next items. Blocks while the disk does.
+    /// The next items; none if there are none in what is read at a time. Blocks while the disk does.
     pub(super) fn next(&mut self) -> io::Result<Batch> {
         let (mut batch, mut bytes) = (Batch::default(), 0);
         batch.seen = self.records.log.index.lock().end();
-        while batch.items.len() < ITEMS && bytes < BYTES {
+        let until = self.records.counted.saturating_add(AT_ONCE);
+        while batch.items.len() < ITEMS && bytes < BYTES && self.records.counted < until {
             let before = batch.items.len();
             batch.at_end = self.step(&mut batch.items)?;
             let new = batch.items[before..].iter();
@@ -433,7 +444,11 @@ fn first_since(log: &Inner, numbers: &[u64], since: SystemTime) -> Option<u64> {
         let written = segment_path(&log.dir, **number)
             .metadata()
             .and_then(|metadata| metadata.modified());
-        written.map_or(true, |written| written + TICK >= since)
+        written.map_or(true, |written| {
+            written
+                .checked_add(TICK)
+                .is_none_or(|written| written >= since)
+        })
     };
     numbers.iter().find(is_late).copied()
 }

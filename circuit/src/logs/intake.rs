@@ -157,7 +157,7 @@ impl Intake {
         let resized = rustix::pipe::fcntl_setpipe_size(&fd, size);
         let size = match resized {
             Ok(size) => size,
-            // A former life made it larger, and there is more in it.
+            // There is more in it, as a former life made it larger; or its user may have no more.
             Err(_) => rustix::pipe::fcntl_getpipe_size(&fd)?,
         };
         state.last += 1;

@@ -145,10 +145,10 @@ impl Log {
         self.inner.written.load(Ordering::Relaxed)
     }
 
-    /// How many bytes its files had up to now, those that are gone among them.
+    /// What the threads know of it.
     #[cfg(test)]
-    pub(super) fn inner_end(&self) -> u64 {
-        self.inner.index.lock().end()
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// Sets the bound of its files. Older segments are deleted when the next one begins.

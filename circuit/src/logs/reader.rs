@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
@@ -24,6 +25,8 @@ pub struct Reader {
     reading: Option<Reading>,
     /// How many bytes of the log it has seen, if it has seen all.
     seen: Option<u64>,
+    /// Nobody waits for it any more.
+    abandoned: Arc<AtomicBool>,
     _taken: Taken,
 }
 
@@ -52,6 +55,7 @@ impl Reader {
             place: Place::Unknown,
             reading: None,
             seen: None,
+            abandoned: Arc::default(),
             _taken: taken,
         }
     }
@@ -103,11 +107,11 @@ impl Reader {
     /// Reads on, on a thread of the pool.
     fn read(&self, place: Place) -> Reading {
         let (log, query, pool) = (self.log.clone(), self.query, self.pool.clone());
-        let dir = self.log.dir.clone();
+        let (dir, abandoned) = (self.log.dir.clone(), self.abandoned.clone());
         let call = move || {
             let mut cursor = match place {
                 Place::At(cursor) => cursor,
-                Place::Unknown => Box::new(Cursor::new(&log, query)?),
+                Place::Unknown => Box::new(Cursor::new(&log, query, &abandoned)?),
                 Place::End => return Ok((Place::End, Batch::default())),
             };
             let mut batch = cursor.next()?;
@@ -121,6 +125,13 @@ impl Reader {
             Ok((place, batch))
         };
         Box::pin(async move { pool.run(call).await?.map_err(LogError::io(&dir)) })
+    }
+}
+
+impl Drop for Reader {
+    /// A read under way keeps its thread until it comes to its end.
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 }
 

@@ -420,6 +420,10 @@ impl Writer {
         };
         let mut header = [0; SEGMENT_HEADER];
         let format = match file.read_exact_at(&mut header, 0) {
+            // Its first write failed: it begins anew, as each attempt would otherwise leave a file.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && last.at == 0 => {
+                Some(Format::new(salt()?))
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(error) => return Err(error),
             Ok(()) => Format::read(&header),

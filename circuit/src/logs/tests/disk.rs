@@ -250,12 +250,36 @@ async fn a_full_disk_is_told_and_what_follows_is_kept() {
     let stat = log.stat();
     assert_eq!(stat.dropped, 20);
     assert_eq!(stat.error.as_deref(), Some("no space left on device"));
+    assert_eq!(segments(dir.path()).len(), 1);
     disk.set(|state| state.free = None);
     write(&end, b"after\n");
     pipe.end().await;
     let got = texts(&log, Query::default()).await;
     assert_eq!(got, ["before", "Dropped 20", "after"]);
     assert_eq!(log.written() + log.stat().dropped, 7 + 20 + 6);
+}
+
+#[tokio::test]
+async fn a_log_that_begins_on_a_full_disk_has_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Bad::default());
+    let life = Life::on(dir.path(), BIG, disk.clone());
+    let log = life.open();
+    // None of the header fits, then a part of it.
+    for free in [0, 20] {
+        disk.set(|state| state.free = Some(free));
+        for round in 0..5 {
+            run(&log, &format!("{free}.{round}"), source(1), b"lost\n").await;
+        }
+    }
+    assert_eq!(segments(dir.path()).len(), 1);
+    disk.set(|state| state.free = None);
+    run(&log, "b.stdout", source(2), b"after\n").await;
+    assert_eq!(texts(&log, Query::default()).await, ["Dropped 50", "after"]);
+    drop((life, log));
+    let life = Life::new(dir.path());
+    let got = texts(&life.open(), Query::default()).await;
+    assert_eq!(got, ["Dropped 50", "after"]);
 }
 
 #[tokio::test]
@@ -320,6 +344,9 @@ async fn fill_a_disk() {
         "{stat:?}"
     );
     assert_eq!(stat.error.as_deref(), Some("no space left on device"));
+    // As many as have something in them, and one that is to be written.
+    let empty = |path: &PathBuf| path.metadata().unwrap().len() == 0;
+    assert!(segments(&dir).iter().filter(|path| empty(path)).count() <= 1);
     // Somebody makes room.
     std::fs::remove_file(&ballast).unwrap();
     run(&log, "b.stdout", source(2), b"after\n").await;

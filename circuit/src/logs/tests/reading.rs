@@ -1,6 +1,9 @@
 //! Which lines readers and followers get.
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::logs::cursor::Cursor;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_readers_and_a_follower_read_everything() {
@@ -73,7 +76,7 @@ async fn a_reader_that_is_overtaken_is_told_how_much_it_missed() {
         panic!("{:?}", items[0])
     };
     assert_eq!((lost.cause, lost.from), (Cause::Deleted, None));
-    let end = log.inner_end();
+    let end = log.inner().index.lock().end();
     assert_eq!(seen + lost.bytes + log.stat().bytes, end);
     check_numbered(&items[2..], 50_000);
 }
@@ -274,4 +277,35 @@ async fn a_follower_gets_a_line_soon_and_ends_with_the_log() {
     assert!(follower.next().await.unwrap().is_none());
     gone.await;
     assert!(!dir.path().join("kept/web").exists());
+}
+
+#[tokio::test]
+async fn a_read_that_finds_little_has_an_end_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let life = Life::new(dir.path());
+    let log = life.open();
+    const ALL: usize = 9 << 20;
+    let rare = Source {
+        slot: 2,
+        ..source(1)
+    };
+    run(&log, "a", rare, b"rare\n").await;
+    run(&log, "b", source(1), &numbered(0, ALL / 10)).await;
+    let query = Query {
+        slot: Some(2),
+        ..Query::default()
+    };
+    let never = AtomicBool::new(false);
+    let mut cursor = Cursor::new(log.inner(), query, &never).unwrap();
+    let first = cursor.next().unwrap();
+    assert!(first.items.len() == 1 && !first.at_end);
+    assert_eq!(texts(&log, query).await, ["rare"]);
+    // Whoever wanted the last line has gone: it is sought no further.
+    let last = Query {
+        last: Some(2),
+        ..query
+    };
+    let mut cursor = Cursor::new(log.inner(), last, &AtomicBool::new(true)).unwrap();
+    let near = cursor.next().unwrap();
+    assert!(near.items.is_empty() && near.at_end, "{near:?}");
 }
