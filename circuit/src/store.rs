@@ -48,9 +48,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use directory::Directory;
-pub(crate) use error::OpenError;
-#[cfg(test)]
-pub(crate) use error::WriteError;
+pub(crate) use error::{OpenError, WriteError};
 pub(crate) use flushed::Flushed;
 pub(crate) use health::Health;
 pub(crate) use record::{Change, Contents, Definition, Identity, Instance, Intent, Note, Service};
@@ -152,6 +150,7 @@ impl Store {
             Writer(Work::Notes(unflushed::Worker::new(
                 notes,
                 pending.clone(),
+                queue.clone(),
                 room.clone(),
                 gauges.clone(),
                 directory,
@@ -232,7 +231,7 @@ impl Directory {
         name: &str,
     ) -> Result<Option<Database>, OpenError> {
         let path = self.path().join(name);
-        match path.exists() {
+        match path.try_exists().map_err(OpenError::io(&path))? {
             true => Database::open(&path, kind, self.flush(kind)).map(Some),
             false => Ok(None),
         }

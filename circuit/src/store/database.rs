@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags};
 
@@ -39,7 +40,8 @@ pub(super) struct Kind {
 pub(super) static STORE: Kind = Kind {
     schema: &schema::STORE,
     flushed: true,
-    remedy: "remove all files beside it that begin with store. and begin with nothing kept",
+    remedy: "end the processes that this server had started, remove all files beside it that begin with \
+             store. or running-, and begin with nothing kept",
 };
 
 /// What must survive the server.
@@ -265,10 +267,13 @@ impl Database {
 }
 
 impl Drop for Database {
-    /// The connection removes the log when it closes.
+    /// The connection copies the log and removes it when it closes, unless the extent says still that there is
+    /// one: the next start would take a log that is gone for damage.
     fn drop(&mut self) {
-        // Where this fails, the next start may find damage where there is none, and not the reverse.
-        let _ = self.extent.erase();
+        if self.extent.erase().is_err() {
+            let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            let _ = self.connection.set_db_config(keep_log, true);
+        }
     }
 }
 

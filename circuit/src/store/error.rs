@@ -81,7 +81,9 @@ impl OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
     /// There is no room.
-    #[error("the disk is full: until there is room again, only what needs none is recorded")]
+    #[error(
+        "the disk is full, or nearly: until there is room again, only what needs none is recorded"
+    )]
     Full,
     /// Too much waits for the disk.
     #[error("too busy: {0} changes wait for the disk")]
@@ -161,7 +163,7 @@ fn text(error: &rusqlite::Error) -> String {
     error.to_string()
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

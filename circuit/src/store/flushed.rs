@@ -101,10 +101,18 @@ pub(super) struct Queue {
 struct Waiting {
     requests: VecDeque<Request>,
     bytes: usize,
+    /// Whether the thread is to look at the disk, whatever it waits for.
+    looks: bool,
     closed: bool,
 }
 
 impl Queue {
+    /// Has the thread look at the disk, as there was no room for others.
+    pub(super) fn look(&self) {
+        self.waiting.lock().looks = true;
+        self.wake.notify_one();
+    }
+
     pub(super) fn push(&self, changes: Vec<Change>) -> Flushed {
         let bytes: usize = changes.iter().map(Change::bytes).sum();
         let mut waiting = self.waiting.lock();
@@ -136,7 +144,7 @@ impl Queue {
     /// nothing after a while.
     fn take(&self, short: bool) -> Option<VecDeque<Request>> {
         let mut waiting = self.waiting.lock();
-        while waiting.requests.is_empty() && !waiting.closed {
+        while waiting.requests.is_empty() && !waiting.closed && !waiting.looks {
             if !short {
                 self.wake.wait(&mut waiting);
             } else if self.wake.wait_for(&mut waiting, LOOK_EVERY).timed_out() {
@@ -147,6 +155,7 @@ impl Queue {
             return None;
         }
         waiting.bytes = 0;
+        waiting.looks = false;
         Some(std::mem::take(&mut waiting.requests))
     }
 }

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
+use super::error::is_full;
+
 /// The ballast's name.
 pub(super) const BALLAST: &str = "store.ballast";
 
@@ -71,7 +73,14 @@ impl Room {
         let is_whole = fs::metadata(&self.ballast).is_ok_and(is_there);
         let has_room = match is_whole || self.size == 0 {
             true => !self.is_short() || self.has(self.wanted()),
-            false => self.has(self.wanted()) && self.fill().is_ok(),
+            false => {
+                self.has(self.wanted())
+                    && match self.fill() {
+                        Ok(()) => true,
+                        // A ballast that cannot be had for another reason does not say that there is no room.
+                        Err(error) => !is_full(&error),
+                    }
+            }
         };
         self.short.store(!has_room, Ordering::Relaxed);
         has_room

@@ -14,6 +14,7 @@ use super::change::{Key, Latest, note};
 use super::database::Database;
 use super::directory::Directory;
 use super::error::Fault;
+use super::flushed::Queue;
 use super::health::{Gauges, Of};
 use super::record::{Contents, Note};
 use super::room::Room;
@@ -143,6 +144,8 @@ impl Notes {
 pub(super) struct Worker {
     database: Database,
     notes: Arc<Notes>,
+    /// Those of the other thread, which looks whether there is room again.
+    changes: Arc<Queue>,
     room: Arc<Room>,
     gauges: Arc<Gauges>,
     _directory: Arc<Directory>,
@@ -152,6 +155,7 @@ impl Worker {
     pub(super) fn new(
         database: Database,
         notes: Arc<Notes>,
+        changes: Arc<Queue>,
         room: Arc<Room>,
         gauges: Arc<Gauges>,
         directory: Arc<Directory>,
@@ -160,6 +164,7 @@ impl Worker {
         Worker {
             database,
             notes,
+            changes,
             room,
             gauges,
             _directory: directory,
@@ -174,7 +179,7 @@ impl Worker {
                     self.notes.written(notes);
                     if let Err(fault) = self.database.tidy(false) {
                         if fault.is_full(Some(self.database.connection())) {
-                            self.room.cut();
+                            self.cut();
                         }
                         self.fail(&fault);
                     }
@@ -194,7 +199,7 @@ impl Worker {
         let outcome = self.attempt(notes);
         match &outcome {
             Err(fault) if fault.is_full(Some(self.database.connection())) => {
-                self.room.cut();
+                self.cut();
                 self.attempt(notes)
             }
             _ => outcome,
@@ -208,6 +213,11 @@ impl Worker {
             }
             Ok(())
         })
+    }
+
+    fn cut(&self) {
+        self.room.cut();
+        self.changes.look();
     }
 
     fn fail(&self, fault: &Fault) {

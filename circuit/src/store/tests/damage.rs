@@ -60,8 +60,8 @@ fn an_error_names_the_file_and_the_remedy() {
     others[68..72].fill(7);
     let mut newer = whole.clone();
     newer[60..64].copy_from_slice(&7_u32.to_be_bytes());
-    let remedy = "restore it from a copy, or remove all files beside it that begin with store. and \
-                  begin with nothing kept";
+    let remedy = "restore it from a copy, or end the processes that this server had started, remove \
+                  all files beside it that begin with store. or running-, and begin with nothing kept";
     let damage: &[(&[u8], String)] = &[
         (
             b"",

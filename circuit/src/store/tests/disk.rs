@@ -178,6 +178,27 @@ fn room_that_others_make_is_noticed() {
 }
 
 #[test]
+fn room_is_looked_for_where_only_notes_found_none() {
+    let Some(disk) = Disk::new("size=6m") else {
+        return;
+    };
+    let other = disk.path().join("other");
+    let live = on(&disk);
+    // Nothing is left.
+    let _ = fs::write(&other, vec![7; 8 << 20]);
+    for number in 0.. {
+        live.note(Note::Process(process(&number.to_string().repeat(4000))));
+        if live.store.health().short {
+            break;
+        }
+    }
+    fs::remove_file(other).unwrap();
+    // Nobody writes.
+    until_there_is_room(&live);
+    live.end();
+}
+
+#[test]
 fn a_server_starts_on_a_full_disk() {
     let Some(disk) = Disk::new("size=6m") else {
         return;
