@@ -366,7 +366,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         tasks.lasting("acceptor of this host's clients", accepting);
     }
     if orphans::are_given_to_us() {
-        tasks.ending("reaper of orphans", orphans::reap());
+        tasks.ending("reaper of orphans", orphans::reap(server.runtime.clone()));
     }
     if let Some(log) = options.log {
         tasks.lasting("log", async move { log.ended().await });

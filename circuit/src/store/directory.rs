@@ -32,6 +32,9 @@ const LOCK: &str = "store.lock";
 /// How the names of private directories begin.
 const PRIVATE: &str = "state-";
 
+/// How the names of the files begin that are kept for ever.
+const STORE: &str = "store.";
+
 /// How the names of the databases of notes begin.
 const NOTES: &str = "running-";
 
@@ -95,13 +98,39 @@ impl Directory {
         }
     }
 
+    /// Whether anything is kept in a state directory, or was meant to be: then it is to be opened, so that
+    /// whatever is damaged, missing or unreadable is told.
+    pub(crate) fn is_used(path: &Path) -> Result<bool, OpenError> {
+        let failed = OpenError::io(path);
+        for entry in fs::read_dir(path).map_err(&failed)? {
+            let name = entry.map_err(&failed)?.file_name();
+            let bytes = name.as_encoded_bytes();
+            let is_ours = [STORE, NOTES]
+                .iter()
+                .any(|ours| bytes.starts_with(ours.as_bytes()));
+            if is_ours && bytes != LOCK.as_bytes() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The private directories in this one that servers of this user have left behind when they were
-    /// killed. They are locked, so no other server deals with them.
-    pub(crate) fn abandoned(runtime: &Path) -> Result<Vec<Directory>, OpenError> {
-        let failed = OpenError::io(runtime);
-        let mut abandoned = Vec::new();
-        for entry in fs::read_dir(runtime).map_err(&failed)? {
-            let entry = entry.map_err(&failed)?;
+    /// killed, and why others cannot be looked at. They are locked, so no other server deals with them.
+    pub(crate) fn abandoned(runtime: &Path) -> (Vec<Directory>, Vec<OpenError>) {
+        let (mut abandoned, mut errors) = (Vec::new(), Vec::new());
+        let entries = match fs::read_dir(runtime) {
+            Ok(entries) => entries,
+            Err(error) => return (abandoned, vec![OpenError::io(runtime)(error)]),
+        };
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    errors.push(OpenError::io(runtime)(error));
+                    break;
+                }
+            };
             let own = |found: fs::Metadata| {
                 found.is_dir() && found.uid() == rustix::process::geteuid().as_raw()
             };
@@ -112,11 +141,14 @@ impl Directory {
                 .starts_with(PRIVATE.as_bytes())
                 && entry.metadata().is_ok_and(own)
             {
-                abandoned.extend(take(&entry.path())?);
+                match take(&entry.path()) {
+                    Ok(taken) => abandoned.extend(taken),
+                    Err(error) => errors.push(error),
+                }
             }
         }
         abandoned.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(abandoned)
+        (abandoned, errors)
     }
 
     /// Where it is.

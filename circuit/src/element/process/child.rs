@@ -5,6 +5,10 @@
 //! child makes system calls and nothing else. So it can do what `posix_spawn` cannot: begin a session,
 //! change its user and its limits, and write its own number into its environment.
 //!
+//! A child that changes its user gets a copy of the memory, as after fork(2). The kernel withdraws the right
+//! to look into the memory of a process that changes its user (`PR_SET_DUMPABLE` of prctl(2)), and would
+//! withdraw it from this process too, for good; and nothing of this process is that user's to read.
+//!
 //! **Invariant:** between the clone and the execution the child does not allocate, lock, panic or run a
 //! signal handler, and the thread that started it stands still.
 
@@ -35,6 +39,8 @@ pub(super) struct Start<'a> {
     pub(super) dir: Option<&'a OsStr>,
     /// What it has open, each with its number there: 0 is its stdin.
     pub(super) open: Vec<(OwnedFd, RawFd)>,
+    /// Files that it opens itself as its user, from its working directory, to append to them.
+    pub(super) files: Vec<(&'a OsStr, Output)>,
     /// The group that it begins.
     pub(super) begins: Begins,
     /// Limits in place of this process's own.
@@ -63,6 +69,13 @@ pub(super) enum Begins {
     Session,
     /// A session whose terminal is its stdin.
     Terminal,
+}
+
+/// One of the two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    Stdout = 1,
+    Stderr = 2,
 }
 
 /// A user, as the kernel knows it.
@@ -96,6 +109,8 @@ pub(super) enum Step {
     Nice,
     User,
     Directory,
+    Stdout,
+    Stderr,
     Execute,
 }
 
@@ -146,12 +161,20 @@ impl Start<'_> {
             };
             (*resource as u32, limit)
         });
+        let files = self.files.iter();
+        let files = files.map(|(path, output)| Ok((text(path.as_bytes())?, *output)));
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let told = Told::new(self.owner.is_some()).map_err(|errno| Step::Clone.failed(errno))?;
         let mut plan = Plan {
             program: program.as_ptr(),
             args: pointers(&args),
             env,
             dir: dir.as_ref().map_or(ptr::null(), |dir| dir.as_ptr()),
             open,
+            files: files
+                .iter()
+                .map(|(path, output)| (path.as_ptr(), *output))
+                .collect(),
             begins: self.begins,
             limits: limits.collect(),
             umask: self.umask,
@@ -164,20 +187,20 @@ impl Start<'_> {
             parent: self.dies_with_us.then(rustix::process::getpid),
             altered: handlers::altered().collect(),
             enters: self.enters.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-            entered: false,
             step: Step::Clone,
-            errno: 0,
+            told: told.place,
         };
         let (pid, pidfd) = plan.clone().map_err(|errno| Step::Clone.failed(errno))?;
-        match plan.errno {
-            0 => Ok(Child {
+        let Report { entered, failed } = told.report();
+        match failed {
+            None => Ok(Child {
                 pid,
                 pidfd,
-                entered: plan.entered,
+                entered,
             }),
-            errno => {
+            Some((step, errno)) => {
                 let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-                Err(plan.step.failed(Errno::from_raw_os_error(errno)))
+                Err(step.failed(Errno::from_raw_os_error(errno)))
             }
         }
     }
@@ -201,6 +224,70 @@ fn pointers(texts: &[impl AsRef<CStr>]) -> Vec<*const c_char> {
     pointers.chain([ptr::null()]).collect()
 }
 
+/// What the child tells this process.
+#[derive(Debug, Clone, Copy, Default)]
+struct Report {
+    /// Whether it has entered its cgroup.
+    entered: bool,
+    /// At which step it failed, and why.
+    failed: Option<(Step, c_int)>,
+}
+
+/// Where the child writes its report.
+struct Told {
+    place: *mut Report,
+    is_mapped: bool,
+}
+
+impl Told {
+    /// A place in the memory that both have, or in memory of its own that they share.
+    #[allow(unsafe_code)]
+    fn new(is_mapped: bool) -> Result<Told, Errno> {
+        let place = match is_mapped {
+            false => Box::into_raw(Box::new(Report::default())),
+            true => {
+                let access = libc::PROT_READ | libc::PROT_WRITE;
+                let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+                // SAFETY: the system chooses the place.
+                let place =
+                    unsafe { libc::mmap(ptr::null_mut(), Told::SIZE, access, flags, -1, 0) };
+                if place == libc::MAP_FAILED {
+                    return Err(
+                        Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::NOMEM)
+                    );
+                }
+                let place: *mut Report = place.cast();
+                // SAFETY: it is a page of this process alone, so that it fits and is aligned.
+                unsafe { place.write(Report::default()) };
+                place
+            }
+        };
+        Ok(Told { place, is_mapped })
+    }
+
+    const SIZE: usize = size_of::<Report>();
+
+    /// What the child wrote, once it has executed its program or exited.
+    #[allow(unsafe_code)]
+    fn report(&self) -> Report {
+        // SAFETY: the place is valid until this is dropped. The child has written, or never will.
+        unsafe { self.place.read_volatile() }
+    }
+}
+
+impl Drop for Told {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: `new` made it in one of the two ways, and nobody uses it any more.
+        unsafe {
+            match self.is_mapped {
+                true => drop(libc::munmap(self.place.cast(), Told::SIZE)),
+                false => drop(Box::from_raw(self.place)),
+            }
+        }
+    }
+}
+
 /// What the child does, made ready before it is there. It writes the step at which it fails.
 struct Plan {
     program: *const c_char,
@@ -208,6 +295,7 @@ struct Plan {
     env: Vec<*const c_char>,
     dir: *const c_char,
     open: Vec<(RawFd, RawFd)>,
+    files: Vec<(*const c_char, Output)>,
     begins: Begins,
     limits: Vec<(u32, libc::rlimit)>,
     umask: Option<u32>,
@@ -217,9 +305,8 @@ struct Plan {
     parent: Option<Pid>,
     altered: Vec<c_int>,
     enters: RawFd,
-    entered: bool,
     step: Step,
-    errno: c_int,
+    told: *mut Report,
 }
 
 impl Plan {
@@ -228,7 +315,11 @@ impl Plan {
     fn clone(&mut self) -> Result<(Pid, OwnedFd), Errno> {
         let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
         let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let memory = match self.owner {
+            None => libc::CLONE_VM,
+            Some(_) => 0,
+        };
+        let flags = memory | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         let mut pidfd: c_int = -1;
         // SAFETY: the masks are plain data, which the calls fill.
         let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -240,8 +331,9 @@ impl Plan {
         }
         // SAFETY: the child runs `execute` on a stack of its own, which lives until this returns: that is
         // when the child has executed its program or exited, as CLONE_VFORK says. Until then this thread
-        // stands still, so that the plan, and the errno that the two share, are the child's alone. No
-        // signal handler runs in the child, as all signals are blocked.
+        // stands still, so that the plan, and the place that the two share, are the child's alone. No
+        // signal handler runs in the child, as all signals are blocked but two of the C library's own, which
+        // it sends only where a process changes its user or ends a thread.
         let pid = unsafe {
             libc::clone(
                 execute,
@@ -275,7 +367,7 @@ impl Plan {
             if self.enters >= 0 {
                 // Before anything that could be counted, and before the number is another descriptor's. A child
                 // that may not enter is told from others by less.
-                self.entered = libc::write(self.enters, c"0".as_ptr().cast(), 1) == 1;
+                (*self.told).entered = libc::write(self.enters, c"0".as_ptr().cast(), 1) == 1;
             }
             self.step = Step::Descriptors;
             // Out of the way of the numbers that they are to have.
@@ -323,6 +415,18 @@ impl Plan {
             if !self.dir.is_null() {
                 done(libc::chdir(self.dir))?;
             }
+            for (path, output) in &self.files {
+                self.step = match output {
+                    Output::Stdout => Step::Stdout,
+                    Output::Stderr => Step::Stderr,
+                };
+                // Without blocking: it may be a FIFO that nobody reads.
+                let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_CLOEXEC;
+                let fd = libc::open(*path, flags | libc::O_NOCTTY | libc::O_NONBLOCK, 0o666);
+                done(fd)?;
+                done(libc::fcntl(fd, libc::F_SETFL, libc::O_APPEND))?;
+                done(libc::dup2(fd, *output as RawFd))?;
+            }
             self.step = Step::Execute;
             if !self.number.is_null() {
                 write_number(self.number, libc::getpid().unsigned_abs());
@@ -349,7 +453,7 @@ extern "C" fn execute(plan: *mut c_void) -> c_int {
         if plan.prepare().is_ok() {
             libc::execve(plan.program, plan.args.as_ptr(), plan.env.as_ptr());
         }
-        plan.errno = *libc::__errno_location();
+        (*plan.told).failed = Some((plan.step, *libc::__errno_location()));
         libc::_exit(127)
     }
 }
@@ -409,6 +513,96 @@ unsafe fn write_number(to: *mut u8, number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Starts a shell as this user, to its end.
+    fn run_as(uid: u32, script: &str, files: Vec<(&OsStr, Output)>) -> Result<(), NotStarted> {
+        let null = || {
+            OwnedFd::from(
+                std::fs::File::options()
+                    .write(true)
+                    .open("/dev/null")
+                    .unwrap(),
+            )
+        };
+        let start = Start {
+            program: Path::new("/bin/sh"),
+            args: ["sh", "-c", script].map(OsStr::new).to_vec(),
+            env: Vec::new(),
+            dir: Some(OsStr::new("/")),
+            open: vec![(null(), 0), (null(), 1), (null(), 2)],
+            files,
+            begins: Begins::Session,
+            limits: Vec::new(),
+            umask: None,
+            nice: None,
+            owner: Some(Owner {
+                uid,
+                gid: uid,
+                groups: Vec::new(),
+            }),
+            own_number: false,
+            dies_with_us: false,
+            enters: None,
+        };
+        let child = start.start()?;
+        let ended = orphans::reap_own(child.pid, || {
+            rustix::process::waitpid(Some(child.pid), rustix::process::WaitOptions::empty())
+        });
+        let (_, status) = ended.unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0), "{script}");
+        Ok(())
+    }
+
+    fn is_root() -> bool {
+        let is_root = rustix::process::geteuid().is_root();
+        if !is_root {
+            assert!(std::env::var_os("CIRCUIT_TESTS").is_none_or(|tests| tests != "all"));
+            eprintln!("skipped: needs root, to start a process as another user");
+        }
+        is_root
+    }
+
+    #[test]
+    fn a_child_that_changes_its_user_leaves_the_servers_memory_as_it_was() {
+        if !is_root() {
+            return;
+        }
+        let before = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(before, rustix::process::DumpableBehavior::Dumpable);
+        run_as(65_534, "test $(id -u) = 65534", Vec::new()).unwrap();
+        assert_eq!(rustix::process::dumpable_behavior().unwrap(), before);
+        let nowhere = OsStr::new("/nowhere/file");
+        let failed = run_as(65_534, "", vec![(nowhere, Output::Stderr)]).unwrap_err();
+        assert_eq!((failed.step, failed.errno), (Step::Stderr, Errno::NOENT));
+    }
+
+    #[test]
+    fn a_child_opens_its_files_as_its_user() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        if !is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let modes = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        modes(dir.path(), 0o777);
+        let [own, secret] = ["own", "secret"].map(|name| dir.path().join(name));
+        for _ in 0..2 {
+            let files = vec![(own.as_os_str(), Output::Stdout)];
+            run_as(65_534, "echo written", files).unwrap();
+        }
+        assert_eq!(std::fs::read(&own).unwrap(), b"written\nwritten\n");
+        assert_eq!(own.metadata().unwrap().uid(), 65_534);
+        // A file of root's, to which that user has put a link.
+        std::fs::write(&secret, "").unwrap();
+        modes(&secret, 0o600);
+        std::fs::remove_file(&own).unwrap();
+        std::os::unix::fs::symlink(&secret, &own).unwrap();
+        let files = vec![(own.as_os_str(), Output::Stdout)];
+        let failed = run_as(65_534, "echo written", files).unwrap_err();
+        assert_eq!((failed.step, failed.errno), (Step::Stdout, Errno::ACCESS));
+    }
 
     #[test]
     #[allow(unsafe_code)]

@@ -6,15 +6,16 @@
 //! holds a gate open until the child is known; orphans are reaped only while nobody holds it.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use tokio::signal::unix::SignalKind;
 
-use crate::runtime::handlers;
+use super::tree::own_children;
+use crate::runtime::{Runtime, handlers};
 
 /// Held shared while a child is started and not yet known.
 static GATE: RwLock<()> = RwLock::new(());
@@ -25,6 +26,10 @@ static OWN: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
 /// How long the server gathers exits before it looks for orphans among its children. Chosen, not measured:
 /// an orphan that has exited costs a number only.
 const GATHER: Duration = Duration::from_millis(100);
+
+/// How long the server pauses before it looks again where it could not: a thread that starts a child may
+/// take long, where a file system hangs. Chosen, not measured.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts a child, and keeps it from being taken for an orphan.
 pub(super) fn starting<T, E>(
@@ -53,9 +58,10 @@ pub(super) fn reap_own<T, E>(
     reaped
 }
 
-/// Forgets a child that was waited for.
-pub(super) fn forget(pid: Pid) {
-    OWN.lock().get_or_insert_default().remove(&pid);
+/// Does something while this process reaps none of its children: what has a number keeps it.
+pub(super) fn while_nobody_reaps<T>(act: impl FnOnce() -> T) -> T {
+    let _own = OWN.lock();
+    act()
 }
 
 /// Has all that begin below this process, and lose their parent, become its children. It has to
@@ -72,44 +78,48 @@ pub fn are_given_to_us() -> bool {
 }
 
 /// Reaps orphans for as long as it runs.
-pub async fn reap() {
+pub async fn reap(runtime: Arc<Runtime>) {
     let Ok(mut exits) = handlers::listen(SignalKind::child()) else {
         // Without it they stay, as they would without this task.
         return;
     };
     loop {
-        // A thread that starts a child may keep it for long, where a file system hangs.
-        let _ = reap_all();
+        // Most of the time nothing has exited that others do not reap, and the list of children need not be
+        // read.
+        let all_reaped = match has_exited() {
+            true => matches!(runtime.looking.run(reap_all).await, Ok(Ok(true))),
+            false => true,
+        };
         tokio::select! {
             _ = exits.recv() => (),
-            () = tokio::time::sleep(Duration::from_secs(1)) => (),
+            () = tokio::time::sleep(AGAIN), if !all_reaped => (),
         }
         tokio::time::sleep(GATHER).await;
     }
 }
 
-/// Reaps all orphans that have exited.
-fn reap_all() -> io::Result<()> {
+const EXITED: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOHANG);
+
+/// Whether a child has exited, and is not reaped.
+fn has_exited() -> bool {
+    let exited = rustix::process::waitid(WaitId::All, EXITED | WaitIdOptions::NOWAIT);
+    matches!(exited, Ok(Some(_)))
+}
+
+/// Reaps all orphans that have exited. Whether it could: while a thread starts a child it cannot. Blocks
+/// while a file below /proc does.
+fn reap_all() -> io::Result<bool> {
     let Some(_gate) = GATE.try_write() else {
-        return Ok(());
+        return Ok(false);
     };
-    // Most of the time nothing has exited, and the list of children need not be read.
-    let exited = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    if let Ok(None) | Err(_) = rustix::process::waitid(WaitId::All, exited | WaitIdOptions::NOWAIT)
-    {
-        return Ok(());
-    }
+    // A child that ends meanwhile has a signal of its own.
+    let children = own_children()?;
     let own = OWN.lock();
-    for thread in fs::read_dir("/proc/self/task")? {
-        let children = fs::read_to_string(thread?.path().join("children"))?;
-        let children = children.split_whitespace();
-        let children = children.filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-        for child in children {
-            if own.as_ref().is_some_and(|own| own.contains(&child)) {
-                continue;
-            }
-            let _ = rustix::process::waitid(WaitId::Pid(child), exited);
+    for child in children {
+        if own.as_ref().is_some_and(|own| own.contains(&child)) {
+            continue;
         }
+        let _ = rustix::process::waitid(WaitId::Pid(child), EXITED);
     }
-    Ok(())
+    Ok(true)
 }

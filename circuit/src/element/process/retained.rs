@@ -4,7 +4,7 @@
 //! pipes do, and it does not wait for a reader that never comes.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ pub(super) struct Retained {
     pipes: Mutex<Vec<Pipe>>,
 }
 
-/// How long the server pauses between two looks for those who are left of a process that has exited: at
+/// How long the server pauses before each look for those who are left of a process that has exited: at
 /// first, and at most. It doubles in between. Chosen, not measured: a look takes a millisecond for a hundred
 /// processes, and nobody waits for it but who follows the log.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30));
@@ -78,21 +78,57 @@ impl Retained {
 
     /// Waits until nobody is left of the tree of a process that has exited, and ends then.
     pub(super) async fn end_after(&self, tree: Option<Tree>, runtime: Weak<Runtime>) {
-        let mut pause = PAUSES.0;
-        while let (Some(tree), Some(runtime)) = (tree.clone(), runtime.upgrade()) {
-            let left = runtime.looking.run(move || {
-                let members = Table::of(&[&tree])?.members(&[&tree]).remove(0);
-                Ok::<_, std::io::Error>(members.len())
-            });
-            let left = left.await;
-            drop(runtime);
-            if let Ok(Ok(0)) = left {
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
-        }
+        emptied(|| look(tree.clone(), runtime.upgrade())).await;
         self.end().await;
+    }
+}
+
+impl Drop for Retained {
+    /// There is no such process, or no element of it any more.
+    fn drop(&mut self) {
+        self.forget();
+        for pipe in self.pipes.get_mut().drain(..) {
+            // The writer removes it by itself.
+            drop(pipe.end());
+        }
+    }
+}
+
+/// What a look for processes found.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    Left,
+    Empty,
+    /// There is nothing to look at.
+    Nowhere,
+}
+
+async fn look(tree: Option<Tree>, runtime: Option<Arc<Runtime>>) -> Look {
+    let (Some(tree), Some(runtime)) = (tree, runtime) else {
+        return Look::Nowhere;
+    };
+    let left = runtime.looking.run(move || {
+        let members = Table::of(&[&tree])?.members(&[&tree])?;
+        Ok::<_, std::io::Error>(members.into_iter().flatten().count())
+    });
+    match left.await {
+        Ok(Ok(0)) => Look::Empty,
+        _ => Look::Left,
+    }
+}
+
+/// Resolves once two looks in a row have found nobody. The kernel may leave one out of a list while another
+/// exits: a daemon's child while its parent does, which is the moment of the first look.
+async fn emptied<L: Future<Output = Look>>(mut look: impl FnMut() -> L) {
+    let (mut pause, mut was_empty) = (PAUSES.0, false);
+    loop {
+        tokio::time::sleep(pause).await;
+        match look().await {
+            Look::Nowhere => return,
+            Look::Empty if was_empty => return,
+            Look::Empty => (pause, was_empty) = (PAUSES.0, true),
+            Look::Left => (pause, was_empty) = ((pause * 2).min(PAUSES.1), false),
+        }
     }
 }
 
@@ -110,5 +146,53 @@ fn source(stream: Stream) -> Source {
         slot: 0,
         instance: 0,
         stream,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::{Logs, Query};
+    use crate::runtime::descriptors::Descriptors;
+    use crate::runtime::task::Alarm;
+
+    #[tokio::test]
+    async fn a_process_that_there_is_not_leaves_no_log_and_no_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::start(
+            dir.path(),
+            None,
+            &Alarm::new().0,
+            &Descriptors::of_process(),
+        );
+        let logs = logs.unwrap();
+        let log = logs.open("log", 1 << 20).unwrap();
+        let follow = Query {
+            follow: true,
+            ..Query::default()
+        };
+        let mut follower = log.read(follow).unwrap();
+        let retained = Retained::new(log);
+        let end = retained.pipe("log.0.0", Stream::Stdout).unwrap();
+        drop((retained, end));
+        let end = tokio::time::timeout(Duration::from_secs(30), follower.next());
+        assert_eq!(end.await.unwrap().unwrap(), None);
+        while !logs.pipes().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_look_that_finds_nobody_ends_no_output() {
+        use Look::{Empty, Left, Nowhere};
+        for (looks, taken) in [
+            (vec![Empty, Left, Empty, Empty, Left], 4),
+            (vec![Left, Empty, Empty, Left], 3),
+            (vec![Nowhere, Left], 1),
+        ] {
+            let mut next = looks.iter();
+            emptied(|| std::future::ready(*next.next().unwrap())).await;
+            assert_eq!(looks.len() - next.len(), taken, "{looks:?}");
+        }
     }
 }

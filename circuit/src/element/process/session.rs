@@ -53,7 +53,7 @@ impl Session {
         let entered = child.entered;
         child.wired(|pid, pidfd| {
             // It is not reaped yet, so that the number is its own.
-            let identity = Identity::of(pid).ok_or(Errno::SRCH)?;
+            let identity = Identity::read(pid)?.ok_or(Errno::SRCH)?;
             let pidfd = spawn::watched(Descriptor::new(pidfd, taken)?)?;
             Ok(Session {
                 identity,
@@ -121,12 +121,12 @@ impl Session {
     /// Sends the process group that it began a signal. Fails if the process has gone: then the number may be
     /// another group's.
     pub fn signal_group(&self, signal: Signal) -> Result<(), Errno> {
-        match Identity::of(self.identity.pid) {
+        orphans::while_nobody_reaps(|| match Identity::of(self.identity.pid) {
             Some(found) if found == self.identity => {
                 rustix::process::kill_process_group(self.identity.pid, signal)
             }
             _ => Err(Errno::SRCH),
-        }
+        })
     }
 
     /// Waits until it has ended, and reaps it. To be awaited once, to its end.

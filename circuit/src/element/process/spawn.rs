@@ -20,7 +20,7 @@ use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, WaitId, WaitIdOpt
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::child::{Begins, Child, NotStarted, Owner, Start, Step};
+use super::child::{Begins, Child, NotStarted, Output, Owner, Start, Step};
 use super::orphans;
 use super::tree::MARK;
 use crate::element::streams::{self, Descriptor, held_pipe};
@@ -83,6 +83,9 @@ pub enum SpawnError {
     /// The server has no more processes or descriptors to give.
     #[error("cannot start a process: {0}")]
     System(String),
+    /// The server may not start it so, now or later.
+    #[error("cannot start a process: {0}")]
+    Refused(String),
 }
 
 /// Makes the pipe of an output that is retained, and gives the process's end of it.
@@ -235,6 +238,7 @@ fn start_as(
         env: environment(cmd, &manner.variables)?,
         dir: directory(cmd),
         open: open.into_iter().zip(0..).chain(beside.open).collect(),
+        files: own_files(cmd, manner).collect(),
         begins,
         limits: original
             .into_iter()
@@ -262,8 +266,10 @@ impl Child {
         wire(pid, pidfd).map_err(|error| {
             // Nobody has reaped it, so that the number is its own.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
-            orphans::forget(pid);
+            let wait = |options| rustix::process::waitid(WaitId::Pid(pid), options);
+            let _ = wait(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            let reap = || wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+            let _ = orphans::reap_own(pid, reap);
             SpawnError::System(words(&error))
         })
     }
@@ -335,7 +341,7 @@ fn name_and_value(entry: &OsStr) -> Option<(&OsStr, &OsStr)> {
 
 /// The variables of this server that describe the server itself, and nobody else: whoever inherited them
 /// would speak to the server's own supervisor, or take its sockets (systemd.exec(5)).
-const OWN_VARIABLES: [&str; 10] = [
+const OWN_VARIABLES: [&str; 12] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
@@ -347,6 +353,8 @@ const OWN_VARIABLES: [&str; 10] = [
     // Those of an instance in which this server runs.
     MARK,
     "CIRCUIT_SLOT",
+    "CIRCUIT_PATH",
+    "CIRCUIT_SOCKET",
 ];
 
 fn with_zero() -> SpawnError {
@@ -384,13 +392,17 @@ fn inherited() -> &'static [(OsString, CString)] {
     static INHERITED: OnceLock<Vec<(OsString, CString)>> = OnceLock::new();
     INHERITED.get_or_init(|| {
         let all = std::env::vars_os();
-        let kept = all.filter(|(name, _)| OWN_VARIABLES.iter().all(|own| name != own));
+        let kept = all.filter(|(name, _)| is_inherited(name));
         let entry = |(name, value): (OsString, OsString)| {
             let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
             Some((name, CString::new(entry).ok()?))
         };
         kept.filter_map(entry).collect()
     })
+}
+
+fn is_inherited(name: &OsStr) -> bool {
+    OWN_VARIABLES.iter().all(|own| name != *own)
 }
 
 fn directory(cmd: &Cmd) -> Option<&OsStr> {
@@ -435,9 +447,35 @@ fn is_executable(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-/// The file, or the null device, that an output of a session goes to. A pipe or a log is the caller's.
-pub fn sink(cmd: &Cmd, sink: &Sink, field: &'static str) -> Result<OwnedFd, SpawnError> {
+/// The file, or the null device, that an output of a session goes to. A pipe or a log is the caller's. Instead
+/// of a file that the child opens itself it is the null device.
+pub fn sink(
+    cmd: &Cmd,
+    manner: &Manner,
+    sink: &Sink,
+    field: &'static str,
+) -> Result<OwnedFd, SpawnError> {
+    let sink = match sink {
+        Sink::File(_) if manner.owner.is_some() => &Sink::Discard,
+        other => other,
+    };
     Ok(output(cmd, sink, field)?.0)
+}
+
+/// The files that a child opens as its user: this process may open more than that user, who could have put a
+/// link there.
+fn own_files<'a>(
+    cmd: &'a Cmd,
+    manner: &Manner,
+) -> impl Iterator<Item = (&'a OsStr, Output)> + use<'a> {
+    let outputs = [(&cmd.stdout, Output::Stdout), (&cmd.stderr, Output::Stderr)];
+    let is_own = manner.owner.is_some();
+    outputs
+        .into_iter()
+        .filter_map(move |(sink, output)| match sink {
+            Sink::File(path) if is_own => Some((&**path, output)),
+            _ => None,
+        })
 }
 
 /// The null device, as a stdin.
@@ -510,15 +548,29 @@ fn explain(cmd: &Cmd, program: &Path, failed: NotStarted) -> SpawnError {
             field: "Dir",
         };
     }
+    let file = |sink: &Sink, field| SpawnError::File {
+        reason: words(&error),
+        path: match sink {
+            Sink::File(path) => path.to_string(),
+            _ => String::new(),
+        },
+        field,
+    };
     let refused = match step {
         Step::Execute => None,
+        Step::Stdout => return file(&cmd.stdout, "Stdout"),
+        Step::Stderr => return file(&cmd.stderr, "Stderr"),
         Step::Limits => Some("the limits"),
         Step::Nice => Some("the priority"),
         Step::User => Some("the user"),
         Step::Clone | Step::Descriptors | Step::Session | Step::Directory => Some("the process"),
     };
     if let Some(what) = refused {
-        return SpawnError::System(format!("{what}: {}", words(&error)));
+        let text = format!("{what}: {}", words(&error));
+        return match errno {
+            Errno::PERM | Errno::ACCESS | Errno::INVAL => SpawnError::Refused(text),
+            _ => SpawnError::System(text),
+        };
     }
     match errno {
         Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => {
@@ -572,4 +624,17 @@ pub(super) fn set_size(terminal: BorrowedFd<'_>, size: TerminalSize) -> Result<(
         ws_ypixel: 0,
     };
     rustix::termios::tcsetwinsize(terminal, size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_in_an_instance_hands_on_nothing_of_its_own_server() {
+        for name in ["CIRCUIT_PATH", "CIRCUIT_SOCKET", "CIRCUIT_SLOT", MARK] {
+            assert!(!is_inherited(OsStr::new(name)), "{name}");
+        }
+        assert!(is_inherited(OsStr::new("PATH")));
+    }
 }

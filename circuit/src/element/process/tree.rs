@@ -11,12 +11,18 @@
 //!
 //! Looking at processes reads files below /proc, which may block: callers leave it to a thread of a pool.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -56,9 +62,7 @@ fn memory(members: &[Identity]) -> Option<u64> {
         let path = format!("/proc/{}/smaps_rollup", member.pid.as_raw_nonzero());
         match fs::read_to_string(path) {
             Ok(text) => sum += kilobytes(&text, "Pss:")? << 10,
-            // It has gone meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => (),
+            Err(error) if is_gone(&error) => (),
             Err(_) => return None,
         }
     }
@@ -91,9 +95,13 @@ struct Row {
 impl Identity {
     /// That of a process, if it is there, dead or alive.
     pub fn of(pid: Pid) -> Option<Identity> {
-        let row = Row::read(pid).ok()?;
-        let start = row.start;
-        Some(Identity { pid, start })
+        Identity::read(pid).ok().flatten()
+    }
+
+    /// That of a process; `None` if it is not there. Blocks.
+    pub fn read(pid: Pid) -> io::Result<Option<Identity>> {
+        let row = seen(Row::read(pid))?;
+        Ok(row.map(|Row { start, .. }| Identity { pid, start }))
     }
 
     /// Sends a signal to this process, and to no other that has its number.
@@ -106,11 +114,25 @@ impl Identity {
         // Opened first and compared then: whatever the descriptor refers to has the number until it is
         // closed.
         let pidfd = rustix::process::pidfd_open(self.pid, PidfdFlags::empty())?;
-        match Identity::of(self.pid) {
-            Some(found) if found == self => Ok(pidfd),
-            _ => Err(Errno::SRCH),
+        match Row::read(self.pid) {
+            Ok(row) if row.start == self.start => Ok(pidfd),
+            Ok(_) => Err(Errno::SRCH),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }
+}
+
+/// What came of a signal to several processes: success if it reached one of them, else why it did not reach
+/// one that is there.
+pub fn reached(sent: impl IntoIterator<Item = Result<(), Errno>>) -> Result<(), Errno> {
+    let mut all = Err(Errno::SRCH);
+    for sent in sent {
+        match (all, sent) {
+            (Ok(()), _) | (_, Err(Errno::SRCH)) => (),
+            (Err(_), sent) => all = sent,
+        }
+    }
+    all
 }
 
 impl Table {
@@ -119,9 +141,9 @@ impl Table {
     pub fn of(trees: &[&Tree]) -> io::Result<Table> {
         let is_populated = |tree: &&Tree| tree.cgroup.as_ref().is_some_and(Cgroup::is_populated);
         let read: Vec<_> = trees.iter().filter(|tree| !is_populated(tree)).collect();
-        match read.iter().any(|tree| tree.is_older) {
+        match !lists_children() || read.iter().any(|tree| tree.is_older) {
+            _ if read.is_empty() => Ok(Table::default()),
             true => Table::read(),
-            false if read.is_empty() => Ok(Table::default()),
             false => Table::read_descendants(),
         }
     }
@@ -135,9 +157,9 @@ impl Table {
         let mut queue = children_of(own)?;
         while let Some(pid) = queue.pop() {
             // Others go meanwhile, and their children are this server's then.
-            if let Some(row) = unless_gone(Row::read(pid))? {
+            if let Some(row) = seen(Row::read(pid))? {
                 table.add(pid, row);
-                queue.extend(unless_gone(children_of(pid))?.unwrap_or_default());
+                queue.extend(children_of(pid)?);
             }
         }
         Ok(table)
@@ -152,7 +174,7 @@ impl Table {
                 continue;
             };
             // Others go while the directory is read.
-            if let Some(row) = unless_gone(Row::read(pid))? {
+            if let Some(row) = seen(Row::read(pid))? {
                 table.add(pid, row);
             }
         }
@@ -172,44 +194,56 @@ impl Table {
         row.is_some_and(|row| row.session == pid.as_raw_nonzero().get())
     }
 
-    /// The living processes of each tree, in the order of the trees.
-    pub fn members(&self, trees: &[&Tree]) -> Vec<Vec<Identity>> {
-        let marks = self.marks_of_orphans(trees);
-        trees
-            .iter()
-            .map(|tree| self.members_of(tree, &marks))
-            .collect()
+    /// The living processes of each tree, in the order of the trees. The trees have been watched since their
+    /// main processes ended: the system gives the number of a session or group to nobody while that has
+    /// members, so that whoever is in it belongs.
+    pub fn members(&self, trees: &[&Tree]) -> io::Result<Vec<Vec<Identity>>> {
+        let marks = self.marks_of_orphans(trees)?;
+        let members = |tree: &&Tree| self.members_of(tree, &marks, |_| true);
+        Ok(trees.iter().map(members).collect())
     }
 
     /// The memory of each tree's processes, in bytes; `None` if the kernel does not tell. Blocks.
-    pub fn memory(&self, trees: &[&Tree]) -> Vec<Option<u64>> {
+    pub fn memory(&self, trees: &[&Tree]) -> io::Result<Vec<Option<u64>>> {
         let accounted = trees
             .iter()
             .map(|tree| tree.cgroup.as_ref().and_then(Cgroup::memory));
-        let members = self.members(trees);
-        accounted
+        let members = self.members(trees)?;
+        let memory = accounted
             .zip(&members)
-            .map(|(accounted, members)| accounted.or_else(|| memory(members)))
-            .collect()
+            .map(|(accounted, members)| accounted.or_else(|| memory(members)));
+        Ok(memory.collect())
     }
 
-    fn members_of(&self, tree: &Tree, marks: &HashMap<Pid, String>) -> Vec<Identity> {
+    /// The living processes of a tree whose main process may have ended unseen, long ago. The number of its
+    /// session and group may be that of others by now: of their members those belong whose marks cannot be read,
+    /// unless the main process is there.
+    pub fn members_of_unwatched(&self, tree: &Tree) -> io::Result<Vec<Identity>> {
+        let marks = self.marks_of_orphans(&[tree])?;
+        Ok(self.members_of(tree, &marks, is_hidden))
+    }
+
+    fn members_of(
+        &self,
+        tree: &Tree,
+        marks: &HashMap<Pid, String>,
+        belongs_by_number: impl Fn(Pid) -> bool,
+    ) -> Vec<Identity> {
         let confined = tree.cgroup.as_ref().map(Cgroup::members);
         if let Some(members) = confined.filter(|members| !members.is_empty()) {
             return members;
         }
         let own = tree.main.pid;
-        // The number may be another's by now. While its session has members, it is nobody's.
-        let stranger = self
-            .rows
-            .get(&own)
-            .is_some_and(|row| row.start != tree.main.start);
+        let main = self.rows.get(&own);
+        let is_there = main.is_some_and(|row| row.start == tree.main.start);
+        // Another process that has the number began it anew.
+        let may_be_number = is_there || main.is_none();
         let number = own.as_raw_nonzero().get();
         let mut found = HashSet::new();
         let mut queue: Vec<Pid> = Vec::new();
         for (pid, row) in &self.rows {
-            let by_number =
-                !stranger && (*pid == own || row.session == number || row.group == number);
+            let has_number = *pid == own || row.session == number || row.group == number;
+            let by_number = may_be_number && has_number && (is_there || belongs_by_number(*pid));
             let by_mark = tree.mark.is_some() && marks.get(pid) == tree.mark.as_ref();
             if by_number || by_mark {
                 queue.push(*pid);
@@ -234,18 +268,22 @@ impl Table {
     /// of this server if the server of a life before lost them to that: it may be a subreaper, as the manager
     /// of a user's session is. Those of others need not be read: they descend from such a one, or from a main
     /// process.
-    fn marks_of_orphans(&self, trees: &[&Tree]) -> HashMap<Pid, String> {
+    fn marks_of_orphans(&self, trees: &[&Tree]) -> io::Result<HashMap<Pid, String>> {
+        let mut marks = HashMap::new();
         if trees.iter().all(|tree| tree.mark.is_none()) {
-            return HashMap::new();
+            return Ok(marks);
         }
         let reapers = self.reapers(rustix::process::getpid());
         let orphans = self
             .rows
             .iter()
             .filter(|(_, row)| row.is_alive() && reapers.contains(&row.parent));
-        orphans
-            .filter_map(|(pid, _)| Some((*pid, mark_of(*pid)?)))
-            .collect()
+        for (pid, _) in orphans {
+            if let Some(mark) = read_mark(*pid)? {
+                marks.insert(*pid, mark);
+            }
+        }
+        Ok(marks)
     }
 
     /// The numbers of those that may be given the processes that lose their parent: init, one of another
@@ -278,25 +316,32 @@ impl Table {
     }
 }
 
-/// What was read of a process, if it is there and may be looked at. Whoever has too few descriptors to look does
-/// not know: nobody is taken for gone then.
-fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Err(error),
-            _ => Ok(None),
-        },
+/// The children of this process. Blocks.
+pub(super) fn own_children() -> io::Result<Vec<Pid>> {
+    let own = rustix::process::getpid();
+    match lists_children() {
+        true => children_of(own),
+        false => Ok(Table::read()?.children.remove(&own).unwrap_or_default()),
     }
+}
+
+/// Whether the kernel lists the children of a process (`CONFIG_PROC_CHILDREN`).
+fn lists_children() -> bool {
+    static LISTS: OnceLock<bool> = OnceLock::new();
+    *LISTS.get_or_init(|| Path::new("/proc/thread-self/children").exists())
 }
 
 /// The children of all threads of a process.
 fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
     let mut all = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()))? {
+    let threads = fs::read_dir(format!("/proc/{}/task", parent.as_raw_nonzero()));
+    for thread in seen(threads)?.into_iter().flatten() {
         // Threads go meanwhile, and their children become those of another thread.
-        let children = fs::read_to_string(thread?.path().join("children"));
-        let children = unless_gone(children)?.unwrap_or_default();
+        let Some(thread) = seen(thread)? else {
+            continue;
+        };
+        let children = seen(fs::read_to_string(thread.path().join("children")))?;
+        let children = children.unwrap_or_default();
         all.extend(children.split_ascii_whitespace().filter_map(pid));
     }
     Ok(all)
@@ -304,12 +349,78 @@ fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
 
 /// The mark that a process began with; `None` if it has none, or its environment cannot be read.
 pub fn mark_of(pid: Pid) -> Option<String> {
-    let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+    read_mark(pid).ok().flatten()
+}
+
+fn read_mark(pid: Pid) -> io::Result<Option<String>> {
+    let Some(_reading) = Reading::begin(pid, Instant::now()) else {
+        return Ok(None);
+    };
+    let environment = seen(fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())))?;
+    let environment = environment.unwrap_or_default();
     let entry = environment.split(|byte| *byte == 0).find_map(|entry| {
         let value = entry.strip_prefix(MARK.as_bytes())?;
         value.strip_prefix(b"=")
-    })?;
-    String::from_utf8(entry.to_vec()).ok()
+    });
+    Ok(entry.and_then(|entry| String::from_utf8(entry.to_vec()).ok()))
+}
+
+/// An environment that is being read. That waits for as long as the process has its memory locked, which may be
+/// for ever if it waits itself for a disk or a file system that hangs.
+struct Reading(Option<Pid>);
+
+/// Since when each of them is being read.
+static READING: Mutex<BTreeMap<i32, Instant>> = Mutex::new(BTreeMap::new());
+
+/// How long an environment is being read before others take it for one that cannot be read. Chosen, not measured:
+/// a thousand times what it takes.
+const HANGS: Duration = Duration::from_secs(1);
+
+impl Reading {
+    /// Begins to read that of a process, unless somebody hangs at it.
+    fn begin(pid: Pid, now: Instant) -> Option<Reading> {
+        match READING.lock().entry(pid.as_raw_nonzero().get()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(now);
+                Some(Reading(Some(pid)))
+            }
+            Entry::Occupied(since) if now.saturating_duration_since(*since.get()) >= HANGS => None,
+            Entry::Occupied(_) => Some(Reading(None)),
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            READING.lock().remove(&pid.as_raw_nonzero().get());
+        }
+    }
+}
+
+/// Whether it cannot be known which mark a process began with.
+fn is_hidden(pid: Pid) -> bool {
+    let opened = fs::File::open(format!("/proc/{}/environ", pid.as_raw_nonzero()));
+    opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// What was read of a process; `None` if the process has gone, or is another's and not to be seen. Any other
+/// error is this server's: with that nobody knows who is there.
+fn seen<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a process went while it was looked at.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::SRCH)
+    )
 }
 
 fn pid(text: &str) -> Option<Pid> {
@@ -318,8 +429,12 @@ fn pid(text: &str) -> Option<Pid> {
 
 impl Row {
     fn read(pid: Pid) -> io::Result<Row> {
-        let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-        Row::parse(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        // The kernel gives the whole line at once, and the fields that are wanted are its first.
+        let mut line = [0; 1024];
+        let length = rustix::io::read(file, &mut line)?;
+        Row::parse(&line[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// proc_pid_stat(5). The second field is the program's name in parentheses, which may hold anything.
@@ -382,7 +497,7 @@ mod tests {
             is_older: false,
             cgroup: None,
         };
-        let members = table.members(&[&tree]).remove(0);
+        let members = table.members(&[&tree]).unwrap().remove(0);
         members
             .iter()
             .map(|found| found.pid.as_raw_nonzero().get())
@@ -421,6 +536,53 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_nobody_has_watched_may_be_another_groups() {
+        // The main process, 10, has gone, and so has another that had its number and left one whose environment
+        // can be read: here it is this process.
+        let left = rustix::process::getpid().as_raw_nonzero().get();
+        let table = table(&[(left, row(1, 10, 10, 6)), (20, row(1, 20, 20, 7))]);
+        let tree = Tree {
+            main: at(10, 5),
+            mark: None,
+            is_older: true,
+            cgroup: None,
+        };
+        assert_eq!(table.members_of_unwatched(&tree).unwrap(), []);
+        assert_eq!(members(&table, at(10, 5)), [left]);
+    }
+
+    #[test]
+    fn only_a_process_that_has_gone_or_is_not_to_be_seen_is_left_out() {
+        let read = |errno: Errno| seen(Err::<(), _>(errno.into())).map_err(|error| error.kind());
+        for errno in [Errno::NOENT, Errno::SRCH, Errno::ACCESS, Errno::PERM] {
+            assert_eq!(read(errno), Ok(None), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(read(errno).is_err(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn an_environment_at_which_somebody_hangs_is_left_alone() {
+        let pid = Pid::from_raw(i32::MAX).unwrap();
+        let now = Instant::now();
+        let hangs = Reading::begin(pid, now).unwrap();
+        assert!(Reading::begin(pid, now + HANGS / 2).is_some());
+        assert!(Reading::begin(pid, now + HANGS).is_none());
+        drop(hangs);
+        assert!(Reading::begin(pid, now + HANGS).is_some());
+    }
+
+    #[test]
+    fn a_signal_is_refused_only_if_it_reached_nobody() {
+        let (gone, refused) = (Err(Errno::SRCH), Err(Errno::PERM));
+        assert_eq!(reached([]), gone);
+        assert_eq!(reached([gone, gone]), gone);
+        assert_eq!(reached([gone, refused, gone]), refused);
+        assert_eq!(reached([refused, Ok(()), refused]), Ok(()));
+    }
+
+    #[test]
     fn zombies_do_not_belong_but_what_they_left_does() {
         let zombie = Row {
             state: b'Z',
@@ -445,7 +607,8 @@ mod tests {
             is_older: false,
             cgroup: None,
         };
-        let members = Table::of(&[&tree]).unwrap().members(&[&tree]).remove(0);
+        let table = Table::of(&[&tree]).unwrap();
+        let members = table.members(&[&tree]).unwrap().remove(0);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(members, [main]);
@@ -478,7 +641,7 @@ mod tests {
             cgroup: None,
         };
         let table = Table::read().unwrap();
-        assert!(table.members(&[&tree])[0].contains(&own));
+        assert!(table.members(&[&tree]).unwrap()[0].contains(&own));
         let other = Identity {
             start: own.start + 1,
             ..own

@@ -23,6 +23,7 @@ use crate::element::process::session::{self, Session};
 use crate::element::process::tree::{MARK, Tree};
 use crate::element::process::{Manner, SpawnError};
 use crate::logs::{self, Ended, Item, Log, LogError, Pipe, Reader};
+use crate::runtime::pool::PoolError;
 
 /// How many of a slot's last lines are looked at for those of one instance. Chosen, not measured: an instance
 /// that follows at once has said less.
@@ -415,7 +416,13 @@ fn nanoseconds(time: std::time::SystemTime) -> u64 {
 
 /// The error of a log that cannot be read.
 pub fn log_failed(error: &LogError) -> Error {
-    Error::new(Code::Internal, circuit_client::chain(error))
+    let code = match error {
+        LogError::Short(_) | LogError::Pool(PoolError::Busy { .. }) => Code::Busy,
+        LogError::Name(_) | LogError::Io { .. } | LogError::Pool(PoolError::Failed(_)) => {
+            Code::Internal
+        }
+    };
+    Error::new(code, circuit_client::chain(error))
 }
 
 /// A piece of retained output as it travels.

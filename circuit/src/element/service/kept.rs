@@ -16,7 +16,7 @@ use super::machine::{Generation, InstanceId, RestRecord, SlotRecord, Want};
 use super::shared::{Shared, State};
 use crate::element::process::cgroup::Cgroup;
 use crate::element::process::tree::Identity;
-use crate::store::{self, Change, Flushed, Note, Store};
+use crate::store::{self, Change, Flushed, Note, Store, WriteError};
 
 /// What is noted of a slot itself has this number, which no instance has.
 pub(super) const SLOT: u64 = 0;
@@ -265,7 +265,13 @@ pub(super) async fn flushed(change: Option<Flushed>) -> Result<(), Error> {
             "it is done, and is not recorded: {}",
             circuit_client::chain(&error)
         );
-        Error::new(Code::Internal, message)
+        let code = match error {
+            WriteError::Full | WriteError::Busy(_) => Code::Busy,
+            WriteError::Missing(_) | WriteError::Failed { .. } | WriteError::Closed => {
+                Code::Internal
+            }
+        };
+        Error::new(code, message)
     })
 }
 

@@ -109,7 +109,7 @@ impl Launch {
         ];
         for (to, stream, field, suffix) in outputs {
             if *to != Sink::Log {
-                open.push(sink(&self.cmd, to, field)?);
+                open.push(sink(&self.cmd, &self.manner, to, field)?);
                 continue;
             }
             let (slot, instance) = self.from;

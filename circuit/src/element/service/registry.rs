@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use circuit_proto::element::streams::Reach;
@@ -22,6 +23,7 @@ use super::kept::Here;
 use super::machine::{AfterState, Input};
 use super::notify;
 use super::queue::Places;
+use super::remains::left_behind;
 use super::restarts::{Next, Restarts};
 use super::samples::Samples;
 use super::shared::Shared;
@@ -29,7 +31,7 @@ use super::watcher::Watcher;
 use crate::anchor::{Names, Tree};
 use crate::element::Element;
 use crate::element::process::cgroup::Cgroups;
-use crate::element::process::tree::{Table, Tree as ProcessTree};
+use crate::element::process::tree::{Table, Tree as ProcessTree, reached};
 use crate::element::subscription::Subscription;
 use crate::logs::{DEFAULT_BYTES, Log, Logs};
 use crate::runtime::Runtime;
@@ -70,6 +72,8 @@ pub(super) struct Kept {
     pub(super) here: Here,
     cgroups: Cgroups,
     directory: Arc<Directory>,
+    /// The threads of the store, until it is closed.
+    writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Where a server is, and where it keeps what it keeps.
@@ -89,6 +93,27 @@ pub struct Place {
 
 /// Why nothing is taken at the end.
 const ENDS: &str = "the server ends";
+
+/// How long the last writes may take at the server's end. Chosen, not measured: the logs give up after a
+/// second, and a database is closed in a moment.
+const CLOSING: Duration = Duration::from_secs(3);
+
+impl Kept {
+    /// Writes what is to be written, and removes what is not to outlive the server. Blocks.
+    fn close(&self) {
+        self.store.close();
+        // While the store's threads write.
+        self.logs.close();
+        for writer in std::mem::take(&mut *self.writers.lock()) {
+            // If it panicked, the alarm was told.
+            let _ = writer.join();
+        }
+        if let Err(error) = self.directory.remove() {
+            let path = self.directory.path().display();
+            warn!("cannot remove {path}: {error}");
+        }
+    }
+}
 
 /// The time since the host's boot, the time that it slept included.
 pub(super) fn now() -> Duration {
@@ -222,7 +247,21 @@ impl Services {
 
     /// What is kept, which is opened, and made if it is not there, when the first service needs it.
     pub(super) async fn kept(&self) -> Result<&Kept, Error> {
-        let open = async { self.open().await.map(|(kept, _)| kept) };
+        let open = async {
+            let (kept, contents) = self.open().await?;
+            // The server goes on with services at its start only.
+            match contents.services.first() {
+                None => Ok(kept),
+                Some(found) => Err(Error::new(
+                    Code::Internal,
+                    format!(
+                        "{} is kept in {}, which was put there after this server began: start it again",
+                        found.path,
+                        kept.directory.path().display()
+                    ),
+                )),
+            }
+        };
         self.kept.get_or_try_init(|| open).await
     }
 
@@ -279,42 +318,71 @@ impl Services {
     /// Goes on with the services of the server's life before, if it had any, and ends what servers of this user
     /// have left behind that were killed and keep nothing.
     pub async fn start(self: &Arc<Self>) -> Result<(), Error> {
-        let has_store = |dir: &PathBuf| dir.join("store.db").exists();
-        if self.place.var.as_ref().is_some_and(has_store) {
-            let (kept, contents) = self.open().await?;
-            if self.kept.set(kept).is_ok()
-                && let Some(kept) = self.kept.get()
-            {
-                self.resume(&kept.store, &kept.logs, &contents)?;
+        let looking = &self.runtime.looking;
+        if let Some(var) = self.place.var.clone() {
+            let is_used = looking.run(move || Directory::is_used(&var)).await?;
+            if is_used.map_err(|error| internal(&error))? {
+                let (kept, contents) = self.open().await?;
+                if self.kept.set(kept).is_ok()
+                    && let Some(kept) = self.kept.get()
+                {
+                    self.resume(&kept.store, &kept.logs, &contents)?;
+                }
             }
         }
         self.runtime.looking.run(notify::sweep).await?;
         if let Some(runtime) = self.place.runtime.clone() {
-            let found = self.runtime.looking.run(move || abandoned(&runtime));
-            for (directory, contents) in found.await? {
-                self.clear(&contents);
-                if let Err(error) = directory.remove() {
-                    warn!("cannot remove {}: {error}", directory.path().display());
-                }
+            let found = looking.run(move || abandoned(&runtime)).await?;
+            for (directory, trees) in found {
+                self.clear(directory, trees);
             }
         }
         Ok(())
     }
 
-    /// The server ends: what is to be written is written, and what is not to outlive it goes.
-    pub async fn close(&self) {
-        if let Some(kept) = self.kept.get() {
-            for shared in self.every() {
-                // One that was made while the others were being stopped is stopped as well.
-                self.end(&shared).await;
-                // What happens from now on would not be recorded: it is for the next life.
-                shared.hold_back(ENDS);
+    /// Ends what another server has left behind, and removes its directory then: until nobody is left, the
+    /// directory is what names them.
+    fn clear(self: &Arc<Self>, directory: Directory, trees: Vec<ProcessTree>) {
+        let kill = |tree| {
+            let tree = Arc::new(tree);
+            self.watcher.kill(&tree);
+            self.watcher.empty(&tree)
+        };
+        let empty: Vec<_> = trees.into_iter().map(kill).collect();
+        let runtime = self.runtime.clone();
+        tokio::spawn(async move {
+            for empty in empty {
+                // The watcher ends with the server only.
+                let _ = empty.await;
             }
-            kept.store.close();
-            let directory = kept.directory.clone();
-            // A disk that hangs does not keep the server from ending.
-            let removed = self.runtime.looking.run(move || directory.remove());
-            let _ = tokio::time::timeout(Duration::from_secs(1), removed).await;
+            let path = directory.path().to_owned();
+            let removed = runtime.looking.run(move || directory.remove()).await;
+            let error = match removed {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            warn!("cannot remove {}: {error}", path.display());
+        });
+    }
+
+    /// The server ends: what is to be written is written, and what is not to outlive it goes.
+    pub async fn close(self: &Arc<Self>) {
+        for shared in self.every() {
+            // One that was made while the others were being stopped is stopped as well.
+            self.end(&shared).await;
+            // What happens from now on would not be recorded: it is for the next life.
+            shared.hold_back(ENDS);
+        }
+        let services = self.clone();
+        let closed = tokio::task::spawn_blocking(move || {
+            if let Some(kept) = services.kept.get() {
+                kept.close();
+            }
+        });
+        // A disk that hangs does not keep the server from ending.
+        if tokio::time::timeout(CLOSING, closed).await.is_err() {
+            warn!("the disk is slow: what the services said or did last may not be recorded");
         }
     }
 
@@ -355,35 +423,22 @@ impl Services {
     ) -> Result<(), Error> {
         let refused =
             |errno: Errno| Error::new(Code::Refused, format!("cannot signal an instance: {errno}"));
-        let reached = self.runtime.looking.run(move || {
-            let mut last = Err(Errno::SRCH);
-            let mut tell = |sent: Result<(), Errno>| match (&last, sent) {
-                (_, Ok(())) => last = Ok(()),
-                (Err(_), other) => last = other,
-                (Ok(()), Err(_)) => (),
-            };
-            match reach {
-                Reach::Main => {
-                    for target in &targets {
-                        tell(target.session.signal(signal));
-                    }
-                }
-                Reach::Group => {
-                    for target in &targets {
-                        tell(target.signal_group(signal));
-                    }
-                }
-                Reach::Tree => {
-                    let trees: Vec<_> = targets.iter().map(|target| &*target.tree).collect();
-                    let table = Table::of(&trees).map_err(|_| Errno::ACCESS)?;
-                    for member in table.members(&trees).into_iter().flatten() {
-                        tell(member.signal(signal));
-                    }
-                }
+        let sent = self.runtime.looking.run(move || match reach {
+            Reach::Main => reached(targets.iter().map(|target| target.session.signal(signal))),
+            Reach::Group => reached(targets.iter().map(|target| target.signal_group(signal))),
+            Reach::Tree => {
+                let trees: Vec<_> = targets.iter().map(|target| &*target.tree).collect();
+                let members = Table::of(&trees).and_then(|table| table.members(&trees));
+                let members = members.map_err(|_| Errno::ACCESS)?;
+                reached(
+                    members
+                        .into_iter()
+                        .flatten()
+                        .map(|member| member.signal(signal)),
+                )
             }
-            last
         });
-        match reached.await? {
+        match sent.await? {
             Ok(()) => Ok(()),
             Err(Errno::SRCH) => Err(Error::new(Code::Closed, "no instance runs")),
             Err(errno) => Err(refused(errno)),
@@ -395,10 +450,9 @@ impl Services {
         let runtime = self.runtime.clone();
         tokio::spawn(async move {
             let told = runtime.looking.run(move || {
-                let Ok(table) = Table::of(&[&tree]) else {
-                    return;
-                };
-                for member in table.members(&[&tree]).into_iter().flatten() {
+                let trees = [&*tree];
+                let members = Table::of(&trees).and_then(|table| table.members(&trees));
+                for member in members.into_iter().flatten().flatten() {
                     // Whoever has gone meanwhile needs none.
                     let _ = member.signal(Signal::TERM);
                     let _ = member.signal(Signal::CONT);
@@ -496,9 +550,10 @@ fn open(
     };
     let directory = Arc::new(directory.map_err(|error| internal(&error))?);
     let opened = Store::open(directory.clone(), &here.boot).map_err(|error| internal(&error))?;
+    let mut writers = Vec::new();
     for writer in opened.writers {
         let started = alarm.thread(writer.name(), move || writer.run());
-        started.map_err(|error| internal(&error))?;
+        writers.push(started.map_err(|error| internal(&error))?);
     }
     let dir = directory.path().join("logs");
     let logs =
@@ -513,6 +568,7 @@ fn open(
         here,
         cgroups,
         directory,
+        writers: Mutex::new(writers),
     };
     Ok((kept, opened.contents))
 }
@@ -521,23 +577,33 @@ pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::new(Code::Internal, circuit_client::chain(error))
 }
 
-/// What servers of this user have left behind. Blocks.
-fn abandoned(runtime: &Path) -> Vec<(Directory, Contents)> {
-    let directories = match Directory::abandoned(runtime) {
-        Ok(directories) => directories,
-        Err(error) => {
-            warn!(
-                "cannot look for what other servers left behind: {}",
-                circuit_client::chain(&error)
-            );
-            return Vec::new();
+/// What servers of this user have left behind: their directories, and their processes. Blocks.
+fn abandoned(runtime: &Path) -> Vec<(Directory, Vec<ProcessTree>)> {
+    let (directories, errors) = Directory::abandoned(runtime);
+    for error in errors {
+        let error = circuit_client::chain(&error);
+        warn!("cannot look for what other servers left behind: {error}");
+    }
+    let boot = Here::find().map_or_else(|_| String::new(), |here| here.boot);
+    let trees = |directory: Directory| {
+        let contents = directory
+            .read(&boot)
+            .map_err(|error| circuit_client::chain(&error));
+        let trees =
+            contents.and_then(|contents| left_behind(&contents).map_err(|error| error.to_string()));
+        match trees {
+            Ok(trees) => Some((directory, trees)),
+            Err(error) => {
+                let path = directory.path().display();
+                warn!(
+                    "what a server has left running cannot be found in {path}, which stays: {error}"
+                );
+                None
+            }
         }
     };
-    let boot = Here::find().map_or_else(|_| String::new(), |here| here.boot);
-    let contents = |directory: Directory| {
-        // What cannot be read names nothing that could be ended.
-        let contents = directory.read(&boot).unwrap_or_default();
-        (directory, contents)
-    };
-    directories.into_iter().map(contents).collect()
+    directories.into_iter().filter_map(trees).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,7 +122,8 @@ impl Services {
                 Err(error) => error!("the service {} is not shown: {error}", service.path),
             }
         }
-        // Pipes of nobody that goes on hold the last words of those who wrote them.
+        // Pipes of nobody that goes on hold last words, as long as anybody has them open: the system keeps
+        // nothing of a pipe that nobody has open, so that an instance which ended meanwhile has lost them.
         for name in remains.pipes {
             let service = name
                 .split('.')
@@ -197,7 +198,7 @@ impl Services {
         let mut watched = Vec::new();
         for row in rows(contents, kept).filter(|row| row.number != SLOT) {
             let id = id(row);
-            let left = self.look_for(row, remains);
+            let left = self.look_for(row, remains)?;
             if !matches!(left.found, Found::Gone { .. }) {
                 // An update may have left the process, and given it another definition.
                 let slot = slots.get(&row.slot).into_iter();
@@ -327,23 +328,23 @@ impl Services {
     }
 
     /// Looks what is left of an instance.
-    fn look_for(&self, row: &store::Instance, remains: &Remains) -> Left {
+    fn look_for(&self, row: &store::Instance, remains: &Remains) -> Result<Left, Error> {
         let end = End::Unknown;
         let gone = || Left::unseen(Found::Gone { end }, None);
         if let Ok(there) = serde_json::from_str::<Here>(&row.state)
             && there.pid_namespace != remains.here.pid_namespace
         {
             // The server that was process 1 there has ended, as this one has its directory: all of them have.
-            return match there.boot != remains.here.boot || there.is_first {
+            return Ok(match there.boot != remains.here.boot || there.is_first {
                 true => gone(),
                 false => Left::unseen(Found::Foreign, Some(ELSEWHERE)),
-            };
+            });
         }
         let cgroup = remains.cgroups.get(&row.mark).cloned();
         let mut with_mark = remains.marked.get(&row.mark).cloned().unwrap_or_default();
         with_mark.extend(cgroup.iter().flat_map(Cgroup::members));
         let main = match &row.identity {
-            Some(identity) if identity.boot != remains.here.boot => return gone(),
+            Some(identity) if identity.boot != remains.here.boot => return Ok(gone()),
             Some(identity) => process(identity),
             // The start was not recorded: the mark alone tells. The main process began the session.
             None => with_mark
@@ -355,7 +356,7 @@ impl Services {
         let is_other = |main: &Identity| mark_of(main.pid).is_some_and(|mark| mark != row.mark);
         let main = main.filter(|main| !is_other(main));
         let Some(any) = main.or_else(|| with_mark.first().copied()) else {
-            return gone();
+            return Ok(gone());
         };
         let tree = Arc::new(tree(any, &row.mark, cgroup));
         let left = |found, session, why| Left {
@@ -369,19 +370,24 @@ impl Services {
             match taken.and_then(|taken| Session::adopt(main, taken)) {
                 Some(session) if session.is_alive() => {
                     let pid = main.pid.as_raw_nonzero().get().unsigned_abs();
-                    return left(Found::Main { pid }, Some(Arc::new(session)), None);
+                    return Ok(left(Found::Main { pid }, Some(Arc::new(session)), None));
                 }
                 None if Identity::of(main.pid) == Some(main) => {
-                    return left(Found::Foreign, None, Some(SHORT));
+                    return Ok(left(Found::Foreign, None, Some(SHORT)));
                 }
                 // It has ended. Others of its tree may live.
                 _ => (),
             }
         }
-        match remains.table.members(&[&tree]).remove(0).is_empty() {
-            true => gone(),
-            false => left(Found::Rest { end }, None, None),
-        }
+        let members = remains.table.members_of_unwatched(&tree);
+        Ok(match members.map_err(|error| internal(&error))?.first() {
+            None => gone(),
+            // The number of the main process may be another group's by now.
+            Some(any) => Left {
+                tree: Some(Arc::new(self::tree(*any, &row.mark, tree.cgroup.clone()))),
+                ..left(Found::Rest { end }, None, None)
+            },
+        })
     }
 
     /// Kills all that are in these cgroups, and removes them.
@@ -396,33 +402,37 @@ impl Services {
             }
         }
     }
+}
 
-    /// Ends what a server of this user has left behind that was killed and had no `-var`.
-    pub(super) fn clear(self: &Arc<Self>, contents: &Contents) {
-        // Main processes are known by their identities, whether or not their marks can be read.
-        let here = Here::find().unwrap_or_default();
-        for row in &contents.instances {
-            let Some(identity) = &row.identity else {
-                continue;
-            };
-            if identity.boot != here.boot || identity.pid_namespace != here.pid_namespace {
-                continue;
-            }
-            let main = process(identity).filter(|main| {
-                let other = mark_of(main.pid).is_some_and(|mark| mark != row.mark);
-                Identity::of(main.pid) == Some(*main) && !other
-            });
-            if let Some(main) = main {
-                self.watcher.kill(&Arc::new(tree(main, &row.mark, None)));
-            }
+/// What is left of the processes of a server of this user that was killed and had no `-var`. Blocks.
+pub(super) fn left_behind(contents: &Contents) -> std::io::Result<Vec<Tree>> {
+    let mut trees = Vec::new();
+    // Main processes are known by their identities, whether or not their marks can be read.
+    let here = Here::find()?;
+    for row in &contents.instances {
+        let Some(identity) = &row.identity else {
+            continue;
+        };
+        if identity.boot != here.boot || identity.pid_namespace != here.pid_namespace {
+            continue;
         }
-        self.empty_cgroups(left_cgroups(&Cgroups::find(), contents));
-        let ids = ids(contents);
-        let table = Table::read().unwrap_or_default();
-        for (main, mark) in table.marked(|mark| is_of(mark, &ids)) {
-            self.watcher.kill(&Arc::new(tree(main, &mark, None)));
+        if let Some(main) = process(identity)
+            && Identity::read(main.pid)? == Some(main)
+            && mark_of(main.pid).is_none_or(|mark| mark == row.mark)
+        {
+            trees.push(tree(main, &row.mark, None));
         }
     }
+    for (mark, cgroup) in left_cgroups(&Cgroups::find(), contents) {
+        match cgroup.members().first().copied() {
+            Some(main) => trees.push(tree(main, &mark, Some(cgroup))),
+            None => cgroup.remove(),
+        }
+    }
+    let ids = ids(contents);
+    let marked = Table::read()?.marked(|mark| is_of(mark, &ids));
+    trees.extend(marked.iter().map(|(main, mark)| tree(*main, mark, None)));
+    Ok(trees)
 }
 
 impl Remains {

@@ -63,7 +63,7 @@ impl Samples {
             };
             let measured = self.runtime.looking.run(move || {
                 let trees: Vec<&Tree> = due.iter().map(|(tree, _)| &**tree).collect();
-                let measured = Table::of(&trees).map(|table| table.memory(&trees));
+                let measured = Table::of(&trees).and_then(|table| table.memory(&trees));
                 let measured = measured.unwrap_or_else(|_| vec![None; due.len()]);
                 for ((_, tell), bytes) in due.into_iter().zip(measured) {
                     // The instance may have gone meanwhile.

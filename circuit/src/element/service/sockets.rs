@@ -309,7 +309,9 @@ fn trees<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<(Arc<Tree>, V
 /// All processes that may have sockets.
 fn holders(trees: &[(Arc<Tree>, Vec<Socket>)], table: &Table) -> Vec<Holder> {
     let wanted: Vec<&Tree> = trees.iter().map(|(tree, _)| &**tree).collect();
-    let members = table.members(&wanted).into_iter().zip(trees);
+    // Without a look nobody is asked, and they are bound anew.
+    let members = table.members(&wanted).unwrap_or_default();
+    let members = members.into_iter().zip(trees);
     let holders = members.flat_map(|(members, (_, sockets))| {
         members.into_iter().map(|process| Holder {
             process,

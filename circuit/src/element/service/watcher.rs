@@ -17,6 +17,10 @@ use crate::runtime::Runtime;
 /// when another tree comes. Chosen, not measured: a look takes a millisecond for a hundred processes.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
 
+/// How long a look may take. Chosen, not measured: a look at ten thousand processes takes a tenth of it, and one
+/// that hangs at a process is known after half of it.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// The trees that are watched.
 #[derive(Debug)]
 pub(super) struct Watcher {
@@ -112,7 +116,8 @@ impl Watcher {
                 members.map(|members| (trees, members))
             });
             let mut again = false;
-            if let Ok(Ok((trees, members))) = look.await {
+            // One that hangs at a process keeps its thread, and the next one leaves that process out.
+            if let Ok(Ok(Ok((trees, members)))) = tokio::time::timeout(LOOK, look).await {
                 again = self.take(&trees, members);
             }
             if again {
@@ -155,7 +160,7 @@ impl Watcher {
 fn look(trees: &[(Arc<Tree>, bool)]) -> std::io::Result<Vec<Vec<Identity>>> {
     let wanted: Vec<&Tree> = trees.iter().map(|(tree, _)| &**tree).collect();
     let table = Table::of(&wanted)?;
-    let members = table.members(&wanted);
+    let members = table.members(&wanted)?;
     for ((tree, kill), members) in trees.iter().zip(&members) {
         match &tree.cgroup {
             // A tree is watched once its main process is in it, and nobody comes from outside.

@@ -84,6 +84,7 @@ fn exec_failed(server: &Server, error: &SpawnError) -> Error {
         SpawnError::NotFound { .. } => Code::NoSuchProgram,
         SpawnError::Exec { .. } | SpawnError::File { .. } => Code::Exec,
         SpawnError::System(_) => Code::Busy,
+        SpawnError::Refused(_) => Code::Refused,
     };
     match error {
         SpawnError::Invalid(_) => Error::new(code, error.to_string()),
