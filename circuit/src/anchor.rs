@@ -168,7 +168,8 @@ impl<E: Clone> Tree<E> {
     /// below that anchor, and the element there, and says whether to go on. Returns whether the listing
     /// has come to its end. `visit` must not use the tree, which is locked.
     ///
-    /// What is made or removed between two calls may be in the listing or not; all else is in it once.
+    /// The listing may have or lack an element that somebody makes or removes between two calls; it has all
+    /// others once.
     pub fn visit(
         &self,
         base: &[String],

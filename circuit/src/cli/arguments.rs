@@ -99,10 +99,10 @@ pub(super) fn pattern(text: &str) -> Result<Pattern, ArgumentError> {
 /// Why an argument is no path.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ArgumentError {
-    /// It is none.
+    /// The text names no anchor.
     #[error(transparent)]
     Path(#[from] PathError),
-    /// It is the URL of a server, which as a path would name a server that nobody has.
+    /// The text is the URL of a server: read as a path it would name a server that nobody has.
     #[error("a path comes first, as in /SERVER/name; this is a server's URL, which -d takes")]
     Url,
 }

@@ -155,7 +155,7 @@ impl Process {
                 None => Err(SpawnError::Invalid("nothing is retained".to_owned())),
             };
             let spawned = spawn::spawn(&cmd, &manner, &pipe, taken)?;
-            // It is not reaped yet, so that the number is its own.
+            // Nobody has reaped the child yet, so that the number is its own.
             let main = Identity::of(spawned.pid);
             Ok((cmd, spawned, main, retained))
         });

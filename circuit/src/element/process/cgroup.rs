@@ -2,7 +2,7 @@
 //! (cgroups(7), version 2): all descendants are in it, whatever they do to hide, unless root moves them elsewhere.
 //!
 //! Only files of the kernel's are read and written here, which may block: callers leave it to a thread of a pool.
-//! Who gets a cgroup, and what is kept of it, is the callers' affair.
+//! Callers decide who gets a cgroup, and keep what the next life needs of it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::tree::Identity;
@@ -120,7 +121,7 @@ impl Cgroup {
     pub fn members(&self) -> Vec<Identity> {
         let mut members = Vec::new();
         // Most looks are at those that are empty, or have gone.
-        if self.is_populated() {
+        if self.is_populated().unwrap_or(true) {
             self.add_members(self, &mut members);
         }
         members
@@ -155,10 +156,17 @@ impl Cgroup {
         below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Whether a living process is in it or below it. Blocks.
-    pub fn is_populated(&self) -> bool {
-        let events = fs::read_to_string(self.file("cgroup.events"));
-        events.is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    /// Whether a living process is in it or below it. Nobody is in one that has gone. Fails if the system does
+    /// not let this server look: then nobody knows. Blocks.
+    pub fn is_populated(&self) -> io::Result<bool> {
+        match fs::read_to_string(self.file("cgroup.events")) {
+            Ok(events) => Ok(events.lines().any(|line| line == "populated 1")),
+            Err(error) => match Errno::from_io_error(&error) {
+                // It is removed while the file is open.
+                Some(Errno::NOENT | Errno::NODEV) => Ok(false),
+                _ => Err(error),
+            },
+        }
     }
 
     /// Kills all that are in it, those included that begin meanwhile. Blocks.

@@ -52,7 +52,7 @@ impl Session {
         let child = spawn::start_session(cmd, open, beside, manner)?;
         let entered = child.entered;
         child.wired(|pid, pidfd| {
-            // It is not reaped yet, so that the number is its own.
+            // Nobody has reaped the child yet, so that the number is its own.
             let identity = Identity::read(pid)?.ok_or(Errno::SRCH)?;
             let pidfd = spawn::watched(Descriptor::new(pidfd, taken)?)?;
             Ok(Session {

@@ -139,8 +139,13 @@ impl Table {
     /// Reads the processes among which those of some trees are: all that descend from this server, unless one of
     /// the trees is older than it; none for trees whose cgroups are populated.
     pub fn of(trees: &[&Tree]) -> io::Result<Table> {
-        let is_populated = |tree: &&Tree| tree.cgroup.as_ref().is_some_and(Cgroup::is_populated);
-        let read: Vec<_> = trees.iter().filter(|tree| !is_populated(tree)).collect();
+        let mut read = Vec::new();
+        for tree in trees {
+            let populated = tree.cgroup.as_ref().map(Cgroup::is_populated);
+            if !populated.transpose()?.unwrap_or(false) {
+                read.push(tree);
+            }
+        }
         match !lists_children() || read.iter().any(|tree| tree.is_older) {
             _ if read.is_empty() => Ok(Table::default()),
             true => Table::read(),

@@ -101,9 +101,13 @@ fn it_is_populated_as_its_events_say() {
         path: "/a".to_owned(),
         dir: dir.path().to_owned(),
     };
-    assert!(!cgroup.is_populated());
+    assert!(!cgroup.is_populated().unwrap());
     for (events, expected) in [("populated 1\nfrozen 0\n", true), ("populated 0\n", false)] {
         fs::write(cgroup.file("cgroup.events"), events).unwrap();
-        assert_eq!(cgroup.is_populated(), expected, "{events}");
+        assert_eq!(cgroup.is_populated().unwrap(), expected, "{events}");
     }
+    // Whoever cannot look takes nobody for gone.
+    fs::remove_file(cgroup.file("cgroup.events")).unwrap();
+    fs::create_dir(cgroup.file("cgroup.events")).unwrap();
+    assert!(cgroup.is_populated().is_err());
 }
